@@ -1,0 +1,68 @@
+//! Fused tensor operations for Burn, forward and backward.
+//!
+//! Every operation here is a plain function on [`Tensor`]; it chooses the fused body where one
+//! exists for the tensor's backend and type, and a body of Burn's primitive operations
+//! ([`primitive`]) everywhere else. Both give the same values and gradients to rounding.
+
+pub mod primitive;
+mod visible;
+
+use burn::tensor::{Int, Tensor};
+
+pub use visible::{Heads, Visible};
+
+/// Gaussian error linear unit in its tanh form, GPT-2's `gelu_new`.
+///
+/// `x`: any shape; the result has the same shape. Source: Hendrycks and Gimpel 2016.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    primitive::gelu(x)
+}
+
+/// Layer norm over the last dimension with its affine part.
+///
+/// `x: [batch, seq, d_model]`, `weight, bias: [d_model]`; result `[batch, seq, d_model]`.
+pub fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<3> {
+    primitive::layer_norm(x, weight, bias, eps)
+}
+
+/// `x · weight + bias`, the weight stored `[d_in, d_out]` as GPT-2's checkpoints have it.
+///
+/// `x: [batch, seq, d_in]`, `bias: [d_out]`; result `[batch, seq, d_out]`.
+pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
+    primitive::linear(x, weight, bias)
+}
+
+/// Rows of `weight: [vocab, d_model]` picked by `ids: [batch, seq]`; result `[batch, seq, d_model]`.
+pub fn embedding(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
+    primitive::embedding(weight, ids)
+}
+
+/// Causal attention of the newest columns over all columns so far.
+///
+/// * `qkv: [batch, new, (q + 2·kv) · dim]`: queries, keys and values of the new columns, packed in
+///   that order along the last dimension.
+/// * `past`: the packed tensors of the earlier columns, oldest first, each `[batch, n, …]` like
+///   `qkv`. They are the cache; gradients flow into them unless they were detached.
+/// * `visible`: which of the `past + new` columns of each row hold tokens. A query sees the visible
+///   columns up to and including its own. The result at a column that is not visible is finite and
+///   has no meaning.
+/// * `dropout`: the probability with which an attention weight is zeroed (0 when evaluating).
+///
+/// Result: `[batch, new, q · dim]`, heads side by side.
+pub fn attention(
+    qkv: Tensor<3>,
+    past: &[Tensor<3>],
+    heads: Heads,
+    visible: &Visible,
+    dropout: f64,
+) -> Tensor<3> {
+    primitive::attention(qkv, past, heads, visible, dropout)
+}
+
+/// Sum over rows of the cross entropy of `hidden · weightᵀ` against `targets`.
+///
+/// `hidden: [rows, d_model]`, `weight: [vocab, d_model]` (the output head), `targets: [rows]`;
+/// result `[1]`, in nats.
+pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    primitive::cross_entropy(hidden, weight, targets)
+}

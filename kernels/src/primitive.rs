@@ -1,0 +1,112 @@
+//! The same operations from Burn's primitive ones: what every device can run, and what the fused
+//! bodies are tested against.
+
+use burn::tensor::{DType, Distribution, Int, Tensor, TensorData, activation};
+
+use crate::{Heads, Visible};
+
+/// See [`crate::gelu`].
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    activation::gelu_approximate(x)
+}
+
+/// See [`crate::layer_norm`].
+pub fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<3> {
+    let centred = x.clone() - x.mean_dim(2); // [batch, seq, d_model]
+    let variance = centred.clone().square().mean_dim(2); // [batch, seq, 1]
+    centred / (variance + eps).sqrt() * weight.unsqueeze() + bias.unsqueeze()
+}
+
+/// See [`crate::linear`].
+pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
+    let [batch, seq, d_in] = x.dims();
+    let [_, d_out] = weight.dims();
+    let y = x.reshape([batch * seq, d_in]).matmul(weight);
+    let y = match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    };
+    y.reshape([batch, seq, d_out])
+}
+
+/// See [`crate::embedding`].
+pub fn embedding(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
+    let [batch, seq] = ids.dims();
+    let [_, d_model] = weight.dims();
+    weight.select(0, ids.reshape([batch * seq])).reshape([batch, seq, d_model])
+}
+
+/// See [`crate::attention`].
+pub fn attention(
+    qkv: Tensor<3>,
+    past: &[Tensor<3>],
+    heads: Heads,
+    visible: &Visible,
+    dropout: f64,
+) -> Tensor<3> {
+    let [batch, new, _] = qkv.dims();
+    let columns = visible.columns();
+    let Heads { query, key_value, dim } = heads;
+    let group = query / key_value;
+    let (q_width, kv_width) = (query * dim, key_value * dim);
+
+    let q = qkv
+        .clone()
+        .narrow(2, 0, q_width)
+        .reshape([batch, new, query, dim])
+        .swap_dims(1, 2); // [batch, query, new, dim]
+    let all = if past.is_empty() {
+        qkv
+    } else {
+        Tensor::cat(past.iter().cloned().chain([qkv]).collect(), 1)
+    };
+    let keys_or_values = |start: usize| {
+        let x = all
+            .clone()
+            .narrow(2, start, kv_width)
+            .reshape([batch, columns, key_value, dim])
+            .swap_dims(1, 2); // [batch, key_value, columns, dim]
+        if group == 1 {
+            return x;
+        }
+        x.unsqueeze_dim::<5>(2)
+            .expand([batch, key_value, group, columns, dim])
+            .reshape([batch, query, columns, dim])
+    };
+    let k = keys_or_values(q_width);
+    let v = keys_or_values(q_width + kv_width);
+
+    let scores = q.matmul(k.swap_dims(2, 3)) / (dim as f64).sqrt() // [batch, query, new, columns]
+        + causal_bias(visible, new, &all);
+    let mut weights = activation::softmax(scores, 3);
+    if dropout > 0.0 {
+        let keep = weights.random_like(Distribution::Bernoulli(1.0 - dropout));
+        weights = weights * keep / (1.0 - dropout);
+    }
+    weights.matmul(v).swap_dims(1, 2).reshape([batch, new, q_width])
+}
+
+/// 0 where a query may look, a large negative number elsewhere: `[batch, 1, new, columns]`.
+fn causal_bias(visible: &Visible, new: usize, like: &Tensor<3>) -> Tensor<4> {
+    let (batch, columns) = (visible.batch(), visible.columns());
+    let mut bias = Vec::with_capacity(batch * new * columns);
+    for row in 0..batch {
+        let cells = visible.row(row);
+        for query in columns - new..columns {
+            bias.extend(cells.iter().enumerate().map(|(column, &seen)| {
+                if seen && column <= query { 0.0f32 } else { -1e9 }
+            }));
+        }
+    }
+    let options = (&like.device(), DType::from(like.dtype()));
+    Tensor::from_data(TensorData::new(bias, [batch, 1, new, columns]), options)
+}
+
+/// See [`crate::cross_entropy`].
+pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let [rows] = targets.dims();
+    let logits = hidden.matmul(weight.transpose()); // [rows, vocab]
+    -activation::log_softmax(logits, 1)
+        .gather(1, targets.reshape([rows, 1]))
+        .sum()
+}
