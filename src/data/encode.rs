@@ -1,0 +1,395 @@
+//! An example as pieces of token ids, from which the curriculum assembles each stage's sequence.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::tokenizer::ANSWER_MARK;
+use super::{Example, Graph, Tokenizer};
+use crate::{Error, Result};
+
+/// An example in token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Encoded {
+    /// Question, steps and answer as text.
+    Text(Text),
+    /// A graph, whose edges are put in a new order for each epoch.
+    Graph(GraphPieces),
+}
+
+/// The pieces of a text example, as METHOD 1 cuts them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// The question and a newline, with what the tokenizer puts around a text.
+    pub question: Vec<u32>,
+    /// Each step and a newline.
+    pub steps: Vec<Vec<u32>>,
+    /// `### `, the answer, and the eos.
+    pub answer: Vec<u32>,
+}
+
+/// The pieces of a graph example, as METHOD 9 names them: every node is one token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphPieces {
+    /// `[from, to]`, in the file's order.
+    pub edges: Vec<[u32; 2]>,
+    /// Where the search starts.
+    pub root: u32,
+    /// The candidate that can be reached.
+    pub target: u32,
+    /// The candidate that cannot.
+    pub neg_target: u32,
+    /// Nodes at distance k that lie on a shortest path to the target, k = 0 ..= number of steps.
+    pub neighbor_k: Vec<Vec<u32>>,
+    /// All nodes at distance k, k = 0 ..= number of steps.
+    pub frontier: Vec<Vec<u32>>,
+    /// The four marks of the graph's text form.
+    pub marks: GraphMarks,
+}
+
+/// Ids of the marks between a graph's parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GraphMarks {
+    /// `|`, between edges.
+    pub bar: u32,
+    /// `[Q]`, before the two candidates.
+    pub question: u32,
+    /// `[R]`, before the root.
+    pub root: u32,
+    /// `[A]`, before the answer.
+    pub answer: u32,
+}
+
+impl Encoded {
+    /// The number of reasoning steps; for a graph the distance from the root to the target.
+    pub fn n_steps(&self) -> usize {
+        match self {
+            Self::Text(text) => text.steps.len(),
+            Self::Graph(graph) => graph.n_steps(),
+        }
+    }
+
+    /// What stands before the answer in generated text, unless the prompt already ends with it.
+    pub fn answer_mark(&self) -> &'static str {
+        match self {
+            Self::Text(_) => ANSWER_MARK,
+            Self::Graph(_) => "[A]",
+        }
+    }
+}
+
+impl GraphPieces {
+    /// The distance from the root to the target.
+    pub fn n_steps(&self) -> usize {
+        self.neighbor_k.len() - 1
+    }
+}
+
+// ---- Text -----------------------------------------------------------------------------------------------------------
+
+/// What the encoding of a set found that its reader should know of; examples are numbered from 1.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The first example whose pieces give other ids than its whole text.
+    pub differs: Option<Finding>,
+    /// The first example with a word that the vocabulary lacks.
+    pub unknown: Option<Finding>,
+    /// The first example whose answer does not survive encoding and decoding.
+    pub unreadable: Option<Finding>,
+}
+
+/// One example and what was found there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The example's number, from 1.
+    pub example: usize,
+    /// How many examples are like it.
+    pub count: usize,
+    /// What was found.
+    pub what: String,
+}
+
+impl Findings {
+    /// One paragraph for each finding.
+    pub fn warnings(&self) -> Vec<String> {
+        let differs = self.differs.as_ref().map(|Finding { example, count, what }| {
+            format!(
+                "example {example}: its pieces, tokenized one by one, give other tokens than its whole text \
+                 ({count} such examples): {what}. The model trains on the pieces' tokens."
+            )
+        });
+        let unknown = self.unknown.as_ref().map(|Finding { example, count, what }| {
+            format!(
+                "example {example}: the vocabulary has no token for `{what}`, so the model sees the unknown token \
+                 there ({count} such examples). Build the tokenizer from all of the data."
+            )
+        });
+        let unreadable = self.unreadable.as_ref().map(|Finding { example, count, what }| {
+            format!(
+                "example {example}: {what} ({count} such examples), so that a right answer would be counted as \
+                 wrong. Choose another tokenizer, or write the answers differently."
+            )
+        });
+        [differs, unknown, unreadable].into_iter().flatten().collect()
+    }
+
+    fn note(slot: &mut Option<Finding>, example: usize, what: Option<String>) {
+        match (slot, what) {
+            (_, None) => {}
+            (Some(first), Some(_)) => first.count += 1,
+            (slot, Some(what)) => *slot = Some(Finding { example, count: 1, what }),
+        }
+    }
+}
+
+/// Encodes examples as text, in order.
+///
+/// # Errors
+/// Only if the tokenizer itself fails; what is merely suspicious comes back as [`Findings`].
+pub fn encode_texts(
+    examples: &[Example],
+    tokenizer: &Tokenizer,
+) -> Result<(Vec<Encoded>, Findings)> {
+    let checked: Vec<Checked> =
+        examples.par_iter().map(|example| encode_checked(example, tokenizer)).collect::<Result<_>>()?;
+    let mut findings = Findings::default();
+    let mut encoded = Vec::with_capacity(checked.len());
+    for (index, checked) in checked.into_iter().enumerate() {
+        Findings::note(&mut findings.differs, index + 1, checked.differs);
+        Findings::note(&mut findings.unknown, index + 1, checked.unknown);
+        Findings::note(&mut findings.unreadable, index + 1, checked.unreadable);
+        encoded.push(Encoded::Text(checked.text));
+    }
+    Ok((encoded, findings))
+}
+
+/// Encodes one example without checks, as for a question typed by a user.
+pub fn encode_text(example: &Example, tokenizer: &Tokenizer) -> Result<Text> {
+    Ok(encode_checked(example, tokenizer)?.text)
+}
+
+struct Checked {
+    text: Text,
+    differs: Option<String>,
+    unknown: Option<String>,
+    unreadable: Option<String>,
+}
+
+fn encode_checked(example: &Example, tokenizer: &Tokenizer) -> Result<Checked> {
+    let question_text = format!("{}\n", example.question);
+    let step_texts: Vec<String> = example.steps.iter().map(|step| format!("{step}\n")).collect();
+    let answer_text = format!("{ANSWER_MARK} {}", example.answer);
+
+    let question = tokenizer.encode(&question_text, true)?;
+    let steps: Vec<_> =
+        step_texts.iter().map(|step| tokenizer.encode(step, false)).collect::<Result<_>>()?;
+    let answer = tokenizer.encode(&answer_text, false)?;
+
+    let whole = tokenizer.encode(&[question_text, step_texts.concat(), answer_text].concat(), true)?;
+    let pieces: Vec<u32> = [&question].into_iter().chain(&steps).chain([&answer]).flat_map(|tokens| tokens.ids.iter().copied()).collect();
+    let differs = (pieces != whole.ids).then(|| first_difference(&pieces, &whole.ids, tokenizer));
+
+    let spoken = tokenizer.decode(&answer.ids)?;
+    let read_back = spoken.rsplit(ANSWER_MARK).next().unwrap_or_default().trim();
+    let unreadable = (read_back != example.answer.trim())
+        .then(|| format!("the answer `{}` is decoded as `{read_back}`", example.answer));
+
+    let mut answer_ids = answer.ids;
+    answer_ids.push(tokenizer.markers().eos);
+    let unknown = question.unknown.or_else(|| steps.iter().find_map(|step| step.unknown.clone()));
+    Ok(Checked {
+        differs,
+        unknown: unknown.or(answer.unknown),
+        unreadable,
+        text: Text {
+            question: question.ids,
+            steps: steps.into_iter().map(|step| step.ids).collect(),
+            answer: answer_ids,
+        },
+    })
+}
+
+fn first_difference(pieces: &[u32], whole: &[u32], tokenizer: &Tokenizer) -> String {
+    let same = pieces.iter().zip(whole).take_while(|(piece, whole)| piece == whole).count();
+    let around = |ids: &[u32]| {
+        let end = ids.len().min(same + 4);
+        let start = same.saturating_sub(2).min(end);
+        tokenizer.token_strings(ids.get(start..end).unwrap_or_default()).join(" ")
+    };
+    format!("`{}` against `{}` at token {}", around(pieces), around(whole), same + 1)
+}
+
+// ---- Graphs ---------------------------------------------------------------------------------------------------------
+
+/// Encodes examples as graphs, in order; `path` is the file that errors name.
+///
+/// # Errors
+/// An example without a graph, a target that cannot be reached, a `neighbor_k` that the edges contradict,
+/// and a node or a mark for which the tokenizer has no token.
+pub fn encode_graphs(
+    examples: &[Example],
+    tokenizer: &Tokenizer,
+    path: &Path,
+) -> Result<Vec<Encoded>> {
+    let mark = |mark: &str| {
+        tokenizer.id_of(mark).ok_or_else(|| {
+            let problem = format!("has no token `{mark}`; the graph task needs a tokenizer made for it");
+            Error::input(tokenizer.origin(), "", problem)
+        })
+    };
+    let marks =
+        GraphMarks { bar: mark("|")?, question: mark("[Q]")?, root: mark("[R]")?, answer: mark("[A]")? };
+    let numbered = examples.iter().enumerate();
+    numbered
+        .map(|(index, example)| {
+            graph_pieces(example.graph.as_ref(), tokenizer, marks)
+                .map(Encoded::Graph)
+                .map_err(|problem| Error::input(path, format!("example {}", index + 1), problem))
+        })
+        .collect()
+}
+
+fn graph_pieces(
+    graph: Option<&Graph>,
+    tokenizer: &Tokenizer,
+    marks: GraphMarks,
+) -> Result<GraphPieces, String> {
+    let graph = graph.ok_or(
+        "has no graph: the graph task needs `edges` (pairs of numbers), `root`, `target` and `neg_target`",
+    )?;
+    let on_path = graph.shortest_path_layers().ok_or_else(|| {
+        format!("the target {} cannot be reached from the root {}", graph.target, graph.root)
+    })?;
+    if on_path.len() < 2 {
+        return Err(format!("the root and the target are the same node, {}", graph.root));
+    }
+    contradicts(&graph.neighbor_k, &on_path)?;
+
+    let token = |node: usize| {
+        tokenizer
+            .id_of(&node.to_string())
+            .ok_or_else(|| format!("the tokenizer has no token for node {node}"))
+    };
+    let all = |layer: &Vec<usize>| layer.iter().map(|&node| token(node)).collect::<Result<_, _>>();
+    let edges = graph.edges.iter().map(|&[from, to]| Ok([token(from)?, token(to)?]));
+    Ok(GraphPieces {
+        edges: edges.collect::<Result<_, String>>()?,
+        root: token(graph.root)?,
+        target: token(graph.target)?,
+        neg_target: token(graph.neg_target)?,
+        neighbor_k: on_path.iter().map(all).collect::<Result<_, _>>()?,
+        frontier: graph.frontier_layers().iter().take(on_path.len()).map(all).collect::<Result<_, _>>()?,
+        marks,
+    })
+}
+
+/// Compares the file's `neighbor_k`, where it gives one, with what the edges say.
+fn contradicts(
+    given: &BTreeMap<usize, Vec<usize>>,
+    computed: &[Vec<usize>],
+) -> Result<(), String> {
+    for (&k, nodes) in given {
+        let mut nodes = nodes.clone();
+        nodes.sort_unstable();
+        let expected = computed.get(k).map_or(&[][..], Vec::as_slice);
+        if nodes != expected {
+            return Err(format!("`neighbor_k` at {k} is {nodes:?}, but by the edges it is {expected:?}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::tokenizer::Units;
+
+    fn example() -> Example {
+        Example::new("Is Tom a cat?", ["Tom is a cat.", "Every cat is red."], "Tom is red.")
+    }
+
+    #[test]
+    fn pieces_end_with_newlines_and_eos() {
+        let examples = [example()];
+        let tokenizer = Tokenizer::build(&examples, Units::Words, Path::new("t")).unwrap();
+        let (encoded, findings) = encode_texts(&examples, &tokenizer).unwrap();
+        assert_eq!(findings, Findings::default());
+        let [Encoded::Text(text)] = encoded.as_slice() else { panic!("one text") };
+        let strings = |ids: &[u32]| tokenizer.token_strings(ids).join(" ");
+        assert_eq!(strings(&text.question), "Is Tom a cat ? \n");
+        assert_eq!(strings(&text.steps[1]), "Every cat is red . \n");
+        assert_eq!(strings(&text.answer), "### Tom is red . <eos>");
+    }
+
+    #[test]
+    fn findings_name_the_first_example() {
+        let tokenizer = Tokenizer::build([&example()], Units::Words, Path::new("t")).unwrap();
+        let strange = Example::new("Is Tom a dog?", [""; 0], "1 2");
+        let (_, findings) = encode_texts(&[example(), strange.clone(), strange], &tokenizer).unwrap();
+        let unknown = findings.unknown.clone().unwrap();
+        assert_eq!((unknown.example, unknown.count, unknown.what.as_str()), (2, 2, "dog"));
+        assert_eq!(findings.unreadable.clone().unwrap().what, "the answer `1 2` is decoded as `12`");
+        assert_eq!(findings.warnings().len(), 2);
+    }
+
+    #[test]
+    fn pieces_that_differ_from_the_whole_are_found() {
+        // A tokenizer that knows `\n###` as one token, as some byte-pair vocabularies do.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let text = r####"{"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+            "post_processor": null, "decoder": null, "truncation": null, "padding": null, "model":
+            {"type": "BPE", "vocab": {"</s>": 0, "q": 1, "\n": 2, "#": 3, " ": 4, "a": 5, "\n#": 6},
+            "merges": [["\n", "#"]]}}"####;
+        std::fs::write(&path, text).unwrap();
+        let tokenizer = Tokenizer::load(&path).unwrap();
+        let (_, findings) = encode_texts(&[Example::new("q", [""; 0], "a")], &tokenizer).unwrap();
+        let differs = findings.differs.unwrap();
+        assert_eq!(differs.what, "`q \n # # #` against `q \n# # #  ` at token 2");
+    }
+
+    fn graph() -> Graph {
+        Graph {
+            edges: vec![[0, 2], [0, 3], [2, 4], [1, 5]],
+            root: 0,
+            target: 4,
+            neg_target: 5,
+            neighbor_k: BTreeMap::from([(0, vec![0]), (1, vec![2]), (2, vec![4])]),
+            idx_to_symbol: Vec::new(),
+        }
+    }
+
+    fn encode_graph(graph: Option<Graph>, n_nodes: usize) -> Result<GraphPieces> {
+        let tokenizer = Tokenizer::for_graphs(n_nodes, Path::new("t")).unwrap();
+        let example = Example { graph, ..example() };
+        match encode_graphs(&[example], &tokenizer, Path::new("data.json"))?.remove(0) {
+            Encoded::Graph(pieces) => Ok(pieces),
+            Encoded::Text(_) => panic!("a graph was asked for"),
+        }
+    }
+
+    #[test]
+    fn graph_layers_are_token_ids() {
+        let pieces = encode_graph(Some(graph()), 6).unwrap();
+        assert_eq!(pieces.neighbor_k, [vec![0], vec![2], vec![4]]);
+        assert_eq!(pieces.frontier, [vec![0], vec![2, 3], vec![4]]);
+        assert_eq!(pieces.n_steps(), 2);
+    }
+
+    #[test]
+    fn bad_graphs_are_refused() {
+        let wrong_layer = BTreeMap::from([(1, vec![3])]);
+        for (graph, n_nodes, words) in [
+            (None, 6, "has no graph"),
+            (Some(Graph { target: 5, ..graph() }), 6, "cannot be reached"),
+            (Some(Graph { target: 0, ..graph() }), 6, "the same node"),
+            (Some(Graph { neighbor_k: wrong_layer, ..graph() }), 6, "`neighbor_k` at 1 is [3]"),
+            (Some(graph()), 5, "no token for node 5"),
+        ] {
+            let message = encode_graph(graph, n_nodes).unwrap_err().to_string();
+            assert!(message.starts_with("data.json, example 1: "), "{message}");
+            assert!(message.contains(words), "{message:?} lacks {words:?}");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! From a file or a generator to token sequences: everything before the first tensor.
+//!
+//! ```text
+//! read::load ─┐
+//!             ├─► Example ─► encode (Tokenizer) ─► Encoded ─► Curriculum::train_sequence ─► Sequence
+//! tasks ──────┘                                          └──► Curriculum::prompt ─────────►
+//! ```
+//!
+//! | to change … | open … |
+//! | --- | --- |
+//! | what an example is | [`example`] |
+//! | a file format | [`read`], [`write`](mod@write) |
+//! | token ids | [`tokenizer`] |
+//! | how an example becomes pieces of ids | [`encode`] |
+//! | which tokens a stage shows, and which it trains | [`curriculum`] |
+//! | a generated task | [`tasks`] |
+//! | how chance is drawn | [`draw`] |
+
+pub mod curriculum;
+pub mod draw;
+pub mod encode;
+pub mod example;
+pub mod read;
+pub mod tasks;
+pub mod tokenizer;
+pub mod write;
+
+pub use curriculum::{Curriculum, Method, Sequence, Stage};
+pub use draw::Draw;
+pub use encode::{Encoded, encode_graphs, encode_texts};
+pub use example::{Example, Graph};
+pub use tokenizer::{Markers, Tokenizer};

@@ -1,0 +1,105 @@
+//! Generated tasks: each file makes one kind of example, this one makes sets of them.
+
+pub mod arithmetic;
+
+use std::collections::HashSet;
+
+use rand_chacha::ChaCha8Rng;
+
+use super::{Example, draw};
+use crate::{Error, Result};
+
+/// A task with its settings.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Task {
+    /// Chains of operations, evaluated from left to right.
+    Arithmetic(arithmetic::Arithmetic),
+}
+
+impl Task {
+    /// The task's name on the command line and in recipes.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Arithmetic(_) => "arithmetic",
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Arithmetic(task) => task.check(),
+        }
+    }
+
+    fn example(&self, rng: &mut ChaCha8Rng) -> Option<Example> {
+        match self {
+            Self::Arithmetic(task) => Some(task.example(rng)),
+        }
+    }
+}
+
+/// What makes two examples the same: equal keys must not stand in both train and test.
+///
+/// The question, or for a graph its edges in a fixed order with root and candidates, since the same graph
+/// can be asked in many orders and words.
+pub fn key(example: &Example) -> String {
+    match &example.graph {
+        None => example.question.clone(),
+        Some(graph) => {
+            let mut edges = graph.edges.clone();
+            edges.sort_unstable();
+            let mut candidates = [graph.target, graph.neg_target];
+            candidates.sort_unstable();
+            format!("{edges:?} {} {candidates:?}", graph.root)
+        }
+    }
+}
+
+/// The keys of a set, to keep its examples out of another.
+pub fn keys<'a>(examples: impl IntoIterator<Item = &'a Example>) -> HashSet<String> {
+    examples.into_iter().map(key).collect()
+}
+
+/// Makes `n` distinct examples, none of whose [`key`]s is in `exclude`; the same seed makes the same ones.
+///
+/// Make the test set first, then the training set with `exclude` holding the test set's keys.
+///
+/// # Errors
+/// Settings that make no sense, and a task with too few distinct examples left.
+pub fn generate(
+    task: &Task,
+    n: usize,
+    seed: u64,
+    exclude: &HashSet<String>,
+) -> Result<Vec<Example>> {
+    // Tried in vain so often in a row, a further distinct example is not to be expected.
+    const MAX_FAILURES: usize = 100_000;
+
+    let name = task.name();
+    task.check().map_err(|problem| Error::Usage(format!("the task {name}: {problem}")))?;
+    let mut rng = draw::rng(seed, name, &[]);
+    let mut seen = HashSet::new();
+    let mut examples = Vec::new();
+    let mut failures = 0;
+    while examples.len() < n {
+        let fresh = task.example(&mut rng).filter(|example| {
+            let key = key(example);
+            !exclude.contains(&key) && seen.insert(key)
+        });
+        match fresh {
+            Some(example) => {
+                examples.push(example);
+                failures = 0;
+            }
+            None if failures < MAX_FAILURES => failures += 1,
+            None => {
+                let found = examples.len();
+                return Err(Error::Usage(format!(
+                    "the task {name} with these settings has too few distinct examples: {n} were asked for, \
+                     {found} were found beside the {} to be kept out. Ask for fewer, or widen the settings.",
+                    exclude.len()
+                )));
+            }
+        }
+    }
+    Ok(examples)
+}
