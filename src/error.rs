@@ -87,7 +87,9 @@ fn advice(source: &std::io::Error) -> &'static str {
     match source.kind() {
         NotFound => " Check the path; relative paths start at the current folder.",
         PermissionDenied => " Check who owns it and its permissions.",
-        StorageFull => " Free some space, or choose another `save_path`; what was complete before is intact.",
+        StorageFull => {
+            " Free some space, or choose another `save_path`; what was complete before is intact."
+        }
         _ => "",
     }
 }

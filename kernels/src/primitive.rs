@@ -50,11 +50,7 @@ pub fn attention(
     let group = query / key_value;
     let (q_width, kv_width) = (query * dim, key_value * dim);
 
-    let q = qkv
-        .clone()
-        .narrow(2, 0, q_width)
-        .reshape([batch, new, query, dim])
-        .swap_dims(1, 2); // [batch, query, new, dim]
+    let q = qkv.clone().narrow(2, 0, q_width).reshape([batch, new, query, dim]).swap_dims(1, 2); // [batch, query, new, dim]
     let all = if past.is_empty() {
         qkv
     } else {
@@ -93,9 +89,13 @@ fn causal_bias(visible: &Visible, new: usize, like: &Tensor<3>) -> Tensor<4> {
     for row in 0..batch {
         let cells = visible.row(row);
         for query in columns - new..columns {
-            bias.extend(cells.iter().enumerate().map(|(column, &seen)| {
-                if seen && column <= query { 0.0f32 } else { -1e9 }
-            }));
+            bias.extend(
+                cells.iter().enumerate().map(
+                    |(column, &seen)| {
+                        if seen && column <= query { 0.0f32 } else { -1e9 }
+                    },
+                ),
+            );
         }
     }
     let options = (&like.device(), DType::from(like.dtype()));
@@ -106,7 +106,5 @@ fn causal_bias(visible: &Visible, new: usize, like: &Tensor<3>) -> Tensor<4> {
 pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let [rows] = targets.dims();
     let logits = hidden.matmul(weight.transpose()); // [rows, vocab]
-    -activation::log_softmax(logits, 1)
-        .gather(1, targets.reshape([rows, 1]))
-        .sum()
+    -activation::log_softmax(logits, 1).gather(1, targets.reshape([rows, 1])).sum()
 }

@@ -21,6 +21,7 @@ use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use serde::{Deserialize, Serialize};
 
+use super::draw::Purpose;
 use super::encode::{GraphPieces, Text};
 use super::{Draw, Encoded, Markers};
 
@@ -280,7 +281,7 @@ impl Curriculum {
         let Some(current) = stage.n_replaced().filter(|_| staged && self.uniform_prob > 0.0) else {
             return stage;
         };
-        let mut rng = draw.rng("stage");
+        let mut rng = draw.rng(Purpose::Stage);
         if !rng.random_bool(self.uniform_prob.clamp(0.0, 1.0)) {
             return stage;
         }
@@ -339,7 +340,7 @@ impl Curriculum {
             prompt.push_latents(replaced * self.c_thought, markers.latent);
         }
         let layers = if self.frontier { &graph.frontier } else { &graph.neighbor_k };
-        let label = layers.get(replaced + 1).and_then(|layer| layer.choose(&mut draw.rng("label")));
+        let label = layers.get(replaced + 1).and_then(|layer| layer.choose(&mut draw.rng(Purpose::Label)));
         Sequence::new(prompt, label.copied())
     }
 
@@ -360,9 +361,9 @@ impl GraphPieces {
     /// `<eos> a b | c d | … [Q] candidate candidate [R] root`, edges and candidates in a drawn order.
     pub fn question(&self, markers: Markers, draw: Draw) -> Vec<u32> {
         let mut edges = self.edges.clone();
-        edges.shuffle(&mut draw.rng("edges"));
+        edges.shuffle(&mut draw.rng(Purpose::Edges));
         let mut candidates = [self.target, self.neg_target];
-        candidates.shuffle(&mut draw.rng("candidates"));
+        candidates.shuffle(&mut draw.rng(Purpose::Candidates));
 
         let mut ids = vec![markers.eos];
         for (index, edge) in edges.iter().enumerate() {
@@ -379,7 +380,7 @@ impl GraphPieces {
 
     /// A shortest path, without the root and with the target; drawn where there are several.
     pub fn path(&self, draw: Draw) -> Vec<u32> {
-        let mut rng = draw.rng("path");
+        let mut rng = draw.rng(Purpose::Path);
         let mut here = self.root;
         let mut path = Vec::with_capacity(self.n_steps());
         for layer in self.neighbor_k.iter().skip(1) {

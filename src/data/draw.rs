@@ -1,9 +1,10 @@
 //! Chance without state: every draw follows from what it is for, so a resumed run repeats it exactly.
 
-use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-/// Which draw is meant: the run's seed, the epoch (from 0) and the example's index (from 0).
+use crate::rng;
+
+/// Which example's draw is meant: the run's seed, the epoch (from 0) and the example's index (from 0).
 ///
 /// No generator is carried from one example to the next, so an interrupted run needs no random state
 /// to go on, and the order in which examples are prepared does not matter.
@@ -17,49 +18,24 @@ pub struct Draw {
     pub index: u64,
 }
 
+/// What is drawn for an example; each has its own stream, so that none disturbs another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Whether `uniform_prob` strikes, and at which stage.
+    Stage = 0,
+    /// The order of a graph's edges.
+    Edges = 1,
+    /// The order of a graph's two candidates.
+    Candidates = 2,
+    /// The node that a graph's stage is to predict.
+    Label = 3,
+    /// One of a graph's shortest paths.
+    Path = 4,
+}
+
 impl Draw {
-    /// The generator for one purpose (`"stage"`, `"edges"`, …); purposes do not disturb each other.
-    pub fn rng(self, purpose: &str) -> ChaCha8Rng {
-        rng(self.seed, purpose, &[self.epoch, self.index])
-    }
-}
-
-/// A generator that follows from a seed, a purpose and any further numbers.
-pub fn rng(seed: u64, purpose: &str, numbers: &[u64]) -> ChaCha8Rng {
-    let purpose = purpose.bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte)));
-    let hash = numbers.iter().fold(mix(seed ^ mix(purpose)), |hash, &n| mix(hash ^ mix(n)));
-    ChaCha8Rng::seed_from_u64(hash)
-}
-
-/// One round of SplitMix64 (Steele et al. 2014): every input bit reaches every output bit.
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use rand::RngCore;
-
-    use super::*;
-
-    #[test]
-    fn draws_repeat_and_differ() {
-        let mut seen = HashSet::new();
-        for seed in 0..4 {
-            for epoch in 0..4 {
-                for index in 0..4 {
-                    let draw = Draw { seed, epoch, index };
-                    let first = draw.rng("edges").next_u64();
-                    assert_eq!(first, draw.rng("edges").next_u64());
-                    assert_ne!(first, draw.rng("label").next_u64());
-                    assert!(seen.insert(first), "{draw:?} repeats another draw");
-                }
-            }
-        }
+    /// The generator for one purpose.
+    pub fn rng(self, purpose: Purpose) -> ChaCha8Rng {
+        rng::stream(self.seed, &[rng::EXAMPLE, self.epoch, self.index, purpose as u64])
     }
 }

@@ -1,4 +1,4 @@
-//! From a file or a generator to token sequences: everything before the first tensor.
+//! From a file or a generator to token sequences, and from those to batches.
 //!
 //! ```text
 //! read::load ─┐
@@ -15,7 +15,9 @@
 //! | which tokens a stage shows, and which it trains | [`curriculum`] |
 //! | a generated task | [`tasks`] |
 //! | how chance is drawn | [`draw`] |
+//! | how rows are laid out (the only place here with tensors) | [`batch`] |
 
+pub mod batch;
 pub mod curriculum;
 pub mod draw;
 pub mod encode;

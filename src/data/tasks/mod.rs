@@ -6,8 +6,8 @@ use std::collections::HashSet;
 
 use rand_chacha::ChaCha8Rng;
 
-use super::{Example, draw};
-use crate::{Error, Result};
+use super::Example;
+use crate::{Error, Result, rng};
 
 /// A task with its settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +76,7 @@ pub fn generate(
 
     let name = task.name();
     task.check().map_err(|problem| Error::Usage(format!("the task {name}: {problem}")))?;
-    let mut rng = draw::rng(seed, name, &[]);
+    let mut rng = rng::stream(seed, &[rng::GENERATED]);
     let mut seen = HashSet::new();
     let mut examples = Vec::new();
     let mut failures = 0;

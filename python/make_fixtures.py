@@ -1,0 +1,296 @@
+"""Write the reference values under tests/fixtures/torch/ with PyTorch and transformers.
+
+    python -m venv venv && venv/bin/pip install -r python/requirements.txt
+    venv/bin/python python/make_fixtures.py [OUT]
+
+Everything is computed in float64 on one thread from fixed seeds and stored as float32, so that a
+float32 implementation is compared with values that have no rounding error of their own.
+
+gpt2/        a tiny random GPT-2 as `save_pretrained` writes it
+gpt2_*       ids, masks and logits of that model: full rows, and rows padded on the left
+latent/      a second tiny GPT-2, for the gradients
+latent_*     the latent multi-pass forward of METHOD.md section 3: loss, logits, every gradient
+optim_*      torch.optim.AdamW with clipping under the schedules of transformers
+
+The latent forward here shares nothing with a cached one: for every thought, in order, the whole
+sequence is run again from inputs_embeds with the thoughts found so far put in place.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+)
+
+OUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "tests/fixtures/torch"
+VOCAB = 41
+EOS, BOT, EOT, LATENT = 37, 38, 39, 40  # plain tokens are 0..36
+VERSIONS = {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__}
+
+
+def dump(name, value):
+    """Write JSON with one key a line, arrays compact."""
+    lines = [f"  {json.dumps(k)}: {json.dumps(v, separators=(', ', ': '))}" for k, v in value.items()]
+    (OUT / name).write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def store(name, tensors):
+    """Write a safetensors file of float32 tensors."""
+    save_file({k: v.detach().to(torch.float32).contiguous().clone() for k, v in tensors.items()}, OUT / name)
+
+
+def make_model(folder, seed, **shape):
+    """A GPT-2 whose every parameter is random and large enough to matter, saved as float32."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=VOCAB,
+        initializer_range=0.2,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=EOS,
+        eos_token_id=EOS,
+        attn_implementation="eager",
+        **shape,
+    )
+    model = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if ".ln_" in name and name.endswith("weight"):
+                p.copy_(1 + 0.2 * torch.randn_like(p))
+            elif name.endswith("bias"):
+                p.copy_(0.2 * torch.randn_like(p))
+            elif name.endswith("wpe.weight"):
+                p.copy_(0.2 * torch.randn_like(p))
+            else:  # the configured scale, on every matrix alike
+                p.copy_(config.initializer_range * torch.randn_like(p))
+    model.eval().save_pretrained(OUT / folder)
+    # Read back what was written, so that the values belong to the file and not to this process.
+    model = GPT2LMHeadModel.from_pretrained(OUT / folder, attn_implementation="eager")
+    return model.to(torch.float64).eval()
+
+
+# ---------------------------------------------------------------- logits
+
+
+def make_logits():
+    model = make_model("gpt2", 0, n_layer=2, n_embd=24, n_head=3, n_positions=64)
+    gen = torch.Generator().manual_seed(1)
+    full = torch.randint(0, VOCAB, (2, 12), generator=gen)
+    lengths = [12, 7, 1]
+    rows = [torch.randint(0, VOCAB, (n,), generator=gen).tolist() for n in lengths]
+    width = max(lengths)
+    padded = torch.tensor([[EOS] * (width - len(r)) + r for r in rows])
+    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits_full = model(input_ids=full).logits
+        out = model(input_ids=padded, attention_mask=mask, position_ids=positions, output_hidden_states=True)
+        logits_padded = out.logits
+        for i, r in enumerate(rows):  # padding on the left must change nothing
+            alone = model(input_ids=torch.tensor([r])).logits[0]
+            assert torch.allclose(alone, logits_padded[i, width - len(r) :], atol=1e-10)
+        # wte + wpe, after block 0, after block 1 and ln_f: HF's L+1 entries
+        hidden = model(input_ids=full, output_hidden_states=True).hidden_states
+    dump(
+        "gpt2_logits.json",
+        {
+            "versions": VERSIONS,
+            "note": "full/padded: input ids; padded rows are left-padded, compare them where attention_mask is 1",
+            "full": full.tolist(),
+            "padded": padded.tolist(),
+            "attention_mask": mask.tolist(),
+            "position_ids": positions.tolist(),
+        },
+    )
+    store(
+        "gpt2_logits.safetensors",
+        {"logits_full": logits_full, "logits_padded": logits_padded * mask[..., None]}
+        | {f"hidden_full.{i}": h for i, h in enumerate(hidden)},
+    )
+
+
+# ---------------------------------------------------------------- latent forward
+
+
+def latent_forward(model, ids):
+    """Logits of one unpadded row [T], every latent's embedding replaced by the final-normed state before it."""
+    T = ids.shape[0]
+    positions = torch.arange(T)[None]
+    embeds = list(model.transformer.wte(ids))
+    for p in [t for t in range(T) if ids[t] == LATENT]:
+        # The whole sequence, from the start, nothing remembered. States at p - 1 see positions < p only,
+        # so thoughts that are not in place yet do not touch them.
+        out = model(inputs_embeds=torch.stack(embeds)[None], position_ids=positions, output_hidden_states=True)
+        embeds[p] = out.hidden_states[-1][0, p - 1]
+    return model(inputs_embeds=torch.stack(embeds)[None], position_ids=positions).logits[0]
+
+
+def latent_loss(model, rows):
+    """Mean next-token cross entropy over all labelled tokens of all rows, and each row's logits."""
+    total, count, logits = 0.0, 0, []
+    for row in rows:
+        out = latent_forward(model, torch.tensor(row["ids"]))
+        labels = torch.tensor(row["labels"])
+        total = total + torch.nn.functional.cross_entropy(out[:-1], labels[1:], ignore_index=-100, reduction="sum")
+        count += int((labels[1:] != -100).sum())
+        logits.append(out)
+    return total / count, count, logits
+
+
+def make_row(gen, question, latents, answer):
+    """Q, bot, latents, eot, answer, eos; labels on the answer and eos only."""
+    q = torch.randint(0, EOS, (question,), generator=gen).tolist()
+    a = torch.randint(0, EOS, (answer,), generator=gen).tolist()
+    prompt = q + [BOT] + [LATENT] * latents + [EOT]
+    return {"ids": prompt + a + [EOS], "labels": [-100] * len(prompt) + a + [EOS], "latents": latents}
+
+
+def make_latent():
+    model = make_model("latent", 2, n_layer=2, n_embd=16, n_head=2, n_positions=40)
+    gen = torch.Generator().manual_seed(3)
+    cases = {f"latents_{n}": [make_row(gen, 6, n, 5)] for n in (0, 1, 3, 6)}
+    cases["mixed"] = [make_row(gen, q, n, a) for q, n, a in ((9, 0, 3), (4, 1, 7), (7, 3, 2), (5, 6, 4))]
+    # Thoughts with words between them, some of which are labelled.
+    a = torch.randint(0, EOS, (14,), generator=gen).tolist()
+    ids = a[:4] + [BOT, LATENT, LATENT, EOT] + a[4:7] + [LATENT] + a[7:9] + [LATENT, LATENT, EOT] + a[9:] + [EOS]
+    labels = [-100] * 8 + a[4:7] + [-100] + a[7:9] + [-100] * 3 + a[9:] + [EOS]
+    cases["scattered"] = [{"ids": ids, "labels": labels, "latents": 5}]
+
+    meta, tensors = {}, {}
+    for name, rows in cases.items():
+        model.zero_grad()
+        loss, count, logits = latent_loss(model, rows)
+        loss.backward()
+        meta[name] = {"loss": loss.item(), "labelled_tokens": count, "rows": rows}
+        for i, row_logits in enumerate(logits):
+            tensors[f"{name}.logits.{i}"] = row_logits
+        for pname, p in model.named_parameters():
+            assert p.grad.abs().max() > 0, (name, pname)
+            tensors[f"{name}.grad.{pname}"] = p.grad
+        # The rows of a batch weigh by their labelled tokens.
+        alone = [latent_loss(model, [r])[:2] for r in rows]
+        assert abs(sum(v.item() * n for v, n in alone) / count - loss.item()) < 1e-12
+    check_by_differences(model, cases["latents_6"])
+    dump(
+        "latent_cases.json",
+        {
+            "versions": VERSIONS,
+            "note": "labels[t] belongs to ids[t]: position t-1 predicts it; -100 is ignored",
+            "bot": BOT,
+            "eot": EOT,
+            "latent": LATENT,
+            "eos": EOS,
+        }
+        | meta,
+    )
+    store("latent_cases.safetensors", tensors)
+
+
+def check_by_differences(model, rows):
+    """The gradient along a random direction against central differences of the loss, in float64."""
+    model.zero_grad()
+    latent_loss(model, rows)[0].backward()
+    gen = torch.Generator().manual_seed(4)
+    params = [p for _, p in model.named_parameters()]
+    direction = [torch.randn(p.shape, generator=gen, dtype=torch.float64) for p in params]
+    slope = sum((p.grad * d).sum() for p, d in zip(params, direction)).item()
+    values = []
+    with torch.no_grad():
+        for sign in (1, -2, 1):
+            for p, d in zip(params, direction):
+                p.add_(d, alpha=sign * 1e-6)
+            values.append(latent_loss(model, rows)[0].item())
+    difference = (values[0] - values[1]) / 2e-6
+    assert abs(difference - slope) < 1e-6 * max(1.0, abs(slope)), (difference, slope)
+
+
+# ---------------------------------------------------------------- optimiser
+
+
+def make_optim():
+    steps, warmup, lr = 5, 2, 1e-3
+    schedules = {
+        "constant": lambda o: get_constant_schedule_with_warmup(o, warmup),
+        "linear": lambda o: get_linear_schedule_with_warmup(o, warmup, steps),
+        "cosine": lambda o: get_cosine_schedule_with_warmup(o, warmup, steps),
+    }
+    meta = {
+        "versions": VERSIONS,
+        "note": "step k (from 0): grad -> clip_grad_norm_ -> AdamW at lr[k] -> param; weight decay on every parameter",
+        "lr": lr,
+        "betas": [0.9, 0.999],
+        "eps": 1e-8,
+        "weight_decay": 0.01,
+        "max_norm": 1.0,
+        "steps": steps,
+        "warmup_steps": warmup,
+    }
+    tensors = {}
+    for name, schedule in schedules.items():
+        gen = torch.Generator().manual_seed(5)
+        rand = lambda *shape: torch.randn(*shape, generator=gen, dtype=torch.float64)
+        x, y = rand(8, 4), rand(8, 3)
+        params = {"weight": rand(3, 4), "bias": rand(3)}
+        params = {k: v.requires_grad_() for k, v in params.items()}
+        # Start from values that float32 holds exactly.
+        for v in params.values():
+            v.data = v.data.float().double()
+        opt = torch.optim.AdamW(params.values(), lr=lr, weight_decay=0.01)
+        sched = schedule(opt)
+        lrs, norms = [], []
+        for k, v in params.items():
+            tensors[f"{name}.start.param.{k}"] = v.clone()
+        for i in range(steps):
+            opt.zero_grad()
+            error = x @ params["weight"].T + params["bias"] - y
+            # Some steps are clipped and some are not.
+            scale = [1.0, 0.05, 3.0, 0.1, 1.0][i]
+            (scale * (error**2).mean()).backward()
+            for k, v in params.items():
+                v.grad = v.grad.float().double()
+                tensors[f"{name}.{i}.grad.{k}"] = v.grad.clone()
+            norms.append(torch.nn.utils.clip_grad_norm_(params.values(), 1.0).item())
+            for k, v in params.items():
+                tensors[f"{name}.{i}.clipped.{k}"] = v.grad.clone()
+            lrs.append(opt.param_groups[0]["lr"])
+            opt.step()
+            sched.step()
+            for k, v in params.items():
+                tensors[f"{name}.{i}.param.{k}"] = v.clone()
+        assert min(norms) < 1.0 < max(norms)
+        meta[name] = {"lr": lrs, "grad_norm": norms}
+    # The factors of longer schedules, cheap to keep: lr 1, 10 warm-up steps of 50.
+    for name, get in (("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)):
+        opt = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        sched, factors = get(opt, 10, 50), []
+        for _ in range(52):
+            factors.append(opt.param_groups[0]["lr"])
+            opt.step()
+            sched.step()
+        meta[f"factors_{name}_10_50"] = factors
+    dump("optim_adamw.json", meta)
+    store("optim_adamw.safetensors", tensors)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    OUT.mkdir(parents=True, exist_ok=True)
+    make_logits()
+    make_latent()
+    make_optim()
+    for path in OUT.rglob("*.safetensors"):
+        path.chmod(0o644)
+    size = sum(f.stat().st_size for f in OUT.rglob("*") if f.is_file())
+    print(f"{OUT}: {size / 1024:.0f} KiB")
+    assert size < 400 * 1024

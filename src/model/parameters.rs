@@ -1,0 +1,89 @@
+//! A model's parameters by name, each as a flat tensor: what optimizer, checkpoint and tests need.
+
+use std::collections::BTreeMap;
+
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    tensor::{Gradients, Tensor},
+};
+
+/// A parameter or its gradient: its shape and its elements.
+#[derive(Clone, Debug)]
+pub struct Flat {
+    /// The shape in the model.
+    pub shape: Vec<usize>,
+    /// The elements, row-major, without autodiff.
+    pub values: Tensor<1>,
+}
+
+/// Names are the checkpoint's keys (`transformer.h.0.attn.c_attn.weight`), in a fixed order.
+pub type Named = BTreeMap<String, Flat>;
+
+/// All parameters of a module.
+pub fn named<M: Module>(module: &M) -> Named {
+    visit(module, None)
+}
+
+/// The gradients that `backward` left for a module's parameters, taken out of `gradients`.
+/// Parameters that took no part have none.
+pub fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Named {
+    visit(module, Some(gradients))
+}
+
+fn visit<M: Module>(module: &M, gradients: Option<&mut Gradients>) -> Named {
+    struct Visitor<'a> {
+        path: Vec<String>,
+        gradients: Option<&'a mut Gradients>,
+        named: Named,
+    }
+    impl ModuleVisitor for Visitor<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let value = match &mut self.gradients {
+                None => Some(param.val().inner()),
+                Some(gradients) => param.val().grad_remove(gradients),
+            };
+            if let Some(value) = value {
+                let elements = value.shape().num_elements();
+                let flat = Flat { shape: value.dims().to_vec(), values: value.reshape([elements]) };
+                self.named.insert(self.path.join("."), flat);
+            }
+        }
+    }
+    let mut visitor = Visitor { path: Vec::new(), gradients, named: Named::new() };
+    module.visit(&mut visitor);
+    visitor.named
+}
+
+/// Replaces each parameter by what `update` makes of it: name and elements in, elements out.
+/// `update` holds the only handle, so it can work in place.
+pub fn map<M: Module>(module: M, update: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> M {
+    struct Map<F> {
+        path: Vec<String>,
+        update: F,
+    }
+    impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Map<F> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let name = self.path.join(".");
+            param.map(|tensor| {
+                let (shape, training) = (tensor.dims(), tensor.is_autodiff());
+                let elements = tensor.shape().num_elements();
+                let flat = tensor.inner().reshape([elements]);
+                let tensor = (self.update)(&name, flat).reshape(shape);
+                if training { Tensor::from_inner(tensor).require_grad() } else { tensor }
+            })
+        }
+    }
+    module.map(&mut Map { path: Vec::new(), update })
+}

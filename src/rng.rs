@@ -1,0 +1,37 @@
+//! Random streams without state: each is found from the run's seed and where it is used.
+//!
+//! Nothing about randomness has to be saved with a checkpoint, and an example's draw does not
+//! depend on which others were drawn before it.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+/// Stream of the initial weights.
+pub const WEIGHTS: u64 = 1;
+/// Stream of the order of examples, by epoch.
+pub const ORDER: u64 = 2;
+/// Stream of draws for one example, by epoch and example.
+pub const EXAMPLE: u64 = 3;
+/// Stream of the device (dropout), by step.
+pub const DEVICE: u64 = 4;
+/// Stream of sampled tokens, by question.
+pub const SAMPLING: u64 = 5;
+/// Stream of a generated set of examples.
+pub const GENERATED: u64 = 6;
+
+/// The generator at `place` (a stream and indices into it) of a run seeded with `seed`.
+pub fn stream(seed: u64, place: &[u64]) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(hash(seed, place))
+}
+
+/// One number for a place, well mixed (the finaliser of SplitMix64, Steele et al. 2014).
+pub fn hash(seed: u64, place: &[u64]) -> u64 {
+    place.iter().fold(mix(seed), |state, &index| mix(state ^ mix(index)))
+}
+
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
