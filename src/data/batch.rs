@@ -34,6 +34,8 @@ pub struct Target {
     pub row: usize,
     /// Column of the token before the labelled one.
     pub column: usize,
+    /// Position in the row of the labelled token.
+    pub position: usize,
     /// The labelled token's id.
     pub token: u32,
 }
@@ -125,7 +127,7 @@ impl Batch {
                 self.position_ids[cell] = position as i32;
                 self.visible[cell] = true;
                 if let (Some(&Some(token)), Some(column)) = (row.labels.get(position), previous) {
-                    self.targets.push(Target { row: index, column, token });
+                    self.targets.push(Target { row: index, column, position, token });
                 }
                 previous = Some(column);
             }
@@ -278,8 +280,8 @@ mod tests {
         let labels = [None, None, None, None, Some(4), Some(5)];
         let row = Row { ids: &[1, 2, L, L, 4, 5], labels: &labels };
         let batch = Batch::new(&[row], Some(L)).unwrap();
-        let target = |column, token| Target { row: 0, column, token };
-        assert_eq!(batch.targets, [target(3, 4), target(4, 5)]);
+        let target = |column, position, token| Target { row: 0, column, position, token };
+        assert_eq!(batch.targets, [target(3, 4, 4), target(4, 5, 5)]);
     }
 
     #[test]

@@ -175,6 +175,11 @@ impl Curriculum {
         matches!(self.method, Method::Coconut | Method::Pause | Method::NoCurriculum)
     }
 
+    /// Whether a latent's input is fed back from the hidden states rather than learned.
+    pub fn feeds_back(&self) -> bool {
+        matches!(self.method, Method::Coconut | Method::NoCurriculum)
+    }
+
     /// The number of latents of an example with `n_steps` steps, in training and evaluation alike.
     pub fn n_latents(&self, stage: Stage, n_steps: usize) -> usize {
         if !self.has_latents() {

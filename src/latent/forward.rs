@@ -3,7 +3,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{Reinject, reinject};
+use super::Reinject;
 use crate::{
     data::batch::{Batch, Target},
     model::{Cache, HiddenStates, Transformer},
