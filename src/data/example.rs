@@ -24,7 +24,7 @@ pub struct Example {
 /// A directed graph in which one of two nodes can be reached from the root.
 ///
 /// Nodes are numbers from 0. Field names are those of the ProsQA files.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Graph {
     /// `[from, to]` pairs.
     pub edges: Vec<[usize; 2]>,
