@@ -43,7 +43,10 @@ fn check_graph(graph: &Graph, n_steps: usize) -> Result<(), TestCaseError> {
     prop_assert_eq!(distance[graph.root][graph.target], n_steps);
     prop_assert_eq!(distance[graph.root][graph.neg_target], FAR);
     let has_edge = |node| graph.edges.iter().any(|edge| edge.contains(&node));
-    prop_assert!((2..graph.n_nodes()).all(has_edge));
+    prop_assert!((0..graph.n_nodes()).all(has_edge));
+    let has_parent = |node| graph.edges.iter().any(|&[_, to]| to == node);
+    prop_assert!(has_parent(graph.target) && has_parent(graph.neg_target));
+    prop_assert!(!has_parent(graph.root));
     let distinct: HashSet<_> = graph.edges.iter().collect();
     prop_assert_eq!(distinct.len(), graph.edges.len());
 
