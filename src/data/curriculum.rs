@@ -143,20 +143,22 @@ impl Curriculum {
 
     /// The stages in order, each with its epochs (counted from 0); together they cover `0..num_epochs`.
     pub fn stages(&self) -> Vec<(Stage, Range<usize>)> {
-        let latent =
+        let staged =
             (0..=self.max_latent_stage).map(|s| (Stage::from_count(s), self.epochs_per_stage));
-        let planned: Vec<(Stage, usize)> = match self.method {
-            Method::Cot => vec![(Stage::COT, self.num_epochs)],
-            Method::NoCot | Method::NoCurriculum => vec![(self.last_stage(), self.num_epochs)],
-            Method::Coconut | Method::NoThoughts | Method::Pause => [(Stage::COT, self.cot_epochs)]
-                .into_iter()
-                .chain(latent)
-                .chain([(self.last_stage(), self.num_epochs)])
-                .collect(),
+        let last = (self.last_stage(), self.num_epochs);
+        let planned: Box<dyn Iterator<Item = (Stage, usize)>> = match self.method {
+            Method::Cot => Box::new([(Stage::COT, self.num_epochs)].into_iter()),
+            Method::NoCot | Method::NoCurriculum => Box::new([last].into_iter()),
+            Method::Coconut | Method::NoThoughts | Method::Pause => {
+                Box::new([(Stage::COT, self.cot_epochs)].into_iter().chain(staged).chain([last]))
+            }
         };
         let mut start = 0_usize;
         let mut stages = Vec::new();
         for (stage, epochs) in planned {
+            if start == self.num_epochs {
+                break;
+            }
             let end = start.saturating_add(epochs).min(self.num_epochs);
             if start < end {
                 stages.push((stage, start..end));
@@ -268,9 +270,8 @@ impl Curriculum {
 
     /// The longest row of any stage in the schedule, to be held against the model's context.
     pub fn max_len(&self, example: &Encoded, markers: Markers) -> usize {
-        // Chance changes an order or a label, never a length, except through `uniform_prob`, whose stages
-        // lie between the first and the last of the schedule or are those below.
-        let uniform = (0..=self.max_latent_stage + 1).map(Stage::from_count);
+        // Chance changes an order or a label, never a length, except through `uniform_prob`.
+        let uniform = (0..=example.n_steps()).map(Stage::from_count);
         let uniform = uniform.filter(|_| self.uniform_prob > 0.0);
         let stages = self.stages().into_iter().map(|(stage, _)| stage).chain(uniform);
         let draw = Draw { seed: 0, epoch: 0, index: 0 };

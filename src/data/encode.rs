@@ -70,6 +70,16 @@ impl Encoded {
         }
     }
 
+    /// What a right answer reads like: a text's answer, or the number of a graph's target.
+    ///
+    /// `example` is the one that was encoded; the published graph files carry the answer in words.
+    pub fn expected_answer(&self, example: &Example) -> String {
+        match (self, &example.graph) {
+            (Self::Graph(_), Some(graph)) => graph.target.to_string(),
+            _ => example.answer.clone(),
+        }
+    }
+
     /// What stands before the answer in generated text, unless the prompt already ends with it.
     pub fn answer_mark(&self) -> &'static str {
         match self {
@@ -82,7 +92,7 @@ impl Encoded {
 impl GraphPieces {
     /// The distance from the root to the target.
     pub fn n_steps(&self) -> usize {
-        self.neighbor_k.len() - 1
+        self.neighbor_k.len().saturating_sub(1)
     }
 }
 

@@ -71,7 +71,8 @@ impl Example {
     /// and `neg_target` are there and are numbers, since other data may use such names for other things.
     pub fn from_json(value: Value) -> Result<Self, FieldProblem> {
         let Value::Object(mut fields) = value else {
-            let problem = format!("each example must be an object, this is {}", kind(&value));
+            let problem =
+                format!("is missing: an example must be an object, this is {}", kind(&value));
             return Err(FieldProblem { field: "question", problem });
         };
         let question = match fields.remove("question") {

@@ -239,25 +239,25 @@ impl Units {
 
     /// How tokens become text again, given that the blanks between them are gone.
     fn decoder(self) -> Value {
-        let join = |prefix: &str| match prefix {
-            // WordPiece is the one decoder that puts a blank between tokens; its prefix, which would
-            // suppress the blank, is a character that no token begins with.
-            " " => json!({"type": "WordPiece", "prefix": "\u{1}", "cleanup": false}),
-            _ => json!({"type": "Fuse"}),
+        // WordPiece is the one decoder that puts a blank between tokens; its prefix, which would suppress
+        // the blank, is a character that no token begins with.
+        let spaced = json!({"type": "WordPiece", "prefix": "\u{1}", "cleanup": false});
+        let joined = json!({"type": "Fuse"});
+        let replace = |pattern: &str, content: &str| {
+            json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content})
         };
-        let replace = |pattern: &str, content: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content});
-        let newlines = || replace(" ?\n ?", "\n");
+        let newlines = replace(" ?\n ?", "\n");
         let decoders = match self {
             Self::Words => json!([
-                join(" "),
-                {"type": "Fuse"},
-                newlines(),
+                spaced,
+                joined,
+                newlines,
                 replace(" (?=[.,?!:;%)])", ""),
                 // Digits and operators are tokens each; a number or a calculation is written together.
                 replace("(?<=[0-9.+*/=<>-]) (?=[0-9.+*/=<>-])", ""),
             ]),
-            Self::Symbols => json!([join(" "), {"type": "Fuse"}, newlines()]),
-            Self::Characters => json!([join(""), replace("###", "### ")]),
+            Self::Symbols => json!([spaced, joined, newlines]),
+            Self::Characters => json!([joined, replace("###", "### ")]),
         };
         json!({"type": "Sequence", "decoders": decoders})
     }
