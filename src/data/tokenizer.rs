@@ -243,9 +243,7 @@ impl Units {
         // the blank, is a character that no token begins with.
         let spaced = json!({"type": "WordPiece", "prefix": "\u{1}", "cleanup": false});
         let joined = json!({"type": "Fuse"});
-        let replace = |pattern: &str, content: &str| {
-            json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content})
-        };
+        let replace = |pattern: &str, content: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content});
         let newlines = replace(" ?\n ?", "\n");
         let decoders = match self {
             Self::Words => json!([
