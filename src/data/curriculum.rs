@@ -16,6 +16,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::draw::Purpose;
 use super::encode::{GraphPieces, Text};
 use super::{Draw, Encoded, Markers};
+use crate::{Error, Result};
 
 /// What is compared in the paper's table, each a way to train the same model on the same data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -141,19 +143,22 @@ impl Curriculum {
 
     /// The stages in order, each with its epochs (counted from 0); together they cover `0..num_epochs`.
     pub fn stages(&self) -> Vec<(Stage, Range<usize>)> {
-        let latent = (0..=self.max_latent_stage).map(|s| (Stage::from_count(s), self.epochs_per_stage));
-        let planned: Vec<(Stage, usize)> = match self.method {
-            Method::Cot => vec![(Stage::COT, self.num_epochs)],
-            Method::NoCot | Method::NoCurriculum => vec![(self.last_stage(), self.num_epochs)],
-            Method::Coconut | Method::NoThoughts | Method::Pause => [(Stage::COT, self.cot_epochs)]
-                .into_iter()
-                .chain(latent)
-                .chain([(self.last_stage(), self.num_epochs)])
-                .collect(),
+        let staged =
+            (0..=self.max_latent_stage).map(|s| (Stage::from_count(s), self.epochs_per_stage));
+        let last = (self.last_stage(), self.num_epochs);
+        let planned: Box<dyn Iterator<Item = (Stage, usize)>> = match self.method {
+            Method::Cot => Box::new([(Stage::COT, self.num_epochs)].into_iter()),
+            Method::NoCot | Method::NoCurriculum => Box::new([last].into_iter()),
+            Method::Coconut | Method::NoThoughts | Method::Pause => {
+                Box::new([(Stage::COT, self.cot_epochs)].into_iter().chain(staged).chain([last]))
+            }
         };
         let mut start = 0_usize;
         let mut stages = Vec::new();
         for (stage, epochs) in planned {
+            if start == self.num_epochs {
+                break;
+            }
             let end = start.saturating_add(epochs).min(self.num_epochs);
             if start < end {
                 stages.push((stage, start..end));
@@ -251,7 +256,13 @@ impl Curriculum {
     ///
     /// A text's prompt ends after `eot`. A graph's, from stage 0 on, always has the latents of the last stage
     /// and ends after `[A]`: the published code evaluates so, since earlier stages train no answer.
-    pub fn prompt(&self, example: &Encoded, stage: Stage, markers: Markers, draw: Draw) -> Sequence {
+    pub fn prompt(
+        &self,
+        example: &Encoded,
+        stage: Stage,
+        markers: Markers,
+        draw: Draw,
+    ) -> Sequence {
         let prompt = match example {
             Encoded::Text(text) => self.text_prompt(text, stage, markers),
             Encoded::Graph(graph) if self.speaks_path(stage) || self.method == Method::NoCot => {
@@ -264,9 +275,8 @@ impl Curriculum {
 
     /// The longest row of any stage in the schedule, to be held against the model's context.
     pub fn max_len(&self, example: &Encoded, markers: Markers) -> usize {
-        // Chance changes an order or a label, never a length, except through `uniform_prob`, whose stages
-        // lie between the first and the last of the schedule or are those below.
-        let uniform = (0..=self.max_latent_stage + 1).map(Stage::from_count);
+        // Chance changes an order or a label, never a length, except through `uniform_prob`.
+        let uniform = (0..=example.n_steps()).map(Stage::from_count);
         let uniform = uniform.filter(|_| self.uniform_prob > 0.0);
         let stages = self.stages().into_iter().map(|(stage, _)| stage).chain(uniform);
         let draw = Draw { seed: 0, epoch: 0, index: 0 };
@@ -275,6 +285,28 @@ impl Curriculum {
             Encoded::Graph(graph) => self.graph_sequence(graph, stage, markers, draw).ids.len(),
         });
         lengths.max().unwrap_or(0)
+    }
+
+    /// Refuses a set with an example that does not fit the model's context at some stage; `path` is the
+    /// set's file and `context` the number of positions, less those kept for generation.
+    pub fn check_fits(
+        &self,
+        examples: &[Encoded],
+        markers: Markers,
+        context: usize,
+        path: &Path,
+    ) -> Result<()> {
+        let lengths = examples.iter().map(|example| self.max_len(example, markers));
+        let too_long: Vec<(usize, usize)> =
+            lengths.enumerate().filter(|&(_, length)| length > context).collect();
+        let Some(&(index, length)) = too_long.first() else { return Ok(()) };
+        let problem = format!(
+            "needs {length} positions, the model has {context} ({} of {} examples are too long). Take the long \
+             examples out, lower `c_thought` or `max_latent_stage`, or choose a model with a longer context.",
+            too_long.len(),
+            examples.len()
+        );
+        Err(Error::input(path, format!("example {}", index + 1), problem))
     }
 
     /// `uniform_prob`: now and then another stage than the epoch's, so that earlier ones are not forgotten.
@@ -331,7 +363,10 @@ impl Curriculum {
         let answer = [graph.marks.answer, graph.target, markers.eos];
         if self.speaks_path(stage) {
             let path = graph.path(draw);
-            return Sequence::new(Prompt::new(graph.question(markers, draw)), path.into_iter().chain(answer));
+            return Sequence::new(
+                Prompt::new(graph.question(markers, draw)),
+                path.into_iter().chain(answer),
+            );
         }
         if self.method == Method::NoCot {
             return Sequence::new(Prompt::new(graph.question(markers, draw)), answer);
@@ -345,7 +380,8 @@ impl Curriculum {
             prompt.push_latents(replaced * self.c_thought, markers.latent);
         }
         let layers = if self.frontier { &graph.frontier } else { &graph.neighbor_k };
-        let label = layers.get(replaced + 1).and_then(|layer| layer.choose(&mut draw.rng(Purpose::Label)));
+        let label =
+            layers.get(replaced + 1).and_then(|layer| layer.choose(&mut draw.rng(Purpose::Label)));
         Sequence::new(prompt, label.copied())
     }
 

@@ -70,6 +70,16 @@ impl Encoded {
         }
     }
 
+    /// What a right answer reads like: a text's answer, or the number of a graph's target.
+    ///
+    /// `example` is the one that was encoded; the published graph files carry the answer in words.
+    pub fn expected_answer(&self, example: &Example) -> String {
+        match (self, &example.graph) {
+            (Self::Graph(_), Some(graph)) => graph.target.to_string(),
+            _ => example.answer.clone(),
+        }
+    }
+
     /// What stands before the answer in generated text, unless the prompt already ends with it.
     pub fn answer_mark(&self) -> &'static str {
         match self {
@@ -82,7 +92,7 @@ impl Encoded {
 impl GraphPieces {
     /// The distance from the root to the target.
     pub fn n_steps(&self) -> usize {
-        self.neighbor_k.len() - 1
+        self.neighbor_k.len().saturating_sub(1)
     }
 }
 
@@ -151,8 +161,10 @@ pub fn encode_texts(
     examples: &[Example],
     tokenizer: &Tokenizer,
 ) -> Result<(Vec<Encoded>, Findings)> {
-    let checked: Vec<Checked> =
-        examples.par_iter().map(|example| encode_checked(example, tokenizer)).collect::<Result<_>>()?;
+    let checked: Vec<Checked> = examples
+        .par_iter()
+        .map(|example| encode_checked(example, tokenizer))
+        .collect::<Result<_>>()?;
     let mut findings = Findings::default();
     let mut encoded = Vec::with_capacity(checked.len());
     for (index, checked) in checked.into_iter().enumerate() {
@@ -186,8 +198,14 @@ fn encode_checked(example: &Example, tokenizer: &Tokenizer) -> Result<Checked> {
         step_texts.iter().map(|step| tokenizer.encode(step, false)).collect::<Result<_>>()?;
     let answer = tokenizer.encode(&answer_text, false)?;
 
-    let whole = tokenizer.encode(&[question_text, step_texts.concat(), answer_text].concat(), true)?;
-    let pieces: Vec<u32> = [&question].into_iter().chain(&steps).chain([&answer]).flat_map(|tokens| tokens.ids.iter().copied()).collect();
+    let whole =
+        tokenizer.encode(&[question_text, step_texts.concat(), answer_text].concat(), true)?;
+    let pieces: Vec<u32> = [&question]
+        .into_iter()
+        .chain(&steps)
+        .chain([&answer])
+        .flat_map(|tokens| tokens.ids.iter().copied())
+        .collect();
     let differs = (pieces != whole.ids).then(|| first_difference(&pieces, &whole.ids, tokenizer));
 
     let spoken = tokenizer.decode(&answer.ids)?;
@@ -234,12 +252,17 @@ pub fn encode_graphs(
 ) -> Result<Vec<Encoded>> {
     let mark = |mark: &str| {
         tokenizer.id_of(mark).ok_or_else(|| {
-            let problem = format!("has no token `{mark}`; the graph task needs a tokenizer made for it");
+            let problem =
+                format!("has no token `{mark}`; the graph task needs a tokenizer made for it");
             Error::input(tokenizer.origin(), "", problem)
         })
     };
-    let marks =
-        GraphMarks { bar: mark("|")?, question: mark("[Q]")?, root: mark("[R]")?, answer: mark("[A]")? };
+    let marks = GraphMarks {
+        bar: mark("|")?,
+        question: mark("[Q]")?,
+        root: mark("[R]")?,
+        answer: mark("[A]")?,
+    };
     let numbered = examples.iter().enumerate();
     numbered
         .map(|(index, example)| {
@@ -279,22 +302,26 @@ fn graph_pieces(
         target: token(graph.target)?,
         neg_target: token(graph.neg_target)?,
         neighbor_k: on_path.iter().map(all).collect::<Result<_, _>>()?,
-        frontier: graph.frontier_layers().iter().take(on_path.len()).map(all).collect::<Result<_, _>>()?,
+        frontier: graph
+            .frontier_layers()
+            .iter()
+            .take(on_path.len())
+            .map(all)
+            .collect::<Result<_, _>>()?,
         marks,
     })
 }
 
 /// Compares the file's `neighbor_k`, where it gives one, with what the edges say.
-fn contradicts(
-    given: &BTreeMap<usize, Vec<usize>>,
-    computed: &[Vec<usize>],
-) -> Result<(), String> {
+fn contradicts(given: &BTreeMap<usize, Vec<usize>>, computed: &[Vec<usize>]) -> Result<(), String> {
     for (&k, nodes) in given {
         let mut nodes = nodes.clone();
         nodes.sort_unstable();
         let expected = computed.get(k).map_or(&[][..], Vec::as_slice);
         if nodes != expected {
-            return Err(format!("`neighbor_k` at {k} is {nodes:?}, but by the edges it is {expected:?}"));
+            return Err(format!(
+                "`neighbor_k` at {k} is {nodes:?}, but by the edges it is {expected:?}"
+            ));
         }
     }
     Ok(())
@@ -326,10 +353,14 @@ mod tests {
     fn findings_name_the_first_example() {
         let tokenizer = Tokenizer::build([&example()], Units::Words, Path::new("t")).unwrap();
         let strange = Example::new("Is Tom a dog?", [""; 0], "1 2");
-        let (_, findings) = encode_texts(&[example(), strange.clone(), strange], &tokenizer).unwrap();
+        let (_, findings) =
+            encode_texts(&[example(), strange.clone(), strange], &tokenizer).unwrap();
         let unknown = findings.unknown.clone().unwrap();
         assert_eq!((unknown.example, unknown.count, unknown.what.as_str()), (2, 2, "dog"));
-        assert_eq!(findings.unreadable.clone().unwrap().what, "the answer `1 2` is decoded as `12`");
+        assert_eq!(
+            findings.unreadable.clone().unwrap().what,
+            "the answer `1 2` is decoded as `12`"
+        );
         assert_eq!(findings.warnings().len(), 2);
     }
 

@@ -24,7 +24,7 @@ pub struct Example {
 /// A directed graph in which one of two nodes can be reached from the root.
 ///
 /// Nodes are numbers from 0. Field names are those of the ProsQA files.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Graph {
     /// `[from, to]` pairs.
     pub edges: Vec<[usize; 2]>,
@@ -71,7 +71,8 @@ impl Example {
     /// and `neg_target` are there and are numbers, since other data may use such names for other things.
     pub fn from_json(value: Value) -> Result<Self, FieldProblem> {
         let Value::Object(mut fields) = value else {
-            let problem = format!("each example must be an object, this is {}", kind(&value));
+            let problem =
+                format!("is missing: an example must be an object, this is {}", kind(&value));
             return Err(FieldProblem { field: "question", problem });
         };
         let question = match fields.remove("question") {
@@ -97,8 +98,7 @@ fn step_from_json((index, step): (usize, Value)) -> Result<String, FieldProblem>
     match step {
         Value::String(text) => Ok(text),
         other => {
-            let problem =
-                format!("item {} must be a string, this is {}", index + 1, kind(&other));
+            let problem = format!("item {} must be a string, this is {}", index + 1, kind(&other));
             Err(FieldProblem { field: "steps", problem })
         }
     }
@@ -126,10 +126,11 @@ fn kind(value: &Value) -> &'static str {
 impl Graph {
     fn from_json(fields: &Map<String, Value>) -> Option<Self> {
         let number = |name: &str| fields.get(name).and_then(as_node);
-        let edges = fields.get("edges")?.as_array()?.iter().map(|edge| match edge.as_array()?.as_slice() {
-            [from, to] => Some([as_node(from)?, as_node(to)?]),
-            _ => None,
-        });
+        let edges =
+            fields.get("edges")?.as_array()?.iter().map(|edge| match edge.as_array()?.as_slice() {
+                [from, to] => Some([as_node(from)?, as_node(to)?]),
+                _ => None,
+            });
         let neighbor_k = match fields.get("neighbor_k") {
             None => BTreeMap::new(),
             Some(layers) => layers
@@ -299,8 +300,7 @@ mod tests {
     fn field_at_fault_is_named() {
         let missing = Example::from_json(json!({"question": "q", "answer": "a"})).unwrap_err();
         assert_eq!(missing.field, "steps");
-        let wrong =
-            Example::from_json(json!({"question": "q", "steps": ["a", 3], "answer": "a"}));
+        let wrong = Example::from_json(json!({"question": "q", "steps": ["a", 3], "answer": "a"}));
         assert_eq!(wrong.unwrap_err().problem, "item 2 must be a string, this is a number");
     }
 }

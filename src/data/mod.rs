@@ -14,6 +14,7 @@
 //! | how an example becomes pieces of ids | [`encode`] |
 //! | which tokens a stage shows, and which it trains | [`curriculum`] |
 //! | a generated task | [`tasks`] |
+//! | the statistics of a set | [`stats`] |
 //! | how chance is drawn | [`draw`] |
 //! | how rows are laid out (the only place here with tensors) | [`batch`] |
 
@@ -23,6 +24,7 @@ pub mod draw;
 pub mod encode;
 pub mod example;
 pub mod read;
+pub mod stats;
 pub mod tasks;
 pub mod tokenizer;
 pub mod write;

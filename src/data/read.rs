@@ -92,7 +92,11 @@ fn read_json_lines(path: &Path, text: &str, limit: usize) -> Result<Vec<Example>
         .collect()
 }
 
-fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str, lines_before: usize) -> Result<T> {
+fn parse<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    text: &str,
+    lines_before: usize,
+) -> Result<T> {
     serde_json::from_str(text).map_err(|error| {
         let place = format!("line {}", lines_before + error.line().max(1));
         let problem = if error.is_eof() {
@@ -127,14 +131,19 @@ fn read_prontoqa(path: &Path, text: &str, limit: usize) -> Result<Vec<Example>> 
                     Error::input(path, place.clone(), problem)
                 })
             };
-            let chain: Option<Vec<&str>> =
-                test["chain_of_thought"].as_array().and_then(|chain| chain.iter().map(Value::as_str).collect());
+            let chain: Option<Vec<&str>> = test["chain_of_thought"]
+                .as_array()
+                .and_then(|chain| chain.iter().map(Value::as_str).collect());
             let chain = chain.ok_or_else(|| {
                 let problem = "the field `test_example.chain_of_thought` must be a list of strings";
                 Error::input(path, place.clone(), problem)
             })?;
             let steps = chain.chunks(2).map(|pair| pair.join(" "));
-            Ok(Example::new(format!("{} {}", field("question")?, field("query")?), steps, field("answer")?))
+            Ok(Example::new(
+                format!("{} {}", field("question")?, field("query")?),
+                steps,
+                field("answer")?,
+            ))
         })
         .collect()
 }
@@ -147,7 +156,8 @@ fn read_icot(path: &Path, text: &str, limit: usize) -> Result<Vec<Example>> {
         .map(|(index, (line_index, line))| {
             icot_example(line).ok_or_else(|| {
                 let place = format!("example {} (line {})", index + 1, line_index + 1);
-                let problem = "an iCoT line must read `question||steps #### answer`, with an answer";
+                let problem =
+                    "an iCoT line must read `question||steps #### answer`, with an answer";
                 Error::input(path, place, problem)
             })
         })
@@ -188,7 +198,6 @@ mod tests {
         (folder, path)
     }
 
-
     fn loaded_from(content: &str) -> Result<Vec<Example>> {
         let (_folder, path) = file(content);
         load(&path, None)
@@ -202,7 +211,8 @@ mod tests {
 
     #[test]
     fn icot_lines() {
-        let (_folder, path) = file("A, B||<<1+1=2>> <<2*3=6>> #### 1,450\r\n\nC?||#### -3\nD|| #### .5");
+        let (_folder, path) =
+            file("A, B||<<1+1=2>> <<2*3=6>> #### 1,450\r\n\nC?||#### -3\nD|| #### .5");
         assert_eq!(
             load(&path, None).unwrap(),
             [
@@ -252,10 +262,16 @@ mod tests {
             ("[]", "has no examples"),
             ("hello", "neither JSON nor iCoT"),
             (&format!("[{good},\n{good},"), "line 2: the JSON ends in the middle"),
-            (&format!("{good}\n{{\"question\": \"b\", \"st"), "line 2: the JSON ends in the middle"),
+            (
+                &format!("{good}\n{{\"question\": \"b\", \"st"),
+                "line 2: the JSON ends in the middle",
+            ),
             (&format!("[{good},\n\n{good} {good}]"), "line 3: is not valid JSON"),
             (r#"[{"steps":[],"answer":"1"}]"#, "example 1: the field `question` is missing"),
-            (&format!("{good}\n{{\"question\":\"b\"}}"), "example 2 (line 2): the field `steps` is missing"),
+            (
+                &format!("{good}\n{{\"question\":\"b\"}}"),
+                "example 2 (line 2): the field `steps` is missing",
+            ),
             ("a||b #### 3\nc|| #### ", "example 2 (line 2): an iCoT line"),
         ] {
             let message = refused(content);

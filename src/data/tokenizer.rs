@@ -124,7 +124,8 @@ impl Tokenizer {
     ) -> Result<Self> {
         let base = [PAD, EOS, UNK, START_LATENT, END_LATENT, LATENT, "\n", ANSWER_MARK, "<<", ">>"];
         let digits = ('0'..='9').chain("+-*/=.".chars()).map(String::from);
-        let mut vocabulary: Vec<String> = base.map(String::from).into_iter().chain(digits).collect();
+        let mut vocabulary: Vec<String> =
+            base.map(String::from).into_iter().chain(digits).collect();
 
         let cutter = Self::from_vocabulary(&vocabulary, units, origin)?;
         let mut found = BTreeSet::new();
@@ -157,12 +158,14 @@ impl Tokenizer {
     ) -> Result<Self> {
         let failed = |error: tokenizers::Error| Error::input(&origin, "", error.to_string());
         inner.with_padding(None).with_truncation(None).map_err(failed)?;
-        let markers = [START_LATENT, END_LATENT, LATENT].map(|marker| AddedToken::from(marker, true));
+        let markers =
+            [START_LATENT, END_LATENT, LATENT].map(|marker| AddedToken::from(marker, true));
         inner.add_special_tokens(markers).map_err(failed)?;
 
         let id = |token: &str| {
             inner.token_to_id(token).ok_or_else(|| {
-                let problem = format!("has no token `{token}`, which `tokenizer_config.json` names");
+                let problem =
+                    format!("has no token `{token}`, which `tokenizer_config.json` names");
                 Error::input(&origin, "", problem)
             })
         };
@@ -173,8 +176,7 @@ impl Tokenizer {
         })?;
         let eos = id(eos)?;
         let pad = token_named(&config, "pad_token").map_or(Ok(eos), id)?;
-        let [start_latent, end_latent, latent] =
-            [id(START_LATENT)?, id(END_LATENT)?, id(LATENT)?];
+        let [start_latent, end_latent, latent] = [id(START_LATENT)?, id(END_LATENT)?, id(LATENT)?];
         let markers = Markers { start_latent, end_latent, latent, eos, pad };
         // GPT-2 names its eos as unknown token, yet its bytes cover every text: nothing is unknown to it.
         let unknown = token_named(&config, "unk_token").and_then(|token| inner.token_to_id(token));
@@ -186,7 +188,11 @@ impl Tokenizer {
 fn read_object(path: &Path) -> Result<Map<String, Value>> {
     match fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-            Error::input(path, format!("line {}", error.line()), format!("is not a JSON object: {error}"))
+            Error::input(
+                path,
+                format!("line {}", error.line()),
+                format!("is not a JSON object: {error}"),
+            )
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Map::new()),
         Err(error) => Err(Error::io("read", path)(error)),
@@ -213,7 +219,10 @@ impl Units {
     pub fn for_symbols(examples: &[Example]) -> Self {
         let spaced = examples.iter().all(|example| {
             let texts = std::iter::once(&example.question).chain(&example.steps);
-            texts.chain([&example.answer]).flat_map(|text| text.split_whitespace()).all(is_one_symbol)
+            texts
+                .chain([&example.answer])
+                .flat_map(|text| text.split_whitespace())
+                .all(is_one_symbol)
         });
         if spaced { Self::Symbols } else { Self::Characters }
     }
@@ -230,27 +239,23 @@ impl Units {
 
     /// How tokens become text again, given that the blanks between them are gone.
     fn decoder(self) -> Value {
-        let join = |prefix: &str| match prefix {
-            // WordPiece is the one decoder that puts a blank between tokens; its prefix, which would
-            // suppress the blank, is a character that no token begins with.
-            " " => json!({"type": "WordPiece", "prefix": "\u{1}", "cleanup": false}),
-            _ => json!({"type": "Fuse"}),
-        };
-        let replace = |pattern: &str, content: &str| {
-            json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content})
-        };
-        let newlines = || replace(" ?\n ?", "\n");
+        // WordPiece is the one decoder that puts a blank between tokens; its prefix, which would suppress
+        // the blank, is a character that no token begins with.
+        let spaced = json!({"type": "WordPiece", "prefix": "\u{1}", "cleanup": false});
+        let joined = json!({"type": "Fuse"});
+        let replace = |pattern: &str, content: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content});
+        let newlines = replace(" ?\n ?", "\n");
         let decoders = match self {
             Self::Words => json!([
-                join(" "),
-                {"type": "Fuse"},
-                newlines(),
+                spaced,
+                joined,
+                newlines,
                 replace(" (?=[.,?!:;%)])", ""),
                 // Digits and operators are tokens each; a number or a calculation is written together.
                 replace("(?<=[0-9.+*/=<>-]) (?=[0-9.+*/=<>-])", ""),
             ]),
-            Self::Symbols => json!([join(" "), {"type": "Fuse"}, newlines()]),
-            Self::Characters => json!([join(""), replace("###", "### ")]),
+            Self::Symbols => json!([spaced, joined, newlines]),
+            Self::Characters => json!([joined, replace("###", "### ")]),
         };
         json!({"type": "Sequence", "decoders": decoders})
     }
@@ -427,7 +432,11 @@ mod tests {
 
     fn words() -> Tokenizer {
         let steps = ["Tom is a terpus.", "Every terpus is a brimpus."];
-        let example = Example::new("Every terpus is a brimpus. Is Tom a brimpus or lempus?", steps, "Tom is a brimpus.");
+        let example = Example::new(
+            "Every terpus is a brimpus. Is Tom a brimpus or lempus?",
+            steps,
+            "Tom is a brimpus.",
+        );
         Tokenizer::build([&example], Units::Words, Path::new("words")).unwrap()
     }
 
@@ -449,10 +458,14 @@ mod tests {
     #[test]
     fn words_and_punctuation_are_tokens() {
         assert_eq!(tokens(&words(), "Is Tom a\nlempus?"), ["Is", "Tom", "a", "\n", "lempus", "?"]);
-        assert_eq!(tokens(&words(), "<<16-3=13>>\n### 13"), [
-            "<<", "1", "6", "-", "3", "=", "1", "3", ">>", "\n", "###", "1", "3"
-        ]);
-        assert_eq!(tokens(&characters(), "12*3\n### -4"), ["1", "2", "*", "3", "\n", "###", "-", "4"]);
+        assert_eq!(
+            tokens(&words(), "<<16-3=13>>\n### 13"),
+            ["<<", "1", "6", "-", "3", "=", "1", "3", ">>", "\n", "###", "1", "3"]
+        );
+        assert_eq!(
+            tokens(&characters(), "12*3\n### -4"),
+            ["1", "2", "*", "3", "\n", "###", "-", "4"]
+        );
         assert_eq!(tokens(&digits(), "5 1 ( 2\n### 6"), ["5", "1", "(", "2", "\n", "###", "6"]);
     }
 
@@ -472,7 +485,10 @@ mod tests {
 
     #[test]
     fn unknown_words_are_reported() {
-        assert_eq!(words().encode("Tom is a wumpus.", false).unwrap().unknown.as_deref(), Some("wumpus"));
+        assert_eq!(
+            words().encode("Tom is a wumpus.", false).unwrap().unknown.as_deref(),
+            Some("wumpus")
+        );
         assert_eq!(words().encode("Tom is a lempus.", false).unwrap().unknown, None);
     }
 
@@ -480,17 +496,33 @@ mod tests {
     fn markers_are_single_tokens() {
         let tokenizer = words();
         let markers = tokenizer.markers();
-        let ids = tokenizer.encode("a<|start-latent|><|latent|><|latent|><|end-latent|>Tom", false).unwrap().ids;
-        assert_eq!(ids[1..5], [markers.start_latent, markers.latent, markers.latent, markers.end_latent]);
+        let ids = tokenizer
+            .encode("a<|start-latent|><|latent|><|latent|><|end-latent|>Tom", false)
+            .unwrap()
+            .ids;
+        assert_eq!(
+            ids[1..5],
+            [markers.start_latent, markers.latent, markers.latent, markers.end_latent]
+        );
         assert_eq!(tokenizer.marker_source(), tokenizer.id_of("<<"));
     }
 
     #[test]
     fn graph_ids_are_the_published_ones() {
         let tokenizer = Tokenizer::for_graphs(31, Path::new("graphs")).unwrap();
-        for (token, id) in [("0", 0), ("30", 30), (START_LATENT, 31), (END_LATENT, 32), (LATENT, 33),
-            ("|", 34), ("[Q]", 35), ("[R]", 36), ("[A]", 37), ("<eos>", 38), ("<|no-answer|>", 39)]
-        {
+        for (token, id) in [
+            ("0", 0),
+            ("30", 30),
+            (START_LATENT, 31),
+            (END_LATENT, 32),
+            (LATENT, 33),
+            ("|", 34),
+            ("[Q]", 35),
+            ("[R]", 36),
+            ("[A]", 37),
+            ("<eos>", 38),
+            ("<|no-answer|>", 39),
+        ] {
             assert_eq!(tokenizer.id_of(token), Some(id), "{token}");
         }
         assert_eq!(tokenizer.markers().pad, 38);
@@ -500,7 +532,9 @@ mod tests {
     #[test]
     fn saved_tokenizer_is_loaded_with_the_same_ids() {
         let folder = tempfile::tempdir().unwrap();
-        for tokenizer in [words(), characters(), digits(), Tokenizer::for_graphs(5, Path::new("g")).unwrap()] {
+        for tokenizer in
+            [words(), characters(), digits(), Tokenizer::for_graphs(5, Path::new("g")).unwrap()]
+        {
             tokenizer.save(folder.path()).unwrap();
             let loaded = Tokenizer::load(folder.path()).unwrap();
             assert_eq!(loaded.inner.get_vocab(true), tokenizer.inner.get_vocab(true));
@@ -532,9 +566,15 @@ mod tests {
         let path = folder.path().join("tokenizer.json");
         fs::write(&path, "{\"version\": ").unwrap();
         assert!(Tokenizer::load(&path).unwrap_err().to_string().contains("is not a tokenizer"));
-        fs::write(&path, r#"{"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+        fs::write(
+            &path,
+            r#"{"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
             "post_processor": null, "decoder": null, "truncation": null, "padding": null,
-            "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}"#).unwrap();
-        assert!(Tokenizer::load(&path).unwrap_err().to_string().contains("no end-of-sequence token"));
+            "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}"#,
+        )
+        .unwrap();
+        assert!(
+            Tokenizer::load(&path).unwrap_err().to_string().contains("no end-of-sequence token")
+        );
     }
 }

@@ -13,8 +13,9 @@ pub fn write_json(path: &Path, examples: &[Example]) -> Result<()> {
     let mut text = String::from("[");
     for (index, example) in examples.iter().enumerate() {
         text.push_str(if index == 0 { "\n" } else { ",\n" });
-        let line = serde_json::to_string(example)
-            .map_err(|error| Error::input(path, format!("example {}", index + 1), error.to_string()))?;
+        let line = serde_json::to_string(example).map_err(|error| {
+            Error::input(path, format!("example {}", index + 1), error.to_string())
+        })?;
         text.push_str(&line);
     }
     text.push_str("\n]\n");
@@ -58,7 +59,8 @@ mod tests {
     fn written_examples_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/set.json");
-        let examples = [Example::new("1+1", ["<<1+1=2>>"], "2"), Example::new("“q”\n", [""; 0], "a")];
+        let examples =
+            [Example::new("1+1", ["<<1+1=2>>"], "2"), Example::new("“q”\n", [""; 0], "a")];
         write_json(&path, &examples).unwrap();
         write_json(&path, &examples).unwrap();
         assert_eq!(read::load(&path, None).unwrap(), examples);

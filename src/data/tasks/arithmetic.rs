@@ -140,7 +140,8 @@ mod tests {
             (Arithmetic { modulus: Some(1), ..good.clone() }, "modulus"),
             (Arithmetic { n_operations: 1..=30, modulus: None, ..good }, "overflow"),
         ] {
-            let message = generate(&Task::Arithmetic(bad), 1, 0, &HashSet::new()).unwrap_err().to_string();
+            let message =
+                generate(&Task::Arithmetic(bad), 1, 0, &HashSet::new()).unwrap_err().to_string();
             assert!(message.contains(words), "{message:?} lacks {words:?}");
         }
     }

@@ -1,6 +1,10 @@
 //! Generated tasks: each file makes one kind of example, this one makes sets of them.
 
 pub mod arithmetic;
+pub mod dag;
+pub mod graph;
+pub mod multiply;
+pub mod prosqa;
 
 use std::collections::HashSet;
 
@@ -14,25 +18,55 @@ use crate::{Error, Result, rng};
 pub enum Task {
     /// Chains of operations, evaluated from left to right.
     Arithmetic(arithmetic::Arithmetic),
+    /// Reachability in a directed graph, in symbols.
+    Graph(dag::Shape),
+    /// Multiplication, digit by digit.
+    Multiply(multiply::Multiply),
+    /// Reachability in a directed graph, in words.
+    Prosqa(dag::Shape),
 }
 
 impl Task {
+    /// The names of all tasks.
+    pub const NAMES: [&'static str; 4] = ["arithmetic", "graph", "multiply", "prosqa"];
+
+    /// A task with its default settings, those of the published files where there are such.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "arithmetic" => Some(Self::Arithmetic(arithmetic::Arithmetic::default())),
+            "graph" => Some(Self::Graph(graph::published_shape())),
+            "multiply" => Some(Self::Multiply(multiply::Multiply::default())),
+            "prosqa" => Some(Self::Prosqa(prosqa::published_shape())),
+            _ => None,
+        }
+    }
+
     /// The task's name on the command line and in recipes.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Arithmetic(_) => "arithmetic",
+            Self::Graph(_) => "graph",
+            Self::Multiply(_) => "multiply",
+            Self::Prosqa(_) => "prosqa",
         }
     }
 
     fn check(&self) -> Result<(), String> {
         match self {
             Self::Arithmetic(task) => task.check(),
+            Self::Graph(shape) => shape.check(),
+            Self::Multiply(task) => task.check(),
+            Self::Prosqa(shape) => prosqa::check(shape),
         }
     }
 
+    /// One example, or `None` if what was drawn does not fit the settings.
     fn example(&self, rng: &mut ChaCha8Rng) -> Option<Example> {
         match self {
             Self::Arithmetic(task) => Some(task.example(rng)),
+            Self::Graph(shape) => graph::example(shape, rng),
+            Self::Multiply(task) => Some(task.example(rng)),
+            Self::Prosqa(shape) => prosqa::example(shape, rng),
         }
     }
 }
