@@ -4,10 +4,22 @@
 //! exists for the tensor's backend and type, and a body of Burn's primitive operations
 //! ([`primitive`]) everywhere else. Both give the same values and gradients to rounding.
 
+mod attention;
+mod cross_entropy;
+mod flex;
+mod gelu;
+mod matrix;
+mod norm;
 pub mod primitive;
+pub mod simd;
 mod visible;
 
 use burn::tensor::{Int, Tensor};
+
+use cross_entropy::CrossEntropy;
+use flex::{apply, fusable};
+use gelu::Gelu;
+use norm::{LayerNorm, RmsNorm};
 
 pub use visible::{Heads, Visible};
 
@@ -15,14 +27,37 @@ pub use visible::{Heads, Visible};
 ///
 /// `x`: any shape; the result has the same shape. Source: Hendrycks and Gimpel 2016.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    primitive::gelu(x)
+    if !fusable(&x) {
+        return primitive::gelu(x);
+    }
+    apply(Gelu, [x.into_dispatch()])
 }
 
 /// Layer norm over the last dimension with its affine part.
 ///
 /// `x: [batch, seq, d_model]`, `weight, bias: [d_model]`; result `[batch, seq, d_model]`.
 pub fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<3> {
-    primitive::layer_norm(x, weight, bias, eps)
+    if !(fusable(&x) && fusable(&weight) && fusable(&bias)) {
+        return primitive::layer_norm(x, weight, bias, eps);
+    }
+    let [_, _, d_model] = x.dims();
+    assert_eq!([weight.dims(), bias.dims()], [[d_model]; 2], "one weight and bias a feature");
+    apply(
+        LayerNorm { eps: eps as f32 },
+        [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()],
+    )
+}
+
+/// RMS norm over the last dimension with its weight.
+///
+/// `x: [batch, seq, d_model]`, `weight: [d_model]`; result `[batch, seq, d_model]`.
+pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
+    if !(fusable(&x) && fusable(&weight)) {
+        return primitive::rms_norm(x, weight, eps);
+    }
+    let [_, _, d_model] = x.dims();
+    assert_eq!(weight.dims(), [d_model], "one weight a feature");
+    apply(RmsNorm { eps: eps as f32 }, [x.into_dispatch(), weight.into_dispatch()])
 }
 
 /// `x · weight + bias`, the weight stored `[d_in, d_out]` as GPT-2's checkpoints have it.
@@ -49,6 +84,9 @@ pub fn embedding(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
 /// * `dropout`: the probability with which an attention weight is zeroed (0 when evaluating).
 ///
 /// Result: `[batch, new, q · dim]`, heads side by side.
+///
+/// # Panics
+/// If the shapes do not fit one another.
 pub fn attention(
     qkv: Tensor<3>,
     past: &[Tensor<3>],
@@ -56,13 +94,32 @@ pub fn attention(
     visible: &Visible,
     dropout: f64,
 ) -> Tensor<3> {
-    primitive::attention(qkv, past, heads, visible, dropout)
+    let [batch, new, packed] = qkv.dims();
+    let columns = new + past.iter().map(|chunk| chunk.dims()[1]).sum::<usize>();
+    assert_eq!(packed, heads.packed(), "width of a packed row");
+    assert!(past.iter().all(|x| x.dims()[0] == batch && x.dims()[2] == packed), "past chunks fit");
+    assert_eq!((visible.batch(), visible.columns()), (batch, columns), "one cell a row and column");
+    assert!(heads.query.is_multiple_of(heads.key_value), "query heads share key heads evenly");
+    if dropout > 0.0 || !fusable(&qkv) || !past.iter().all(fusable) {
+        return primitive::attention(qkv, past, heads, visible, dropout);
+    }
+    attention::attention(qkv, past, heads, visible)
 }
 
 /// Sum over rows of the cross entropy of `hidden · weightᵀ` against `targets`.
 ///
 /// `hidden: [rows, d_model]`, `weight: [vocab, d_model]` (the output head), `targets: [rows]`;
-/// result `[1]`, in nats.
+/// result `[1]`, in nats. Where gradients are wanted they are computed along with the loss: for
+/// evaluation, call this without autodiff.
+///
+/// # Panics
+/// If a target is not below `vocab`.
 pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    primitive::cross_entropy(hidden, weight, targets)
+    if !(fusable(&hidden) && fusable(&weight)) {
+        return primitive::cross_entropy(hidden, weight, targets);
+    }
+    let ([rows, d_model], [vocab, width]) = (hidden.dims(), weight.dims());
+    assert_eq!((rows, d_model), (targets.dims()[0], width), "hidden fits targets and weight");
+    let op = CrossEntropy { targets: flex::indices(targets, vocab) };
+    apply(op, [hidden.into_dispatch(), weight.into_dispatch()])
 }

@@ -1,7 +1,7 @@
 //! The same operations from Burn's primitive ones: what every device can run, and what the fused
 //! bodies are tested against.
 
-use burn::tensor::{DType, Distribution, Int, Tensor, TensorData, activation};
+use burn::tensor::{Distribution, Int, Tensor, TensorData, activation};
 
 use crate::{Heads, Visible};
 
@@ -15,6 +15,12 @@ pub fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) ->
     let centred = x.clone() - x.mean_dim(2); // [batch, seq, d_model]
     let variance = centred.clone().square().mean_dim(2); // [batch, seq, 1]
     centred / (variance + eps).sqrt() * weight.unsqueeze() + bias.unsqueeze()
+}
+
+/// See [`crate::rms_norm`].
+pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
+    let mean_square = x.clone().square().mean_dim(2); // [batch, seq, 1]
+    x / (mean_square + eps).sqrt() * weight.unsqueeze()
 }
 
 /// See [`crate::linear`].
@@ -50,11 +56,7 @@ pub fn attention(
     let group = query / key_value;
     let (q_width, kv_width) = (query * dim, key_value * dim);
 
-    let q = qkv
-        .clone()
-        .narrow(2, 0, q_width)
-        .reshape([batch, new, query, dim])
-        .swap_dims(1, 2); // [batch, query, new, dim]
+    let q = qkv.clone().narrow(2, 0, q_width).reshape([batch, new, query, dim]).swap_dims(1, 2); // [batch, query, new, dim]
     let all = if past.is_empty() {
         qkv
     } else {
@@ -93,12 +95,16 @@ fn causal_bias(visible: &Visible, new: usize, like: &Tensor<3>) -> Tensor<4> {
     for row in 0..batch {
         let cells = visible.row(row);
         for query in columns - new..columns {
-            bias.extend(cells.iter().enumerate().map(|(column, &seen)| {
-                if seen && column <= query { 0.0f32 } else { -1e9 }
-            }));
+            bias.extend(
+                cells.iter().enumerate().map(
+                    |(column, &seen)| {
+                        if seen && column <= query { 0.0f32 } else { -1e9 }
+                    },
+                ),
+            );
         }
     }
-    let options = (&like.device(), DType::from(like.dtype()));
+    let options = (&like.device(), like.dtype());
     Tensor::from_data(TensorData::new(bias, [batch, 1, new, columns]), options)
 }
 
@@ -106,7 +112,5 @@ fn causal_bias(visible: &Visible, new: usize, like: &Tensor<3>) -> Tensor<4> {
 pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let [rows] = targets.dims();
     let logits = hidden.matmul(weight.transpose()); // [rows, vocab]
-    -activation::log_softmax(logits, 1)
-        .gather(1, targets.reshape([rows, 1]))
-        .sum()
+    -activation::log_softmax(logits, 1).gather(1, targets.reshape([rows, 1])).sum()
 }
