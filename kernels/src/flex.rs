@@ -147,7 +147,8 @@ fn apply_tracked<F: Fused<N>, const N: usize>(op: F, operands: [Tracked; N]) -> 
     }
 }
 
-fn plain(x: DispatchTensor) -> FlexTensor {
+/// What lies under a [`fusable`] operand, with or without its place in the graph.
+pub(crate) fn plain(x: DispatchTensor) -> FlexTensor {
     match x.kind {
         DispatchTensorKind::Flex(BackendTensor::Float(x)) => x,
         DispatchTensorKind::Autodiff(inner) => match *inner {

@@ -4,23 +4,31 @@
 //! exists for the tensor's backend and type, and a body of Burn's primitive operations
 //! ([`primitive`]) everywhere else. Both give the same values and gradients to rounding.
 
+mod adamw;
 mod attention;
 mod cross_entropy;
+mod embedding;
 mod flex;
 mod gelu;
+mod linear;
 mod matrix;
 mod norm;
 pub mod primitive;
 pub mod simd;
+mod swiglu;
 mod visible;
 
 use burn::tensor::{Int, Tensor};
 
 use cross_entropy::CrossEntropy;
+use embedding::Embedding;
 use flex::{apply, fusable};
 use gelu::Gelu;
+use linear::Linear;
 use norm::{LayerNorm, RmsNorm};
+use swiglu::SwiGlu;
 
+pub use adamw::AdamW;
 pub use visible::{Heads, Visible};
 
 /// Gaussian error linear unit in its tanh form, GPT-2's `gelu_new`.
@@ -31,6 +39,17 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
         return primitive::gelu(x);
     }
     apply(Gelu, [x.into_dispatch()])
+}
+
+/// `gate · σ(gate) · up`, the gated unit of Llama and its kin.
+///
+/// `gate` and `up` have one shape, and so has the result.
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    if !(fusable(&gate) && fusable(&up)) {
+        return primitive::swiglu(gate, up);
+    }
+    assert_eq!(gate.dims(), up.dims(), "gate and up have one shape");
+    apply(SwiGlu, [gate.into_dispatch(), up.into_dispatch()])
 }
 
 /// Layer norm over the last dimension with its affine part.
@@ -64,12 +83,32 @@ pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
 ///
 /// `x: [batch, seq, d_in]`, `bias: [d_out]`; result `[batch, seq, d_out]`.
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
-    primitive::linear(x, weight, bias)
+    if !(fusable(&x) && fusable(&weight) && bias.as_ref().is_none_or(fusable)) {
+        return primitive::linear(x, weight, bias);
+    }
+    let ([_, _, width], [d_in, d_out]) = (x.dims(), weight.dims());
+    assert_eq!(width, d_in, "the weight takes rows of x");
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    match bias {
+        None => apply(Linear, [x, weight]),
+        Some(bias) => {
+            assert_eq!(bias.dims(), [d_out], "one bias a feature");
+            apply(Linear, [x, weight, bias.into_dispatch()])
+        }
+    }
 }
 
 /// Rows of `weight: [vocab, d_model]` picked by `ids: [batch, seq]`; result `[batch, seq, d_model]`.
+///
+/// # Panics
+/// If an id is not below `vocab`.
 pub fn embedding(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
-    primitive::embedding(weight, ids)
+    if !fusable(&weight) {
+        return primitive::embedding(weight, ids);
+    }
+    let shape = ids.dims();
+    let ids = flex::indices(ids, weight.dims()[0]);
+    apply(Embedding { ids, shape }, [weight.into_dispatch()])
 }
 
 /// Causal attention of the newest columns over all columns so far.
@@ -122,4 +161,32 @@ pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, In
     assert_eq!((rows, d_model), (targets.dims()[0], width), "hidden fits targets and weight");
     let op = CrossEntropy { targets: flex::indices(targets, vocab) };
     apply(op, [hidden.into_dispatch(), weight.into_dispatch()])
+}
+
+/// One step of AdamW on one parameter: the new parameter and the new moments.
+///
+/// All operands have one shape and no place in an autodiff graph ([`Tensor::inner`]), and neither
+/// have the results. `moments` are the running means of the gradient and of its square, zeros at
+/// first. Whatever storage nobody else holds is updated in place: give up the parameter
+/// (`Param::consume`) rather than a clone of it.
+pub fn adamw<const D: usize>(
+    param: Tensor<D>,
+    grad: Tensor<D>,
+    moments: [Tensor<D>; 2],
+    settings: &AdamW,
+) -> (Tensor<D>, [Tensor<D>; 2]) {
+    if !(fusable(&param) && fusable(&grad) && moments.iter().all(fusable)) {
+        return primitive::adamw(param, grad, moments, settings);
+    }
+    assert!(
+        [&grad, &moments[0], &moments[1]].iter().all(|x| x.dims() == param.dims()),
+        "gradient and moments have the parameter's shape"
+    );
+    adamw::step(param, grad, moments, settings)
+}
+
+/// `Σ x²` in double precision. The norm of all gradients is the root of these, summed in a fixed
+/// order; clipping it is [`AdamW::grad_scale`]` = min(1, max_norm / norm)`.
+pub fn squared_norm<const D: usize>(x: &Tensor<D>) -> f64 {
+    if fusable(x) { adamw::squared_norm(x.clone()) } else { primitive::squared_norm(x) }
 }

@@ -104,3 +104,15 @@ fn multiply_plainly(dst: &mut [f32], add: bool, lhs: Matrix, rhs: Matrix, scale:
         }
     }
 }
+
+/// Adds the sums of several tasks, first to last, whoever finished first.
+pub(crate) fn add_up(parts: Vec<Vec<f32>>, width: usize) -> Vec<f32> {
+    let mut parts = parts.into_iter();
+    let mut total = parts.next().unwrap_or_else(|| vec![0.0; width]);
+    for part in parts {
+        for (total, x) in total.iter_mut().zip(part) {
+            *total += x;
+        }
+    }
+    total
+}

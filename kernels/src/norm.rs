@@ -6,6 +6,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
+use crate::matrix::add_up;
 use crate::simd::{LANES, fma, fold, simd, sum};
 
 /// Rows that one task takes. The sums over rows are made per task and then added in order, so this
@@ -101,18 +102,6 @@ impl Fused<2> for RmsNorm {
         sinks.put(0, grad);
         sinks.put(1, tensor(add_up(sums, width), [width]));
     }
-}
-
-/// Adds the tasks' sums, first to last.
-fn add_up(parts: Vec<Vec<f32>>, width: usize) -> Vec<f32> {
-    let mut parts = parts.into_iter();
-    let mut total = parts.next().unwrap_or_else(|| vec![0.0; width]);
-    for part in parts {
-        for (total, x) in total.iter_mut().zip(part) {
-            *total += x;
-        }
-    }
-    total
 }
 
 /// Mean and reciprocal standard deviation of a row.

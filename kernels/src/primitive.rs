@@ -3,11 +3,16 @@
 
 use burn::tensor::{Distribution, Int, Tensor, TensorData, activation};
 
-use crate::{Heads, Visible};
+use crate::{AdamW, Heads, Visible};
 
 /// See [`crate::gelu`].
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     activation::gelu_approximate(x)
+}
+
+/// See [`crate::swiglu`].
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    activation::silu(gate) * up
 }
 
 /// See [`crate::layer_norm`].
@@ -113,4 +118,26 @@ pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, In
     let [rows] = targets.dims();
     let logits = hidden.matmul(weight.transpose()); // [rows, vocab]
     -activation::log_softmax(logits, 1).gather(1, targets.reshape([rows, 1])).sum()
+}
+
+/// See [`crate::adamw`].
+pub fn adamw<const D: usize>(
+    param: Tensor<D>,
+    grad: Tensor<D>,
+    [mean, square]: [Tensor<D>; 2],
+    settings: &AdamW,
+) -> (Tensor<D>, [Tensor<D>; 2]) {
+    let (rate, root) = settings.corrections();
+    let (beta1, beta2) = settings.betas;
+    let grad = grad * settings.grad_scale;
+    let mean = mean * beta1 + grad.clone() * (1.0 - beta1);
+    let square = square * beta2 + grad.square() * (1.0 - beta2);
+    let step = mean.clone() / (square.clone().sqrt() / root + settings.eps) * rate;
+    let param = param * (1.0 - settings.learning_rate * settings.weight_decay) - step;
+    (param, [mean, square])
+}
+
+/// See [`crate::squared_norm`].
+pub fn squared_norm<const D: usize>(x: &Tensor<D>) -> f64 {
+    x.clone().square().sum().into_scalar::<f64>()
 }

@@ -89,6 +89,150 @@ fn cross_entropy_in_blocks() {
     assert_close("weight", &grads[1], &want_grads[1], 1e-5);
 }
 
+#[test]
+fn swiglu() {
+    for len in [1, 9, 100, 9000] {
+        let mut random = Random(9);
+        let operands =
+            [random.numbers(len), random.numbers(len)].map(|x| x.iter().map(|x| 5.0 * x).collect());
+        check("swiglu", &operands, |x, body| call!(body, swiglu(x[0].clone(), x[1].clone())));
+    }
+}
+
+#[test]
+fn linear() {
+    for (batch, seq, d_in, d_out) in [(1, 1, 1, 1), (1, 1, 7, 3), (2, 3, 16, 33), (3, 50, 9, 20)] {
+        let mut random = Random(10);
+        let operands = [
+            random.numbers(batch * seq * d_in),
+            random.numbers(d_in * d_out),
+            random.numbers(d_out),
+        ];
+        for bias in [false, true] {
+            check("linear", &operands[..2 + bias as usize], |x, body| {
+                let input = x[0].clone().reshape([batch, seq, d_in]);
+                let weight = x[1].clone().reshape([d_in, d_out]);
+                call!(body, linear(input, weight, x.get(2).cloned())).flatten(0, 2)
+            });
+        }
+    }
+}
+
+/// Several passes through one weight, whose gradient gathers all of them; one pass takes a view
+/// that is not contiguous.
+#[test]
+fn linear_passes_share_their_weight() {
+    let mut random = Random(11);
+    let operands = [random.numbers(2 * 5 * 4), random.numbers(16), random.numbers(4)];
+    check("linear passes", &operands, |x, body| {
+        let weight = x[1].clone().reshape([4, 4]);
+        let bias = Some(x[2].clone());
+        let input = x[0].clone().reshape([2, 5, 4]);
+        let y = call!(body, linear(input.clone(), weight.clone(), bias.clone()));
+        let turned = (y + input).swap_dims(0, 1);
+        let y = call!(body, linear(turned, weight.clone(), bias));
+        call!(body, linear(y, weight.transpose(), None)).flatten(0, 2)
+    });
+}
+
+#[test]
+fn embedding() {
+    for (batch, seq, vocab, width) in [(1, 1, 1, 1), (2, 3, 5, 7), (3, 70, 200, 9)] {
+        let weight = Random(12).numbers(vocab * width);
+        let ids: Vec<i64> = (0..(batch * seq) as i64).map(|i| (i * i * 7) % vocab as i64).collect();
+        let ids = TensorData::new(ids, [batch, seq]);
+        check("embedding", &[weight], |x, body| {
+            let ids = Tensor::<2, Int>::from_data(ids.clone(), &Device::flex().autodiff());
+            call!(body, embedding(x[0].clone().reshape([vocab, width]), ids)).flatten(0, 2)
+        });
+    }
+}
+
+/// One table at both ends of a model.
+#[test]
+fn embedding_tied_to_the_head() {
+    let weight = Random(13).numbers(90 * 6);
+    let ids: Vec<i64> = (0..40).map(|i| (i * 11) % 90).collect();
+    check("tied", &[weight], |x, body| {
+        let device = Device::flex().autodiff();
+        let weight = x[0].clone().reshape([90, 6]);
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [4, 10]), &device);
+        let hidden = call!(body, embedding(weight.clone(), ids.clone()));
+        call!(body, cross_entropy(hidden.reshape([40, 6]), weight, ids.reshape([40])))
+    });
+}
+
+#[test]
+fn adamw() {
+    let mut random = Random(14);
+    let start = random.numbers(20_001);
+    let settings = |step| kernels::AdamW {
+        learning_rate: 0.01,
+        weight_decay: 0.1,
+        step,
+        grad_scale: 0.7,
+        ..Default::default()
+    };
+    let grads: Vec<_> = (0..3).map(|_| random.numbers(start.len())).collect();
+    let train = |body: Body, dtype: DType| {
+        let tensor = |x: &[f64]| constant(x, dtype).inner();
+        let mut param = tensor(&start);
+        let mut moments = [param.zeros_like(), param.zeros_like()];
+        for (i, grad) in grads.iter().enumerate() {
+            let step = settings(i as u64 + 1);
+            (param, moments) = call!(body, adamw(param, tensor(grad), moments, &step));
+        }
+        let [mean, square] = moments;
+        [param, mean, square].map(numbers)
+    };
+    // By hand, in double precision, from PyTorch's documentation of the algorithm.
+    let mut want = [start.clone(), vec![0.0; start.len()], vec![0.0; start.len()]];
+    for (i, grad) in grads.iter().enumerate() {
+        let step = i as i32 + 1;
+        for (j, grad) in grad.iter().enumerate() {
+            let grad = 0.7 * grad;
+            let [param, mean, square] = want.each_mut().map(|x| &mut x[j]);
+            *param -= 0.01 * 0.1 * *param;
+            *mean = 0.9 * *mean + 0.1 * grad;
+            *square = 0.999 * *square + 0.001 * grad * grad;
+            let mean_hat = *mean / (1.0 - 0.9f64.powi(step));
+            let square_hat = *square / (1.0 - 0.999f64.powi(step));
+            *param -= 0.01 * mean_hat / (square_hat.sqrt() + 1e-8);
+        }
+    }
+    for (body, dtype, tolerance) in [
+        (Body::Fused, DType::F32, 1e-6),
+        (Body::Primitive, DType::F32, 1e-6),
+        (Body::Fused, DType::F64, 1e-12),
+    ] {
+        for (i, (got, want)) in train(body, dtype).iter().zip(&want).enumerate() {
+            assert_close(&format!("adamw {i} {dtype:?}"), got, want, tolerance);
+        }
+    }
+}
+
+/// Storage that nobody else holds is reused; storage that someone holds is left alone.
+#[test]
+fn adamw_works_in_place() {
+    let tensor = |x: f64| constant(&[x; 100], DType::F32).inner();
+    let param = tensor(1.0);
+    let kept = param.clone();
+    let moments = [tensor(0.0), tensor(0.0)];
+    let (moved, _) = kernels::adamw(param, tensor(1.0), moments, &kernels::AdamW::default());
+    assert!(numbers(kept).iter().all(|&x| x == 1.0));
+    assert!(numbers(moved).iter().all(|&x| x < 1.0));
+}
+
+#[test]
+fn squared_norm() {
+    let x = Random(15).numbers(50_003);
+    let want: f64 = x.iter().map(|&x| f64::from(x as f32).powi(2)).sum();
+    let got = kernels::squared_norm(&constant(&x, DType::F32).inner());
+    assert!((got - want).abs() <= 1e-12 * want, "{got} {want}");
+    let got = kernels::squared_norm(&constant(&x, DType::F64).inner());
+    assert!((got - want).abs() <= 1e-6 * want, "{got} {want}");
+}
+
 /// A case of attention: the lengths of past chunks, the new columns, and who is visible.
 struct Case {
     heads: Heads,

@@ -1,4 +1,5 @@
 //! Holding a fused body against the primitive one, and the primitive one against differences.
+#![allow(dead_code)] // each test binary uses a part
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
