@@ -4,37 +4,111 @@
 //! exists for the tensor's backend and type, and a body of Burn's primitive operations
 //! ([`primitive`]) everywhere else. Both give the same values and gradients to rounding.
 
+mod adamw;
+mod attention;
+mod cross_entropy;
+mod embedding;
+mod flex;
+mod gelu;
+mod linear;
+mod matrix;
+mod norm;
 pub mod primitive;
+pub mod simd;
+mod swiglu;
 mod visible;
 
 use burn::tensor::{Int, Tensor};
 
+use cross_entropy::CrossEntropy;
+use embedding::Embedding;
+use flex::{apply, fusable};
+use gelu::Gelu;
+use linear::Linear;
+use norm::{LayerNorm, RmsNorm};
+use swiglu::SwiGlu;
+
+pub use adamw::AdamW;
 pub use visible::{Heads, Visible};
 
 /// Gaussian error linear unit in its tanh form, GPT-2's `gelu_new`.
 ///
 /// `x`: any shape; the result has the same shape. Source: Hendrycks and Gimpel 2016.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    primitive::gelu(x)
+    if !fusable(&x) {
+        return primitive::gelu(x);
+    }
+    apply(Gelu, [x.into_dispatch()])
+}
+
+/// `gate · σ(gate) · up`, the gated unit of Llama and its kin.
+///
+/// `gate` and `up` have one shape, and so has the result.
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    if !(fusable(&gate) && fusable(&up)) {
+        return primitive::swiglu(gate, up);
+    }
+    assert_eq!(gate.dims(), up.dims(), "gate and up have one shape");
+    apply(SwiGlu, [gate.into_dispatch(), up.into_dispatch()])
 }
 
 /// Layer norm over the last dimension with its affine part.
 ///
 /// `x: [batch, seq, d_model]`, `weight, bias: [d_model]`; result `[batch, seq, d_model]`.
 pub fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<3> {
-    primitive::layer_norm(x, weight, bias, eps)
+    if !(fusable(&x) && fusable(&weight) && fusable(&bias)) {
+        return primitive::layer_norm(x, weight, bias, eps);
+    }
+    let [_, _, d_model] = x.dims();
+    assert_eq!([weight.dims(), bias.dims()], [[d_model]; 2], "one weight and bias a feature");
+    apply(
+        LayerNorm { eps: eps as f32 },
+        [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()],
+    )
+}
+
+/// RMS norm over the last dimension with its weight.
+///
+/// `x: [batch, seq, d_model]`, `weight: [d_model]`; result `[batch, seq, d_model]`.
+pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
+    if !(fusable(&x) && fusable(&weight)) {
+        return primitive::rms_norm(x, weight, eps);
+    }
+    let [_, _, d_model] = x.dims();
+    assert_eq!(weight.dims(), [d_model], "one weight a feature");
+    apply(RmsNorm { eps: eps as f32 }, [x.into_dispatch(), weight.into_dispatch()])
 }
 
 /// `x · weight + bias`, the weight stored `[d_in, d_out]` as GPT-2's checkpoints have it.
 ///
 /// `x: [batch, seq, d_in]`, `bias: [d_out]`; result `[batch, seq, d_out]`.
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
-    primitive::linear(x, weight, bias)
+    if !(fusable(&x) && fusable(&weight) && bias.as_ref().is_none_or(fusable)) {
+        return primitive::linear(x, weight, bias);
+    }
+    let ([_, _, width], [d_in, d_out]) = (x.dims(), weight.dims());
+    assert_eq!(width, d_in, "the weight takes rows of x");
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    match bias {
+        None => apply(Linear, [x, weight]),
+        Some(bias) => {
+            assert_eq!(bias.dims(), [d_out], "one bias a feature");
+            apply(Linear, [x, weight, bias.into_dispatch()])
+        }
+    }
 }
 
 /// Rows of `weight: [vocab, d_model]` picked by `ids: [batch, seq]`; result `[batch, seq, d_model]`.
+///
+/// # Panics
+/// If an id is not below `vocab`.
 pub fn embedding(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
-    primitive::embedding(weight, ids)
+    if !fusable(&weight) {
+        return primitive::embedding(weight, ids);
+    }
+    let shape = ids.dims();
+    let ids = flex::indices(ids, weight.dims()[0]);
+    apply(Embedding { ids, shape }, [weight.into_dispatch()])
 }
 
 /// Causal attention of the newest columns over all columns so far.
@@ -49,6 +123,9 @@ pub fn embedding(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
 /// * `dropout`: the probability with which an attention weight is zeroed (0 when evaluating).
 ///
 /// Result: `[batch, new, q · dim]`, heads side by side.
+///
+/// # Panics
+/// If the shapes do not fit one another.
 pub fn attention(
     qkv: Tensor<3>,
     past: &[Tensor<3>],
@@ -56,13 +133,60 @@ pub fn attention(
     visible: &Visible,
     dropout: f64,
 ) -> Tensor<3> {
-    primitive::attention(qkv, past, heads, visible, dropout)
+    let [batch, new, packed] = qkv.dims();
+    let columns = new + past.iter().map(|chunk| chunk.dims()[1]).sum::<usize>();
+    assert_eq!(packed, heads.packed(), "width of a packed row");
+    assert!(past.iter().all(|x| x.dims()[0] == batch && x.dims()[2] == packed), "past chunks fit");
+    assert_eq!((visible.batch(), visible.columns()), (batch, columns), "one cell a row and column");
+    assert!(heads.query.is_multiple_of(heads.key_value), "query heads share key heads evenly");
+    if dropout > 0.0 || !fusable(&qkv) || !past.iter().all(fusable) {
+        return primitive::attention(qkv, past, heads, visible, dropout);
+    }
+    attention::attention(qkv, past, heads, visible)
 }
 
 /// Sum over rows of the cross entropy of `hidden · weightᵀ` against `targets`.
 ///
 /// `hidden: [rows, d_model]`, `weight: [vocab, d_model]` (the output head), `targets: [rows]`;
-/// result `[1]`, in nats.
+/// result `[1]`, in nats. Where gradients are wanted they are computed along with the loss: for
+/// evaluation, call this without autodiff.
+///
+/// # Panics
+/// If a target is not below `vocab`.
 pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    primitive::cross_entropy(hidden, weight, targets)
+    if !(fusable(&hidden) && fusable(&weight)) {
+        return primitive::cross_entropy(hidden, weight, targets);
+    }
+    let ([rows, d_model], [vocab, width]) = (hidden.dims(), weight.dims());
+    assert_eq!((rows, d_model), (targets.dims()[0], width), "hidden fits targets and weight");
+    let op = CrossEntropy { targets: flex::indices(targets, vocab) };
+    apply(op, [hidden.into_dispatch(), weight.into_dispatch()])
+}
+
+/// One step of AdamW on one parameter: the new parameter and the new moments.
+///
+/// All operands have one shape and no place in an autodiff graph ([`Tensor::inner`]), and neither
+/// have the results. `moments` are the running means of the gradient and of its square, zeros at
+/// first. Whatever storage nobody else holds is updated in place: give up the parameter
+/// (`Param::consume`) rather than a clone of it.
+pub fn adamw<const D: usize>(
+    param: Tensor<D>,
+    grad: Tensor<D>,
+    moments: [Tensor<D>; 2],
+    settings: &AdamW,
+) -> (Tensor<D>, [Tensor<D>; 2]) {
+    if !(fusable(&param) && fusable(&grad) && moments.iter().all(fusable)) {
+        return primitive::adamw(param, grad, moments, settings);
+    }
+    assert!(
+        [&grad, &moments[0], &moments[1]].iter().all(|x| x.dims() == param.dims()),
+        "gradient and moments have the parameter's shape"
+    );
+    adamw::step(param, grad, moments, settings)
+}
+
+/// `Σ x²` in double precision. The norm of all gradients is the root of these, summed in a fixed
+/// order; clipping it is [`AdamW::grad_scale`]` = min(1, max_norm / norm)`.
+pub fn squared_norm<const D: usize>(x: &Tensor<D>) -> f64 {
+    if fusable(x) { adamw::squared_norm(x.clone()) } else { primitive::squared_norm(x) }
 }

@@ -1,13 +1,18 @@
 //! The same operations from Burn's primitive ones: what every device can run, and what the fused
 //! bodies are tested against.
 
-use burn::tensor::{DType, Distribution, Int, Tensor, TensorData, activation};
+use burn::tensor::{Distribution, Int, Tensor, TensorData, activation};
 
-use crate::{Heads, Visible};
+use crate::{AdamW, Heads, Visible};
 
 /// See [`crate::gelu`].
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     activation::gelu_approximate(x)
+}
+
+/// See [`crate::swiglu`].
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    activation::silu(gate) * up
 }
 
 /// See [`crate::layer_norm`].
@@ -15,6 +20,12 @@ pub fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) ->
     let centred = x.clone() - x.mean_dim(2); // [batch, seq, d_model]
     let variance = centred.clone().square().mean_dim(2); // [batch, seq, 1]
     centred / (variance + eps).sqrt() * weight.unsqueeze() + bias.unsqueeze()
+}
+
+/// See [`crate::rms_norm`].
+pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
+    let mean_square = x.clone().square().mean_dim(2); // [batch, seq, 1]
+    x / (mean_square + eps).sqrt() * weight.unsqueeze()
 }
 
 /// See [`crate::linear`].
@@ -98,7 +109,7 @@ fn causal_bias(visible: &Visible, new: usize, like: &Tensor<3>) -> Tensor<4> {
             );
         }
     }
-    let options = (&like.device(), DType::from(like.dtype()));
+    let options = (&like.device(), like.dtype());
     Tensor::from_data(TensorData::new(bias, [batch, 1, new, columns]), options)
 }
 
@@ -107,4 +118,26 @@ pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, In
     let [rows] = targets.dims();
     let logits = hidden.matmul(weight.transpose()); // [rows, vocab]
     -activation::log_softmax(logits, 1).gather(1, targets.reshape([rows, 1])).sum()
+}
+
+/// See [`crate::adamw`].
+pub fn adamw<const D: usize>(
+    param: Tensor<D>,
+    grad: Tensor<D>,
+    [mean, square]: [Tensor<D>; 2],
+    settings: &AdamW,
+) -> (Tensor<D>, [Tensor<D>; 2]) {
+    let (rate, root) = settings.corrections();
+    let (beta1, beta2) = settings.betas;
+    let grad = grad * settings.grad_scale;
+    let mean = mean * beta1 + grad.clone() * (1.0 - beta1);
+    let square = square * beta2 + grad.square() * (1.0 - beta2);
+    let step = mean.clone() / (square.clone().sqrt() / root + settings.eps) * rate;
+    let param = param * (1.0 - settings.learning_rate * settings.weight_decay) - step;
+    (param, [mean, square])
+}
+
+/// See [`crate::squared_norm`].
+pub fn squared_norm<const D: usize>(x: &Tensor<D>) -> f64 {
+    x.clone().square().sum().into_scalar::<f64>()
 }

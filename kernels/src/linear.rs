@@ -1,0 +1,104 @@
+//! A linear map with bias.
+
+use burn_flex::FlexTensor;
+use rayon::prelude::*;
+
+use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
+use crate::matrix::{Matrix, Threads, add_up, multiply};
+use crate::simd::simd;
+
+/// Rows that one task sums. The tasks' sums are added in order, so this must not depend on the
+/// number of threads.
+const ROWS: usize = 64;
+
+/// Operands: `x: [batch, seq, d_in]`, `weight: [d_in, d_out]` and, if there are three, `bias: [d_out]`.
+#[derive(Debug)]
+pub(crate) struct Linear;
+
+impl<const N: usize> Fused<N> for Linear {
+    type Saved = [FlexTensor; 2];
+
+    fn forward(
+        &self,
+        operands: [FlexTensor; N],
+        wanted: [bool; N],
+    ) -> (FlexTensor, Option<[FlexTensor; 2]>) {
+        let [x, weight] = [&operands[0], &operands[1]];
+        let (shape, d_in, d_out) = shapes(x, weight);
+        let rows = shape[0] * shape[1];
+        let mut y = unfilled(rows * d_out);
+        let bias = operands.get(2);
+        if let Some(bias) = bias {
+            y.par_chunks_mut((ROWS * d_out).max(1)).for_each(|y| {
+                y.chunks_exact_mut(d_out).for_each(|y| y.copy_from_slice(slice(bias)));
+            });
+        }
+        multiply(
+            &mut y,
+            bias.is_some(),
+            Matrix::new(slice(x), rows, d_in),
+            Matrix::new(slice(weight), d_in, d_out),
+            1.0,
+            Threads::All,
+        );
+        let saved = wanted.contains(&true).then(|| [x.clone(), weight.clone()]);
+        (tensor(y, shape), saved)
+    }
+
+    fn backward(self, [x, weight]: [FlexTensor; 2], grad: FlexTensor, sinks: &mut Sinks<'_, N>) {
+        let (shape, d_in, d_out) = shapes(&x, &weight);
+        let rows = shape[0] * shape[1];
+        let grad_y = Matrix::new(slice(&grad), rows, d_out);
+        if N == 3 && sinks.wants(2) {
+            let parts = slice(&grad).par_chunks((ROWS * d_out).max(1)).map(|rows| {
+                let mut sums = vec![0.0; d_out];
+                add_rows(rows, &mut sums);
+                sums
+            });
+            sinks.put(2, tensor(add_up(parts.collect(), d_out), [d_out]));
+        }
+        if sinks.wants(1) {
+            // Adding to what other passes gave spares a tensor and an addition the size of the
+            // weight, which is most of the cost of a pass of few rows.
+            let x = Matrix::new(slice(&x), rows, d_in);
+            let sum = match sinks.take(1) {
+                Some(mut sum) => {
+                    multiply(slice_mut(&mut sum), true, x.t(), grad_y, 1.0, Threads::All);
+                    sum
+                }
+                None => {
+                    let mut sum = unfilled(d_in * d_out);
+                    multiply(&mut sum, false, x.t(), grad_y, 1.0, Threads::All);
+                    tensor(sum, [d_in, d_out])
+                }
+            };
+            sinks.put(1, sum);
+        }
+        if sinks.wants(0) {
+            let weight = Matrix::new(slice(&weight), d_in, d_out);
+            let mut grad_x = unfilled(rows * d_in);
+            multiply(&mut grad_x, false, grad_y, weight.t(), 1.0, Threads::All);
+            sinks.put(0, tensor(grad_x, x.layout().shape().clone()));
+        }
+    }
+
+    fn accumulates(&self, operand: usize) -> bool {
+        operand == 1
+    }
+}
+
+/// Shape of the result, width of `x` and of the result.
+fn shapes(x: &FlexTensor, weight: &FlexTensor) -> ([usize; 3], usize, usize) {
+    let (x, weight) = (x.layout().shape(), weight.layout().shape());
+    ([x[0], x[1], weight[1]], weight[0], weight[1])
+}
+
+simd! {
+    fn add_rows<FMA>(rows: &[f32], sums: &mut [f32]) {
+        for row in rows.chunks_exact(sums.len()) {
+            for (sum, x) in sums.iter_mut().zip(row) {
+                *sum += x;
+            }
+        }
+    }
+}

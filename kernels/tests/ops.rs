@@ -1,0 +1,413 @@
+//! Values and gradients of every fused operation.
+
+mod common;
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use coconut_kernels::{self as kernels, Heads, Visible, primitive};
+use common::{Body, Random, assert_close, check, constant, leaf, numbers, run};
+
+/// Calls an operation by either body.
+macro_rules! call {
+    ($body:expr, $name:ident($($argument:expr),* $(,)?)) => {
+        match $body {
+            Body::Fused => kernels::$name($($argument),*),
+            Body::Primitive => primitive::$name($($argument),*),
+        }
+    };
+}
+
+#[test]
+fn gelu() {
+    for len in [1, 7, 32, 1000, 20_001] {
+        let x = Random(1).numbers(len).iter().map(|x| x * 6.0).collect();
+        check("gelu", &[x], |x, body| call!(body, gelu(x[0].clone())));
+    }
+}
+
+#[test]
+fn gelu_far_from_zero() {
+    let x = constant(&[-1e4, -90.0, -12.0, 0.0, 12.0, 90.0, 1e4], DType::F32);
+    let y = numbers(kernels::gelu(x));
+    assert_close("gelu", &y, &[0.0, 0.0, 0.0, 0.0, 12.0, 90.0, 1e4], 1e-7);
+    let y = numbers(kernels::gelu(constant(&[f64::NAN, 1.0], DType::F32)));
+    assert!(y[0].is_nan() && y[1].is_finite());
+}
+
+#[test]
+fn norms() {
+    for (batch, seq, width) in [(1, 1, 1), (1, 1, 5), (2, 3, 32), (3, 50, 33), (2, 70, 130)] {
+        let mut random = Random(2);
+        let operands =
+            [random.numbers(batch * seq * width), random.numbers(width), random.numbers(width)];
+        check("layer norm", &operands, |x, body| {
+            let input = x[0].clone().reshape([batch, seq, width]);
+            call!(body, layer_norm(input, x[1].clone(), x[2].clone(), 1e-3)).flatten(0, 2)
+        });
+        check("rms norm", &operands[..2], |x, body| {
+            call!(body, rms_norm(x[0].clone().reshape([batch, seq, width]), x[1].clone(), 1e-3))
+                .flatten(0, 2)
+        });
+    }
+}
+
+#[test]
+fn cross_entropy() {
+    for (rows, width, vocab) in [(1, 1, 1), (1, 3, 2), (5, 8, 33), (70, 17, 100)] {
+        let mut random = Random(3);
+        let operands = [random.numbers(rows * width), random.numbers(vocab * width)];
+        let targets: Vec<i64> = (0..rows as i64).map(|i| (i * 7) % vocab as i64).collect();
+        check("cross entropy", &operands, |x, body| {
+            let targets = TensorData::new(targets.clone(), [rows]);
+            let targets = Tensor::<1, Int>::from_data(targets, &Device::flex().autodiff());
+            let hidden = x[0].clone().reshape([rows, width]);
+            call!(body, cross_entropy(hidden, x[1].clone().reshape([vocab, width]), targets))
+        });
+    }
+}
+
+/// Several blocks of rows, against the same rows one after the other.
+#[test]
+fn cross_entropy_in_blocks() {
+    let (rows, width, vocab) = (600, 2, 50_000);
+    let mut random = Random(4);
+    let operands = [random.numbers(rows * width), random.numbers(vocab * width)];
+    let device = Device::flex().autodiff();
+    let loss = |x: &[Tensor<1>], count: usize| {
+        let hidden = x[0].clone().reshape([rows, width]);
+        let weight = x[1].clone().reshape([vocab, width]);
+        let pieces = (0..rows).step_by(count).map(|first| {
+            let targets: Vec<i64> = (first..first + count).map(|i| (i * 83) as i64).collect();
+            let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &device);
+            kernels::cross_entropy(hidden.clone().narrow(0, first, count), weight.clone(), targets)
+        });
+        pieces.reduce(|a, b| a + b).unwrap()
+    };
+    let (values, grads) = run(&operands, DType::F32, |x| loss(x, rows));
+    let (want_values, want_grads) = run(&operands, DType::F32, |x| loss(x, 100));
+    assert_close("loss", &values, &want_values, 1e-5);
+    assert_close("hidden", &grads[0], &want_grads[0], 1e-5);
+    assert_close("weight", &grads[1], &want_grads[1], 1e-5);
+}
+
+#[test]
+fn swiglu() {
+    for len in [1, 9, 100, 9000] {
+        let mut random = Random(9);
+        let operands =
+            [random.numbers(len), random.numbers(len)].map(|x| x.iter().map(|x| 5.0 * x).collect());
+        check("swiglu", &operands, |x, body| call!(body, swiglu(x[0].clone(), x[1].clone())));
+    }
+}
+
+#[test]
+fn linear() {
+    for (batch, seq, d_in, d_out) in [(1, 1, 1, 1), (1, 1, 7, 3), (2, 3, 16, 33), (3, 50, 9, 20)] {
+        let mut random = Random(10);
+        let operands = [
+            random.numbers(batch * seq * d_in),
+            random.numbers(d_in * d_out),
+            random.numbers(d_out),
+        ];
+        for bias in [false, true] {
+            check("linear", &operands[..2 + bias as usize], |x, body| {
+                let input = x[0].clone().reshape([batch, seq, d_in]);
+                let weight = x[1].clone().reshape([d_in, d_out]);
+                call!(body, linear(input, weight, x.get(2).cloned())).flatten(0, 2)
+            });
+        }
+    }
+}
+
+/// Several passes through one weight, whose gradient gathers all of them; one pass takes a view
+/// that is not contiguous.
+#[test]
+fn linear_passes_share_their_weight() {
+    let mut random = Random(11);
+    let operands = [random.numbers(2 * 5 * 4), random.numbers(16), random.numbers(4)];
+    check("linear passes", &operands, |x, body| {
+        let weight = x[1].clone().reshape([4, 4]);
+        let bias = Some(x[2].clone());
+        let input = x[0].clone().reshape([2, 5, 4]);
+        let y = call!(body, linear(input.clone(), weight.clone(), bias.clone()));
+        let turned = (y + input).swap_dims(0, 1);
+        let y = call!(body, linear(turned, weight.clone(), bias));
+        call!(body, linear(y, weight.transpose(), None)).flatten(0, 2)
+    });
+}
+
+#[test]
+fn embedding() {
+    for (batch, seq, vocab, width) in [(1, 1, 1, 1), (2, 3, 5, 7), (3, 70, 200, 9)] {
+        let weight = Random(12).numbers(vocab * width);
+        let ids: Vec<i64> = (0..(batch * seq) as i64).map(|i| (i * i * 7) % vocab as i64).collect();
+        let ids = TensorData::new(ids, [batch, seq]);
+        check("embedding", &[weight], |x, body| {
+            let ids = Tensor::<2, Int>::from_data(ids.clone(), &Device::flex().autodiff());
+            call!(body, embedding(x[0].clone().reshape([vocab, width]), ids)).flatten(0, 2)
+        });
+    }
+}
+
+/// One table at both ends of a model.
+#[test]
+fn embedding_tied_to_the_head() {
+    let weight = Random(13).numbers(90 * 6);
+    let ids: Vec<i64> = (0..40).map(|i| (i * 11) % 90).collect();
+    check("tied", &[weight], |x, body| {
+        let device = Device::flex().autodiff();
+        let weight = x[0].clone().reshape([90, 6]);
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [4, 10]), &device);
+        let hidden = call!(body, embedding(weight.clone(), ids.clone()));
+        call!(body, cross_entropy(hidden.reshape([40, 6]), weight, ids.reshape([40])))
+    });
+}
+
+#[test]
+fn adamw() {
+    let mut random = Random(14);
+    let start = random.numbers(20_001);
+    let settings = |step| kernels::AdamW {
+        learning_rate: 0.01,
+        weight_decay: 0.1,
+        step,
+        grad_scale: 0.7,
+        ..Default::default()
+    };
+    let grads: Vec<_> = (0..3).map(|_| random.numbers(start.len())).collect();
+    let train = |body: Body, dtype: DType| {
+        let tensor = |x: &[f64]| constant(x, dtype).inner();
+        let mut param = tensor(&start);
+        let mut moments = [param.zeros_like(), param.zeros_like()];
+        for (i, grad) in grads.iter().enumerate() {
+            let step = settings(i as u64 + 1);
+            (param, moments) = call!(body, adamw(param, tensor(grad), moments, &step));
+        }
+        let [mean, square] = moments;
+        [param, mean, square].map(numbers)
+    };
+    // By hand, in double precision, from PyTorch's documentation of the algorithm.
+    let mut want = [start.clone(), vec![0.0; start.len()], vec![0.0; start.len()]];
+    for (i, grad) in grads.iter().enumerate() {
+        let step = i as i32 + 1;
+        for (j, grad) in grad.iter().enumerate() {
+            let grad = 0.7 * grad;
+            let [param, mean, square] = want.each_mut().map(|x| &mut x[j]);
+            *param -= 0.01 * 0.1 * *param;
+            *mean = 0.9 * *mean + 0.1 * grad;
+            *square = 0.999 * *square + 0.001 * grad * grad;
+            let mean_hat = *mean / (1.0 - 0.9f64.powi(step));
+            let square_hat = *square / (1.0 - 0.999f64.powi(step));
+            *param -= 0.01 * mean_hat / (square_hat.sqrt() + 1e-8);
+        }
+    }
+    for (body, dtype, tolerance) in [
+        (Body::Fused, DType::F32, 1e-6),
+        (Body::Primitive, DType::F32, 1e-6),
+        (Body::Fused, DType::F64, 1e-12),
+    ] {
+        for (i, (got, want)) in train(body, dtype).iter().zip(&want).enumerate() {
+            assert_close(&format!("adamw {i} {dtype:?}"), got, want, tolerance);
+        }
+    }
+}
+
+/// Storage that nobody else holds is reused; storage that someone holds is left alone.
+#[test]
+fn adamw_works_in_place() {
+    let tensor = |x: f64| constant(&[x; 100], DType::F32).inner();
+    let param = tensor(1.0);
+    let kept = param.clone();
+    let moments = [tensor(0.0), tensor(0.0)];
+    let (moved, _) = kernels::adamw(param, tensor(1.0), moments, &kernels::AdamW::default());
+    assert!(numbers(kept).iter().all(|&x| x == 1.0));
+    assert!(numbers(moved).iter().all(|&x| x < 1.0));
+}
+
+#[test]
+fn squared_norm() {
+    let x = Random(15).numbers(50_003);
+    let want: f64 = x.iter().map(|&x| f64::from(x as f32).powi(2)).sum();
+    let got = kernels::squared_norm(&constant(&x, DType::F32).inner());
+    assert!((got - want).abs() <= 1e-12 * want, "{got} {want}");
+    let got = kernels::squared_norm(&constant(&x, DType::F64).inner());
+    assert!((got - want).abs() <= 1e-6 * want, "{got} {want}");
+}
+
+/// A case of attention: the lengths of past chunks, the new columns, and who is visible.
+struct Case {
+    heads: Heads,
+    past: Vec<usize>,
+    new: usize,
+    visible: Visible,
+}
+
+impl Case {
+    fn new(heads: (usize, usize, usize), past: &[usize], new: usize, rows: &[&str]) -> Self {
+        let (query, key_value, dim) = heads;
+        let columns = past.iter().sum::<usize>() + new;
+        let cells: Vec<bool> = if rows.is_empty() {
+            vec![true; 2 * columns]
+        } else {
+            rows.iter().flat_map(|row| row.chars().map(|c| c == 'x')).collect()
+        };
+        let visible = Visible::new(cells.len() / columns, columns, cells);
+        Self { heads: Heads { query, key_value, dim }, past: past.to_vec(), new, visible }
+    }
+
+    /// Operands are flat: past chunks, then the new rows.
+    fn operands(&self) -> Vec<Vec<f64>> {
+        let mut random = Random(5);
+        let lens = self.past.iter().chain([&self.new]);
+        lens.map(|len| random.numbers(self.visible.batch() * len * self.heads.packed()))
+            .map(|x| x.iter().map(|x| 2.0 * x).collect())
+            .collect()
+    }
+
+    /// The result, zero where a column that is not visible would have no meaning.
+    fn attend(&self, x: &[Tensor<1>], body: Body) -> Tensor<1> {
+        let (batch, packed) = (self.visible.batch(), self.heads.packed());
+        let lens = self.past.iter().chain([&self.new]);
+        let mut chunks: Vec<Tensor<3>> =
+            x.iter().zip(lens).map(|(x, &len)| x.clone().reshape([batch, len, packed])).collect();
+        let qkv = chunks.pop().unwrap();
+        let y = call!(body, attention(qkv, &chunks, self.heads, &self.visible, 0.0));
+        let width = self.heads.query * self.heads.dim;
+        let first = self.visible.columns() - self.new;
+        let mask: Vec<f64> = (0..batch)
+            .flat_map(|row| self.visible.row(row)[first..].to_vec())
+            .flat_map(|seen| vec![if seen { 1.0 } else { 0.0 }; width])
+            .collect();
+        y.flatten::<1>(0, 2) * constant(&mask, x[0].dtype())
+    }
+
+    fn check(&self) {
+        let name = format!("attention {:?} {:?} {}", self.heads, self.past, self.new);
+        check(&name, &self.operands(), |x, body| self.attend(x, body));
+    }
+}
+
+#[test]
+fn attention_without_past() {
+    for heads in [(1, 1, 1), (1, 1, 5), (4, 4, 8), (3, 3, 33), (4, 2, 6), (6, 1, 4)] {
+        for new in [1, 2, 3, 17] {
+            Case::new(heads, &[], new, &[]).check();
+        }
+    }
+    Case::new((2, 2, 16), &[], 150, &[]).check(); // more than two blocks
+    Case::new((2, 1, 16), &[], 130, &[]).check();
+}
+
+#[test]
+fn attention_with_past() {
+    for heads in [(1, 1, 5), (4, 4, 8), (4, 2, 6), (6, 1, 4)] {
+        for past in [&[1][..], &[9], &[9, 1], &[5, 1, 1, 1], &[2, 7, 1]] {
+            for new in [1, 2, 3, 20] {
+                Case::new(heads, past, new, &[]).check();
+            }
+        }
+    }
+    Case::new((2, 2, 4), &[70, 1, 1], 80, &[]).check();
+    Case::new((2, 1, 4), &[1; 15], 1, &[]).check(); // more chunks than operands
+    Case::new((2, 1, 4), &[1; 15], 4, &[]).check();
+}
+
+#[test]
+fn attention_with_padding() {
+    for heads in [(2, 2, 4), (4, 2, 3)] {
+        // Left padding, right padding, gaps in the middle, one row all padding.
+        let rows = &["..xxxxxx", "xxxxxx..", "xx.x..xx", "........", "xxxxxxxx", ".....x.."];
+        Case::new(heads, &[], 8, rows).check();
+        for past in [&[4][..], &[5, 1], &[2, 1, 1], &[7], &[6]] {
+            Case::new(heads, past, 8 - past.iter().sum::<usize>(), rows).check();
+        }
+    }
+}
+
+/// Columns of padding change nothing for the others, to the last bit where no sum runs over them.
+#[test]
+fn attention_ignores_padding() {
+    let heads = Heads { query: 4, key_value: 2, dim: 8 };
+    let packed = heads.packed();
+    let row = Random(6).numbers(20 * packed);
+    let alone = constant(&row, DType::F32).reshape([1, 20, packed]);
+    let padded: Vec<f64> = vec![7.0; 5 * packed].into_iter().chain(row).collect();
+    let padded = constant(&padded, DType::F32).reshape([1, 25, packed]);
+    let want = kernels::attention(alone, &[], heads, &Visible::all(1, 20), 0.0);
+    let cells: Vec<bool> = (0..25).map(|column| column >= 5).collect();
+    let got = kernels::attention(padded, &[], heads, &Visible::new(1, 25, cells), 0.0);
+    assert_eq!(numbers(got.narrow(1, 5, 20)), numbers(want));
+}
+
+/// A prefix and three later passes, each attending to all before it, as latent passes do; every
+/// chunk's gradient gathers contributions from all later passes.
+#[test]
+fn attention_passes_share_their_past() {
+    let heads = Heads { query: 4, key_value: 2, dim: 5 };
+    let (batch, packed, lens) = (3, heads.packed(), [6, 1, 1, 4]);
+    let columns: usize = lens.iter().sum();
+    let cells: Vec<bool> = (0..batch * columns).map(|i| i % columns >= i / columns).collect(); // left padding
+    let mut random = Random(7);
+    let operands: Vec<_> = lens.iter().map(|len| random.numbers(batch * len * packed)).collect();
+    let passes = |x: &[Tensor<1>], body: Body| {
+        let mut past: Vec<Tensor<3>> = vec![];
+        let mut results = vec![];
+        let mut seen = 0;
+        for (x, len) in x.iter().zip(lens) {
+            // Not a leaf, as a model's packed rows are not; and it depends on the pass before.
+            let mut qkv = x.clone().reshape([batch, len, packed]) * 1.5;
+            if let Some(last) = results.last() {
+                let last: &Tensor<3> = last;
+                let [_, n, width] = last.dims();
+                let last = last.clone().narrow(1, n - 1, 1).repeat_dim(1, len);
+                let rest =
+                    Tensor::zeros([batch, len, packed - width], (&last.device(), last.dtype()));
+                qkv = qkv + Tensor::cat(vec![last, rest], 2);
+            }
+            seen += len;
+            let cells: Vec<bool> = (0..batch)
+                .flat_map(|row| cells[row * columns..row * columns + seen].to_vec())
+                .collect();
+            let mask: Vec<f64> = (0..batch)
+                .flat_map(|row| cells[row * seen + seen - len..(row + 1) * seen].to_vec())
+                .map(|seen| if seen { 1.0 } else { 0.0 })
+                .collect();
+            let mask = constant(&mask, qkv.dtype()).reshape([batch, len, 1]);
+            let visible = Visible::new(batch, seen, cells);
+            let y = call!(body, attention(qkv.clone(), &past, heads, &visible, 0.0)) * mask;
+            results.push(y);
+            past.push(qkv);
+        }
+        Tensor::cat(results, 1).flatten(0, 2)
+    };
+    check("passes", &operands, passes);
+}
+
+#[test]
+fn attention_stops_at_a_detached_past() {
+    let heads = Heads { query: 2, key_value: 2, dim: 4 };
+    let packed = heads.packed();
+    let mut random = Random(8);
+    let past = leaf(&random.numbers(2 * 3 * packed), DType::F32);
+    let data = random.numbers(2 * packed);
+    for qkv in [leaf(&data, DType::F32), constant(&data, DType::F32)] {
+        let chunk = past.clone().reshape([2, 3, packed]);
+        let detached = chunk.clone().detach();
+        let rows = qkv.clone().reshape([2, 1, packed]);
+        let visible = Visible::all(2, 4);
+        let cut = kernels::attention(rows.clone(), &[detached], heads, &visible, 0.0);
+        let whole = kernels::attention(rows, &[chunk], heads, &visible, 0.0);
+        assert_eq!(numbers(cut.clone()), numbers(whole.clone()));
+        let grads = (cut.sum() + whole.sum() * 0.0).backward();
+        assert!(past.grad(&grads).map_or(vec![], numbers).iter().all(|&x| x == 0.0));
+    }
+}
+
+#[test]
+fn dropout_zeroes_and_rescales() {
+    let heads = Heads { query: 2, key_value: 2, dim: 4 };
+    let qkv =
+        constant(&vec![1.0; 64 * heads.packed()], DType::F32).reshape([1, 64, heads.packed()]);
+    let y = numbers(kernels::attention(qkv, &[], heads, &Visible::all(1, 64), 0.5));
+    let mean = y.iter().sum::<f64>() / y.len() as f64;
+    assert!(y.iter().any(|&y| y != 1.0) && (mean - 1.0).abs() < 0.3, "{mean}");
+}
