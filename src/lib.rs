@@ -3,6 +3,7 @@
 pub mod data;
 pub mod error;
 pub mod latent;
+pub mod log;
 pub mod loss;
 pub mod model;
 pub mod rng;
