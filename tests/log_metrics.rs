@@ -126,6 +126,16 @@ fn resuming_many_times_in_one_second_keeps_event_files_in_order() {
     assert_eq!(names[0], first);
 }
 
+/// A fast JSON reader may be off by one in the last bit, as serde_json is by default for this number.
+#[test]
+fn resuming_keeps_the_last_bit_of_a_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    MetricsLog::create(folder.path()).unwrap().append(&step(1, 0.9433178485456247)).unwrap();
+    let before = fs::read(folder.path().join("metrics.jsonl")).unwrap();
+    MetricsLog::resume(folder.path(), 1).unwrap();
+    assert_eq!(fs::read(folder.path().join("metrics.jsonl")).unwrap(), before);
+}
+
 #[test]
 fn resuming_without_metrics_starts_them() {
     let folder = tempfile::tempdir().unwrap();
@@ -198,4 +208,29 @@ fn a_disk_that_fills_up_while_running_is_an_error() {
     let error = log.append(&step(1, 1.0)).unwrap_err();
     assert!(matches!(error, Error::Io { action: "write", .. }), "{error}");
     assert!(error.to_string().contains("metrics.jsonl"), "{error}");
+}
+
+/// `PYTHON=…/bin/python cargo test --test log_metrics -- --ignored`
+#[test]
+#[ignore = "needs Python with the tensorboard package"]
+fn tensorboard_reads_what_was_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = MetricsLog::create(folder.path()).unwrap();
+    for at in 1..=300 {
+        log.append(&step(at, 9.0)).unwrap();
+    }
+    drop(log);
+    // Steps 201 to 300 are done again and must replace what the first event file says of them.
+    let mut log = MetricsLog::resume(folder.path(), 200).unwrap();
+    for at in 201..=260 {
+        log.append(&step(at, 1.0 / at as f64)).unwrap();
+    }
+    log.append(&Record::new(260, 0, 1).with("eval/acc", 0.75)).unwrap();
+
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/check_tensorboard.py");
+    let output =
+        std::process::Command::new(python).arg(script).arg(folder.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    println!("{}", String::from_utf8_lossy(&output.stdout));
 }

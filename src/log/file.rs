@@ -24,6 +24,32 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     })
 }
 
+/// Reads a file of JSON lines with `parse`, which gives `None` for a line that is not `what`. A last line
+/// that was cut short by a killed process is dropped; so are blank lines.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read, [`Error::Input`] with the line's number.
+pub(crate) fn read_lines<T>(
+    path: &Path,
+    what: &str,
+    parse: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Vec<T>> {
+    let content = fs::read(path).map_err(Error::io("read", path))?;
+    let mut items = Vec::new();
+    for (index, line) in content.split_inclusive(|&byte| byte == b'\n').enumerate() {
+        match parse(line) {
+            Some(item) => items.push(item),
+            // Only the last line can lack its newline.
+            None if !line.ends_with(b"\n") || line.trim_ascii().is_empty() => {}
+            None => {
+                let problem = format!("not {what}. Remove this line, or the file as a whole.");
+                return Err(Error::input(path, format!("line {}", index + 1), problem));
+            }
+        }
+    }
+    Ok(items)
+}
+
 /// Creates a folder and its parents; it may be there already.
 ///
 /// # Errors

@@ -1,10 +1,10 @@
 //! One record per optimizer step and per evaluation, in three forms at once.
 
-use super::file::{create_folder, replace};
+use super::file::{create_folder, read_lines, replace};
 use super::tensorboard::EventWriter;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -144,24 +144,8 @@ pub fn resident_mb() -> f64 {
 /// [`Error::Io`] if it cannot be read, [`Error::Input`] with the line's number if another line is
 /// no record.
 pub fn read_metrics(path: &Path) -> Result<Vec<Record>> {
-    let content = fs::read(path).map_err(Error::io("read", path))?;
-    let mut records = Vec::new();
-    for (index, line) in content.split_inclusive(|&byte| byte == b'\n').enumerate() {
-        match Record::from_json_line(line) {
-            Some(record) => records.push(record),
-            // Only the last line can lack its newline.
-            None if !line.ends_with(b"\n") || line.trim_ascii().is_empty() => {}
-            None => {
-                return Err(Error::input(
-                    path,
-                    format!("line {}", index + 1),
-                    "not a record of metrics: a JSON object with step, epoch, stage and numbers \
-                     is expected. Remove the line, or the file to start the metrics anew.",
-                ));
-            }
-        }
-    }
-    Ok(records)
+    let what = "a record of metrics, a JSON object with step, epoch, stage and numbers";
+    read_lines(path, what, Record::from_json_line)
 }
 
 /// Appends each record to `metrics.jsonl`, `metrics.csv` and `tb/` of a run's folder.
@@ -201,7 +185,7 @@ impl MetricsLog {
         records.retain(|record| record.step <= step);
         let lines: String = records.iter().map(Record::to_json_line).collect();
         replace(&jsonl, lines.as_bytes())?;
-        Self::open(folder, &records, step + 1)
+        Self::open(folder, &records, step.saturating_add(1))
     }
 
     /// Appends one record in all three forms.
