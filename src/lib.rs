@@ -6,6 +6,7 @@ pub mod latent;
 pub mod log;
 pub mod loss;
 pub mod model;
+pub mod report;
 pub mod rng;
 
 pub use error::{Error, Result};
