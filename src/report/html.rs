@@ -1,0 +1,252 @@
+//! `report.html`: everything about a run in one file that needs nothing else.
+
+use super::samples::SampleGroup;
+use super::series::{Series, stage_name};
+use super::{Run, table};
+use crate::log::Record;
+use crate::{Error, Result};
+use minijinja::{Environment, context};
+use serde::Serialize;
+use serde_json::Value;
+use std::path::Path;
+
+/// So many samples are shown of each stage.
+const SHOWN: usize = 50;
+
+/// The keys of a recipe that say most, in the order shown.
+const SUMMARY: [&str; 22] = [
+    "mode",
+    "task",
+    "train_path",
+    "val_path",
+    "model_id",
+    "load_model_path",
+    "layers",
+    "heads",
+    "dim",
+    "replacement_method",
+    "reinject",
+    "c_thought",
+    "max_latent_stage",
+    "pad_latent_to_max",
+    "uniform_prob",
+    "cot_epochs",
+    "epochs_per_stage",
+    "num_epochs",
+    "lr",
+    "batch_size_training",
+    "gradient_accumulation_steps",
+    "seed",
+];
+
+/// What the page says of one run.
+#[derive(Serialize)]
+struct RunPart<'a> {
+    name: &'a str,
+    /// Commands that make it again.
+    commands: Vec<String>,
+    /// The recipe's main keys and their values.
+    summary: Vec<(&'static str, String)>,
+    config: Option<&'a str>,
+    speed: Vec<SpeedRow>,
+    groups: Vec<GroupPart<'a>>,
+}
+
+/// Speed and memory of training at one stage, as text.
+#[derive(Serialize)]
+struct SpeedRow {
+    stage: String,
+    steps: usize,
+    seconds: String,
+    tokens_per_s: String,
+    resident_mb: String,
+}
+
+/// The samples of one method at one stage.
+#[derive(Serialize)]
+struct GroupPart<'a> {
+    method: &'a str,
+    stage: String,
+    right: usize,
+    count: usize,
+    samples: Vec<SamplePart<'a>>,
+}
+
+#[derive(Serialize)]
+struct SamplePart<'a> {
+    index: usize,
+    question: &'a str,
+    generation: &'a str,
+    answer: &'a str,
+    correct: bool,
+    thoughts: Vec<String>,
+}
+
+/// The whole page. All text from files is escaped; only the figures, drawn by this crate, are not.
+pub(super) fn render(
+    runs: &[Run],
+    series: &[Series],
+    accuracy: Option<&str>,
+    loss: Option<&str>,
+    out: &Path,
+) -> Result<String> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
+    let context = context! {
+        title => names.first().copied().unwrap_or("coconut"),
+        beside => names.get(1..).unwrap_or_default(),
+        header => table::HEADER,
+        best_column => table::ACCURACY,
+        rows => table::rows(series),
+        accuracy,
+        loss,
+        runs => runs.iter().map(run_part).collect::<Vec<_>>(),
+        shown => SHOWN,
+        version => env!("CARGO_PKG_VERSION"),
+    };
+    // The name's ending switches escaping on.
+    environment
+        .render_named_str("report.html", include_str!("report.html.j2"), context)
+        .map_err(|error| Error::io("render", out.join("report.html"))(std::io::Error::other(error)))
+}
+
+fn run_part(run: &Run) -> RunPart<'_> {
+    let folder = quoted(&run.folder);
+    let mut commands = Vec::new();
+    if run.config.is_some() {
+        commands.push(format!("coconut train {}", quoted(&run.folder.join("config.yaml"))));
+    }
+    commands.push(format!("coconut report {folder}"));
+    RunPart {
+        name: &run.name,
+        commands,
+        summary: run.config.as_deref().map(summary).unwrap_or_default(),
+        config: run.config.as_deref(),
+        speed: speed(&run.metrics),
+        groups: run.samples.iter().map(group_part).collect(),
+    }
+}
+
+/// A path as a word of a shell command.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// The main keys of a recipe; nothing if it is no YAML, it is shown in full anyway.
+fn summary(config: &str) -> Vec<(&'static str, String)> {
+    let Ok(Value::Object(recipe)) = serde_saphyr::from_str(config) else { return Vec::new() };
+    SUMMARY
+        .into_iter()
+        .filter_map(|key| match recipe.get(key)? {
+            Value::Null => None,
+            // The field's files write Python's word for nothing.
+            Value::String(text) if text == "None" => None,
+            Value::String(text) => Some((key, text.clone())),
+            value => Some((key, value.to_string())),
+        })
+        .collect()
+}
+
+/// One row a stage, in the order trained.
+fn speed(metrics: &[Record]) -> Vec<SpeedRow> {
+    let steps: Vec<&Record> =
+        metrics.iter().filter(|record| record.get("loss").is_some()).collect();
+    let mut before = 0.0;
+    let rows = steps.chunk_by(|a, b| a.stage == b.stage).map(|span| {
+        let values = |name: &str| -> Vec<f64> {
+            span.iter().filter_map(|record| record.get(name)).filter(|x| x.is_finite()).collect()
+        };
+        let until = values("seconds").last().copied();
+        let seconds = until.map(|until| until - std::mem::replace(&mut before, until));
+        SpeedRow {
+            stage: stage_name(span[0].stage),
+            steps: span.len(),
+            seconds: rounded(seconds),
+            tokens_per_s: rounded(median(values("tokens_per_s"))),
+            resident_mb: rounded(values("resident_mb").into_iter().reduce(f64::max)),
+        }
+    });
+    rows.collect()
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn rounded(value: Option<f64>) -> String {
+    value.map_or("–".into(), |value| format!("{value:.0}"))
+}
+
+fn group_part(group: &SampleGroup) -> GroupPart<'_> {
+    GroupPart {
+        method: &group.method,
+        stage: stage_name(group.stage),
+        right: group.samples.iter().filter(|sample| sample.correct).count(),
+        count: group.samples.len(),
+        samples: group.samples.iter().take(SHOWN).map(sample_part).collect(),
+    }
+}
+
+fn sample_part(sample: &super::Sample) -> SamplePart<'_> {
+    let token = |(token, p): &(String, f64)| format!("{token} {:.0} %", 100.0 * p);
+    let tokens =
+        |thought: &Vec<(String, f64)>| thought.iter().map(token).collect::<Vec<_>>().join(" · ");
+    SamplePart {
+        index: sample.index,
+        question: &sample.question,
+        generation: &sample.generation,
+        answer: &sample.answer,
+        correct: sample.correct,
+        thoughts: sample.thoughts.iter().map(tokens).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speed_is_counted_stage_by_stage() {
+        let step = |step, stage, seconds, tokens, mb| {
+            Record::new(step, 0, stage)
+                .with("loss", 1.0)
+                .with("seconds", seconds)
+                .with("tokens_per_s", tokens)
+                .with("resident_mb", mb)
+        };
+        let metrics = [
+            step(1, 0, 4.0, 100.0, 50.0),
+            step(2, 0, 10.0, 900.0, 70.0),
+            step(3, 0, 12.0, 200.0, 60.0),
+            Record::new(3, 0, 0).with("eval/acc", 1.0),
+            step(4, 1, 20.0, 300.0, f64::NAN),
+        ];
+        let rows: Vec<[String; 5]> = speed(&metrics)
+            .into_iter()
+            .map(|r| [r.stage, r.steps.to_string(), r.seconds, r.tokens_per_s, r.resident_mb])
+            .collect();
+        assert_eq!(rows, [["0", "3", "12", "200", "70"], ["1", "1", "8", "300", "–"]]);
+    }
+
+    #[test]
+    fn the_summary_shows_known_keys_in_its_own_order() {
+        let recipe = "lr: !!float \"1e-4\"\nc_thought: 2\nload_model_path: None\nother: 1\n";
+        let expected = [("c_thought", "2".to_owned()), ("lr", "0.0001".to_owned())];
+        assert_eq!(summary(recipe), expected);
+        assert_eq!(summary("{ not: yaml"), []);
+    }
+
+    #[test]
+    fn paths_can_be_pasted_into_a_shell() {
+        assert_eq!(quoted(Path::new("runs/a-1/config.yaml")), "runs/a-1/config.yaml");
+        assert_eq!(quoted(Path::new("my runs/it's")), "'my runs/it'\\''s'");
+    }
+}
