@@ -13,38 +13,44 @@ pub enum Reinject {
     #[default]
     #[serde(rename = "hs[-1]")]
     LastHidden,
+    /// The last hidden state, scaled to the mean norm of the token embeddings. The final norm makes
+    /// a thought many times longer than an embedding, which drowns the position embedding.
+    #[serde(rename = "norm(hs[-1])")]
+    NormLastHidden,
     /// The zero vector: a control that feeds nothing back.
     #[serde(rename = "zero")]
     Zero,
 }
 
 impl Reinject {
-    /// The names a recipe may use.
-    pub const NAMES: [&str; 2] = ["hs[-1]", "zero"];
-
-    /// From its name in a recipe.
-    pub fn parse(name: &str) -> Option<Self> {
-        match name {
-            "hs[-1]" => Some(Self::LastHidden),
-            "zero" => Some(Self::Zero),
-            _ => None,
-        }
-    }
-
     /// Its name in a recipe.
     pub fn name(self) -> &'static str {
         match self {
-            Self::LastHidden => Self::NAMES[0],
-            Self::Zero => Self::NAMES[1],
+            Self::LastHidden => "hs[-1]",
+            Self::NormLastHidden => "norm(hs[-1])",
+            Self::Zero => "zero",
         }
     }
 
-    /// The thoughts of one pass. `states`: the pass before, `sources`: for each row the column of
-    /// that pass to feed back. Result: `[batch, 1, d_model]`.
-    pub fn thoughts(self, states: &HiddenStates, sources: &[usize]) -> Tensor<3> {
+    /// The thoughts of one pass. `states`: the pass before; `sources`: for each row the column of
+    /// that pass to feed back; `embeddings: [vocab, d_model]`, the token embeddings. Result:
+    /// `[batch, 1, d_model]`.
+    pub fn thoughts(
+        self,
+        states: &HiddenStates,
+        sources: &[usize],
+        embeddings: &Tensor<2>,
+    ) -> Tensor<3> {
+        let last = pick(states.last(), sources);
         match self {
-            Self::LastHidden => pick(states.last(), sources),
-            Self::Zero => pick(states.last(), sources).detach().zeros_like(),
+            Self::LastHidden => last,
+            Self::NormLastHidden => {
+                // The target length is a constant: embeddings do not grow to be fed back larger.
+                let length = embeddings.clone().detach().square().sum_dim(1).sqrt().mean();
+                let norm = (last.clone().square().sum_dim(2) + 1e-12).sqrt(); // [batch, 1, 1]
+                last / norm * length.unsqueeze()
+            }
+            Self::Zero => last.detach().zeros_like(),
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct Arithmetic {
     pub n_operations: RangeInclusive<usize>,
     /// Reduce every result to 0 .. modulus. The question does not show it: it is the same throughout a file.
     pub modulus: Option<i64>,
+    /// Write a step as its value alone, `8`, rather than as the equation `<<3+5=8>>`.
+    pub value_steps: bool,
 }
 
 /// An operation between two numbers.
@@ -42,6 +44,7 @@ impl Default for Arithmetic {
             operators: vec![Operator::Add, Operator::Subtract, Operator::Multiply],
             n_operations: 2..=4,
             modulus: Some(10),
+            value_steps: false,
         }
     }
 }
@@ -112,7 +115,11 @@ impl Arithmetic {
             let result = self.reduced(operator.apply(value, operand));
             let symbol = operator.symbol();
             question.push_str(&format!("{symbol}{operand}"));
-            steps.push(format!("<<{value}{symbol}{operand}={result}>>"));
+            steps.push(if self.value_steps {
+                result.to_string()
+            } else {
+                format!("<<{value}{symbol}{operand}={result}>>")
+            });
             value = result;
         }
         Example::new(question, steps, value.to_string())
@@ -153,6 +160,7 @@ mod tests {
             operators: vec![Operator::Add],
             n_operations: 1..=1,
             modulus: None,
+            value_steps: false,
         });
         let test = generate(&tiny, 4, 1, &HashSet::new()).unwrap();
         let train = generate(&tiny, 5, 2, &keys(&test)).unwrap();

@@ -1,0 +1,8 @@
+//! Evaluation: generate, read the answer, count.
+
+pub mod evaluate;
+pub mod generate;
+pub mod score;
+
+pub use evaluate::{Evaluation, Evaluator, Sample};
+pub use generate::{Generation, Sampling, generate};

@@ -1,0 +1,202 @@
+//! Checkpoints: a Hugging Face folder, what the latents need, and the trainer's state.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::{dataset::Format, optim::AdamW};
+use crate::{
+    Error, Result,
+    data::{Curriculum, Method, Stage, Tokenizer},
+    latent::Reinject,
+    model::{Transformer, weights},
+    report::Row,
+};
+
+const LATENT_FILE: &str = "latent.json";
+const STATE_FILE: &str = "trainer.json";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+
+/// How a checkpoint's model thinks: what a prompt needs to be laid out and run as in training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LatentInfo {
+    /// What was trained.
+    pub method: Method,
+    /// The stage reached.
+    pub stage: Stage,
+    /// Thoughts a step.
+    pub c_thought: usize,
+    /// `M`.
+    pub max_latent_stage: usize,
+    /// Whether short examples get as many latents as others.
+    pub pad_latent_to_max: bool,
+    /// What a latent is fed.
+    pub replacement_method: Reinject,
+    /// How examples become tokens.
+    pub format: Format,
+}
+
+impl LatentInfo {
+    /// A curriculum that gives this model's prompts.
+    pub fn curriculum(&self) -> Curriculum {
+        Curriculum {
+            method: self.method,
+            c_thought: self.c_thought,
+            max_latent_stage: self.max_latent_stage,
+            pad_latent_to_max: self.pad_latent_to_max,
+            uniform_prob: 0.0,
+            cot_epochs: 0,
+            epochs_per_stage: 1,
+            num_epochs: 1,
+            frontier: false,
+        }
+    }
+}
+
+/// Where training stands: everything that the next step depends on besides weights and moments.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The epoch in progress, from 0.
+    pub epoch: usize,
+    /// Optimizer steps done in it.
+    pub step_in_epoch: usize,
+    /// Optimizer steps done in all.
+    pub step: usize,
+    /// Optimizer steps since its moments were zero.
+    pub optimizer_steps: usize,
+    /// Summed loss and labels of the epoch so far, in nats.
+    pub epoch_loss: f64,
+    /// Labels of the epoch so far.
+    pub epoch_labels: usize,
+    /// Seconds of training, interruptions not counted.
+    pub seconds: f64,
+    /// Best accuracy of an evaluation.
+    pub best_accuracy: Option<f64>,
+    /// Evaluations so far.
+    pub rows: Vec<Row>,
+}
+
+/// A checkpoint opened for use.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Without autodiff.
+    pub model: Transformer,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How it thinks.
+    pub latent: LatentInfo,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint folder.
+    ///
+    /// # Errors
+    /// A missing or damaged file, and weights that do not fit each other.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let latent = read_json(&folder.join(LATENT_FILE))?;
+        let model = Transformer::load(folder, device)?;
+        let tokenizer = Tokenizer::load(folder)?;
+        check_vocabulary(&tokenizer, &model, folder)?;
+        Ok(Self { model, tokenizer, latent })
+    }
+}
+
+/// Refuses a tokenizer with more tokens than the model has embeddings.
+pub fn check_vocabulary(tokenizer: &Tokenizer, model: &Transformer, folder: &Path) -> Result<()> {
+    let (tokens, rows) = (tokenizer.vocab_size(), model.config.vocab_size);
+    if tokens > rows {
+        let problem = format!("the tokenizer has {tokens} tokens, but the model only {rows} embeddings. The two must come from the same model.");
+        return Err(Error::input(folder, "", problem));
+    }
+    Ok(())
+}
+
+/// Writes a checkpoint beside its place and renames it, so that a kill never leaves half a one.
+pub fn save(
+    folder: &Path,
+    model: &Transformer,
+    tokenizer: &Tokenizer,
+    latent: &LatentInfo,
+    optimizer: &AdamW,
+    state: &State,
+) -> Result<()> {
+    let partial = partial(folder);
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))?;
+    }
+    std::fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
+    model.save(&partial)?;
+    tokenizer.save(&partial)?;
+    let markers = tokenizer.markers();
+    write_json(
+        &partial.join("generation_config.json"),
+        &serde_json::json!({"eos_token_id": markers.eos, "pad_token_id": markers.pad}),
+    )?;
+    write_json(&partial.join(LATENT_FILE), latent)?;
+    write_json(&partial.join(STATE_FILE), state)?;
+    weights::write_tensors(&partial.join(OPTIMIZER_FILE), &optimizer.state())?;
+    for entry in std::fs::read_dir(&partial).map_err(Error::io("read", &partial))?.flatten() {
+        let path = entry.path();
+        std::fs::File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io("write", &path))?;
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).map_err(Error::io("remove", folder))?;
+    }
+    std::fs::rename(&partial, folder).map_err(Error::io("rename", &partial))
+}
+
+fn partial(folder: &Path) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    folder.with_file_name(format!(".partial-{name}"))
+}
+
+/// Reads what only the trainer needs: its state, and the optimizer's moments into `optimizer`.
+pub fn restore(folder: &Path, optimizer: &mut AdamW, device: &Device) -> Result<State> {
+    let state: State = read_json(&folder.join(STATE_FILE))?;
+    let tensors = weights::read_tensors(&folder.join(OPTIMIZER_FILE))?;
+    let moments: BTreeMap<String, Tensor<1>> = tensors
+        .into_iter()
+        .map(|(name, (_, values))| (name, Tensor::from_data(values.as_slice(), device)))
+        .collect();
+    optimizer.restore(state.optimizer_steps, moments);
+    Ok(state)
+}
+
+/// The newest whole checkpoint in a folder of them, by its optimizer steps.
+pub fn newest(folder: &Path) -> Result<Option<PathBuf>> {
+    let mut found: Vec<(usize, PathBuf)> = all(folder)?;
+    Ok(found.pop().map(|(_, path)| path))
+}
+
+/// Whole checkpoints in a folder, fewest optimizer steps first.
+pub fn all(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(found) };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if !hidden && path.join(STATE_FILE).is_file() {
+            let state: State = read_json(&path.join(STATE_FILE))?;
+            found.push((state.step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    serde_json::from_str(&text).map_err(|e| {
+        let problem = format!("not what `coconut train` writes: {e}. Use another checkpoint.");
+        Error::input(path, format!("line {}", e.line()), problem)
+    })
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::Training(e.to_string()))?;
+    std::fs::write(path, text + "\n").map_err(Error::io("write", path))
+}

@@ -1,0 +1,302 @@
+//! A run's data: examples in token ids, cut into optimizer steps.
+
+use std::path::{Path, PathBuf};
+
+use rand::seq::SliceRandom;
+
+use crate::{
+    Error, Result,
+    config::RunConfig,
+    data::{
+        Curriculum, Draw, Encoded, Example, Markers, Sequence, Stage, Tokenizer,
+        batch::{Batch, Row},
+        encode_graphs, encode_texts, read,
+        tasks::{self, Task},
+        tokenizer::Units,
+    },
+    rng,
+};
+
+/// How examples become tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// Question, steps and answer as text.
+    Text,
+    /// Edges, candidates and root, one token a node.
+    Graph,
+}
+
+/// Examples and their token ids, one to one.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// As read or generated.
+    pub examples: Vec<Example>,
+    /// In token ids.
+    pub encoded: Vec<Encoded>,
+}
+
+/// Everything a run reads.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// Of the model, or built from the data.
+    pub tokenizer: Tokenizer,
+    /// How examples become tokens.
+    pub format: Format,
+    /// To train on; empty if the run only evaluates.
+    pub train: Dataset,
+    /// To evaluate on; none of it is in `train` if both were generated.
+    pub val: Dataset,
+    /// What a reader of the run should know of the data, a paragraph each.
+    pub warnings: Vec<String>,
+}
+
+impl Data {
+    /// Reads or generates what a recipe names. `model` is the folder of the model to start from.
+    pub fn prepare(config: &RunConfig, model: Option<&Path>) -> Result<Self> {
+        let (train, val) = examples(config)?;
+        let train_origin = origin(config.train_path.as_deref(), "generated training examples");
+        let val_origin = origin(config.val_path.as_deref(), "generated test examples");
+        let (tokenizer, format) = tokenizer(config, model, &train, &val)?;
+        let mut warnings = Vec::new();
+        let mut encode = |examples: Vec<Example>, origin: &Path| -> Result<Dataset> {
+            let encoded = match format {
+                Format::Graph => encode_graphs(&examples, &tokenizer, origin)?,
+                Format::Text => {
+                    let (encoded, findings) = encode_texts(&examples, &tokenizer)?;
+                    let named = |warning| format!("{}, {warning}", origin.display());
+                    warnings.extend(findings.warnings().into_iter().map(named));
+                    encoded
+                }
+            };
+            Ok(Dataset { examples, encoded })
+        };
+        let (train, val) = (encode(train, &train_origin)?, encode(val, &val_origin)?);
+        let data = Self { tokenizer, format, train, val, warnings };
+        if let (Some(context), true) = (config.n_positions, model.is_none()) {
+            data.check_context(config, context)?;
+        }
+        Ok(data)
+    }
+
+    /// The longest sequence that a run's curricula make, generated tokens of evaluation included.
+    pub fn longest(&self, config: &RunConfig) -> usize {
+        let markers = self.tokenizer.markers();
+        let encoded = self.train.encoded.iter().chain(&self.val.encoded);
+        let longest = encoded.map(|example| {
+            let of = |curriculum: &Curriculum| curriculum.max_len(example, markers);
+            curricula(config).iter().map(of).max().unwrap_or(0)
+        });
+        longest.max().unwrap_or(0)
+    }
+
+    /// Refuses examples that are longer than a model's context, naming the first.
+    pub fn check_context(&self, config: &RunConfig, context: usize) -> Result<()> {
+        let markers = self.tokenizer.markers();
+        let sets = [
+            (&self.train, origin(config.train_path.as_deref(), "generated training examples")),
+            (&self.val, origin(config.val_path.as_deref(), "generated test examples")),
+        ];
+        for (set, origin) in sets {
+            for (index, example) in set.encoded.iter().enumerate() {
+                for curriculum in curricula(config) {
+                    let length = curriculum.max_len(example, markers);
+                    if length > context {
+                        let problem = format!(
+                            "is {length} tokens long with its latents, but the model's context is {context}. \
+                             Remove it, or use a model with a longer context (`n_positions`)."
+                        );
+                        return Err(Error::input(origin, format!("example {}", index + 1), problem));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The curricula of a run's method and its baselines.
+fn curricula(config: &RunConfig) -> Vec<Curriculum> {
+    let methods = [config.method].into_iter().chain(config.baselines.iter().copied());
+    methods.map(|method| Curriculum { method, ..config.curriculum() }).collect()
+}
+
+fn origin(path: Option<&Path>, otherwise: &str) -> PathBuf {
+    path.unwrap_or(Path::new(otherwise)).to_owned()
+}
+
+/// Training and test examples, generated ones without overlap.
+fn examples(config: &RunConfig) -> Result<(Vec<Example>, Vec<Example>)> {
+    let limit = |n: usize| if config.debug { n.min(64) } else { n };
+    let max_size = match (config.max_size, config.debug) {
+        (Some(n), _) => Some(limit(n)),
+        (None, true) => Some(64),
+        (None, false) => None,
+    };
+    let task = config.task()?;
+    let generate = |task: &Task, n: usize, kind: u64, exclude: &[Example]| {
+        tasks::generate(task, limit(n), rng::hash(config.seed, &[kind]), &tasks::keys(exclude))
+    };
+    let val = match (&config.val_path, &task) {
+        (Some(path), _) => read::load(path, config.debug.then_some(64))?,
+        // Test examples do not depend on the run's seed: runs with other seeds answer the same questions.
+        (None, Some(task)) => tasks::generate(task, limit(config.val_examples), 0, &Default::default())?,
+        (None, None) => Vec::new(),
+    };
+    let train = match (&config.train_path, &task) {
+        _ if config.only_eval => Vec::new(),
+        (Some(path), _) => read::load(path, max_size)?,
+        (None, Some(task)) => {
+            let n = max_size.map_or(config.train_examples, |max| max.min(config.train_examples));
+            generate(task, n, 1, &val)?
+        }
+        (None, None) => Vec::new(),
+    };
+    Ok((train, val))
+}
+
+fn tokenizer(
+    config: &RunConfig,
+    model: Option<&Path>,
+    train: &[Example],
+    val: &[Example],
+) -> Result<(Tokenizer, Format)> {
+    let all = || train.iter().chain(val);
+    let origin = Path::new("tokenizer built from the data");
+    let build = |units| Ok((Tokenizer::build(all(), units, origin)?, Format::Text));
+    match (config.tokenizer.as_deref(), model, config.task.as_deref()) {
+        (None, Some(folder), _) => {
+            let tokenizer = Tokenizer::load(folder)?;
+            let graph = config.task.as_deref() == Some("graph");
+            Ok((tokenizer, if graph { Format::Graph } else { Format::Text }))
+        }
+        (Some("graph"), None, _) | (None, None, Some("graph")) => {
+            let nodes = all().filter_map(|example| Some(example.graph.as_ref()?.n_nodes()));
+            Ok((Tokenizer::for_graphs(nodes.max().unwrap_or(0), origin)?, Format::Graph))
+        }
+        (Some("graph"), Some(folder), _) => Ok((Tokenizer::load(folder)?, Format::Graph)),
+        (Some("words"), _, _) | (None, None, None | Some("prosqa")) => build(Units::Words),
+        (Some("characters"), _, _) | (None, None, Some("arithmetic")) => build(Units::Characters),
+        (Some("symbols"), _, _) | (None, None, Some(_)) => build(Units::Symbols),
+        (Some(path), _, _) => Ok((Tokenizer::load(Path::new(path))?, Format::Text)),
+    }
+}
+
+/// What one optimizer step trains on.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Micro-batches.
+    pub batches: Vec<Batch>,
+    /// For each micro-batch, the examples' numbers in the training set, from 0.
+    pub examples: Vec<Vec<usize>>,
+    /// Labels in all of them.
+    pub labels: usize,
+}
+
+/// The optimizer steps of one epoch, in order.
+///
+/// Examples are shuffled, put into pools, sorted by length within a pool so that batch mates are
+/// alike, cut into batches, and the batches of a pool shuffled again. Everything follows from seed and
+/// epoch, so the n-th step is the same in a run that was interrupted.
+#[derive(Clone, Debug)]
+pub struct EpochSteps<'a> {
+    encoded: &'a [Encoded],
+    curriculum: &'a Curriculum,
+    markers: Markers,
+    stage: Stage,
+    seed: u64,
+    epoch: u64,
+    batch_size: usize,
+    accumulation: usize,
+    order: Vec<usize>,
+}
+
+impl<'a> EpochSteps<'a> {
+    /// The steps of `epoch` (from 0) at `stage`.
+    pub fn new(
+        data: &'a Data,
+        curriculum: &'a Curriculum,
+        config: &RunConfig,
+        stage: Stage,
+        epoch: usize,
+    ) -> Self {
+        let mut order: Vec<usize> = (0..data.train.encoded.len()).collect();
+        order.shuffle(&mut rng::stream(config.seed, &[rng::ORDER, epoch as u64]));
+        Self {
+            encoded: &data.train.encoded,
+            curriculum,
+            markers: data.tokenizer.markers(),
+            stage,
+            seed: config.seed,
+            epoch: epoch as u64,
+            batch_size: config.batch_size_training,
+            accumulation: config.gradient_accumulation_steps,
+            order,
+        }
+    }
+
+    /// Number of optimizer steps of an epoch over `examples` examples.
+    pub fn count(examples: usize, config: &RunConfig) -> usize {
+        examples.div_ceil(config.batch_size_training).div_ceil(config.gradient_accumulation_steps)
+    }
+
+    /// Hands each step to `each`, leaving out the first `skip`, until it returns `false`.
+    ///
+    /// # Errors
+    /// A sequence that cannot be laid out, by its example.
+    pub fn for_each(&self, skip: usize, mut each: impl FnMut(Step) -> bool) -> Result<()> {
+        const STEPS_A_POOL: usize = 16;
+        let pool_size = self.batch_size * self.accumulation * STEPS_A_POOL;
+        let mut number = 0;
+        for (pool, indices) in self.order.chunks(pool_size).enumerate() {
+            let steps_here = indices.len().div_ceil(self.batch_size * self.accumulation);
+            if number + steps_here <= skip {
+                number += steps_here;
+                continue;
+            }
+            let batches = self.pool(pool as u64, indices);
+            for batches in batches.chunks(self.accumulation) {
+                if number >= skip && !each(self.step(batches)?) {
+                    return Ok(());
+                }
+                number += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The batches of a pool, each of (example, sequence).
+    fn pool(&self, pool: u64, indices: &[usize]) -> Vec<Vec<(usize, Sequence)>> {
+        let sequence = |&index: &usize| {
+            let draw = Draw { seed: self.seed, epoch: self.epoch, index: index as u64 };
+            let example = &self.encoded[index];
+            (index, self.curriculum.train_sequence(example, self.stage, self.markers, draw))
+        };
+        let mut sequences: Vec<(usize, Sequence)> = indices.iter().map(sequence).collect();
+        sequences.sort_by_key(|(index, s)| (s.n_latents, s.ids.len(), *index));
+        let mut batches = Vec::with_capacity(sequences.len().div_ceil(self.batch_size));
+        while !sequences.is_empty() {
+            let rest = sequences.split_off(self.batch_size.min(sequences.len()));
+            batches.push(std::mem::replace(&mut sequences, rest));
+        }
+        batches.shuffle(&mut rng::stream(self.seed, &[rng::ORDER, self.epoch, pool]));
+        batches
+    }
+
+    fn step(&self, batches: &[Vec<(usize, Sequence)>]) -> Result<Step> {
+        let feedback = self.curriculum.feeds_back().then_some(self.markers.latent);
+        let mut step = Step { batches: Vec::new(), examples: Vec::new(), labels: 0 };
+        for sequences in batches {
+            let examples: Vec<usize> = sequences.iter().map(|(index, _)| *index).collect();
+            let rows: Vec<Row> =
+                sequences.iter().map(|(_, s)| Row { ids: &s.ids, labels: &s.labels }).collect();
+            let batch = Batch::new(&rows, feedback).map_err(|problem| {
+                Error::Training(format!("the batch of examples {examples:?} cannot be laid out: {problem}"))
+            })?;
+            step.labels += batch.targets.len();
+            step.batches.push(batch);
+            step.examples.push(examples);
+        }
+        Ok(step)
+    }
+}
