@@ -21,11 +21,8 @@ impl Progress {
     /// `done` of `total` are behind us (not 0 after a resume); the rate counts from there. `unit` is
     /// a plural, such as `steps` or `questions`.
     pub fn new(label: impl Into<String>, unit: &'static str, done: u64, total: u64) -> Self {
-        let bar = SCREEN.add(ProgressBar::new(total).with_position(done));
-        bar.set_style(style(unit));
-        bar.set_prefix(label.into());
-        bar.reset_eta();
-        Self(bar)
+        let bar = resumed(done, total).with_style(style(unit)).with_prefix(label.into());
+        Self(SCREEN.add(bar))
     }
 
     /// Changes the label before the bar, as when a stage begins.
@@ -49,6 +46,16 @@ impl Drop for Progress {
         self.0.finish_and_clear();
         SCREEN.remove(&self.0);
     }
+}
+
+/// A bar, not shown yet, whose rate does not count what was done before.
+fn resumed(done: u64, total: u64) -> ProgressBar {
+    let bar = ProgressBar::hidden().with_position(done);
+    bar.set_length(total);
+    // The estimate forgets its past only from the position that it saw last: let it see this one.
+    bar.tick();
+    bar.reset_eta();
+    bar
 }
 
 fn style(unit: &'static str) -> ProgressStyle {
@@ -103,6 +110,21 @@ mod tests {
         fn flush(&self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn the_rate_after_a_resume_counts_from_there() {
+        let bar = resumed(1_000_000, 1_000_010);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        bar.tick();
+        assert_eq!(
+            (bar.position(), bar.length(), bar.per_sec()),
+            (1_000_000, Some(1_000_010), 0.0)
+        );
+        bar.inc(1);
+        bar.tick();
+        // One step in 20 ms or more.
+        assert!(bar.per_sec() > 0.0 && bar.per_sec() < 1000.0, "{}", bar.per_sec());
     }
 
     #[test]
