@@ -5,4 +5,4 @@ pub mod generate;
 pub mod score;
 
 pub use evaluate::{Evaluation, Evaluator, Sample};
-pub use generate::{Generation, Sampling, generate};
+pub use generate::{GenerateOptions, Generation, Sampling, generate};

@@ -1,0 +1,94 @@
+//! The verbs of the command line.
+
+mod bench;
+mod data;
+mod inspect;
+mod train;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use coconut::Result;
+
+/// Train, evaluate and open up language models that reason in a continuous latent space.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a recipe through its stages, evaluate, and report.
+    ///
+    /// Examples:
+    ///   coconut train configs/quickstart.yaml
+    ///   coconut train configs/quickstart.yaml -s seed=1 -s name=quickstart-1
+    ///   coconut train configs/quickstart.yaml --dry-run
+    ///   coconut train configs/quickstart.yaml --resume
+    #[command(verbatim_doc_comment)]
+    Train(train::Train),
+    /// Evaluate a checkpoint on a file of examples.
+    ///
+    /// Example: coconut eval runs/quickstart/checkpoints/5-12 --data test.json
+    #[command(verbatim_doc_comment)]
+    Eval(inspect::Eval),
+    /// Answer a question, or each line of standard input.
+    ///
+    /// Example: coconut generate runs/quickstart/checkpoints/5-12 --latents 8 --prompt "3+5*2-7+1"
+    #[command(verbatim_doc_comment)]
+    Generate(inspect::Generate),
+    /// Print the logits of every position of token ids, latents fed back.
+    ///
+    /// Example: coconut logits runs/quickstart/checkpoints/5-12 --ids 5,9,77 --json
+    #[command(verbatim_doc_comment)]
+    Logits(inspect::Logits),
+    /// Convert, generate or describe data sets.
+    #[command(subcommand)]
+    Data(data::Data),
+    /// Measure training steps and generation at several stages, with random weights.
+    Bench(bench::Bench),
+    /// Write tables, figures and report.html of one run or several together.
+    Report {
+        /// Run folders.
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        /// Where to write; the first run's folder if absent.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+}
+
+/// Carries out a command line.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Train(train) => train.run(),
+        Command::Eval(eval) => eval.run(),
+        Command::Generate(generate) => generate.run(),
+        Command::Logits(logits) => logits.run(),
+        Command::Data(data) => data.run(),
+        Command::Bench(bench) => bench.run(),
+        Command::Report { runs, out } => {
+            let report = match (&out, runs.as_slice()) {
+                (None, [run]) => coconut::report::write(run)?,
+                (out, [first, ..]) => coconut::report::compare(&runs, out.as_ref().unwrap_or(first))?,
+                (_, []) => return Ok(()),
+            };
+            print_report(&report);
+            Ok(())
+        }
+    }
+}
+
+fn print_report(report: &coconut::report::Report) {
+    println!("{}", coconut::report::table::terminal(&report.series));
+    for file in &report.files {
+        println!("wrote {}", file.display());
+    }
+}
+
+/// JSON on one line.
+fn print_json(value: &serde_json::Value) {
+    println!("{value}");
+}

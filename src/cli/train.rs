@@ -1,0 +1,142 @@
+//! `coconut train`.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use clap::Args;
+use coconut::{
+    Error, Result,
+    config::RunConfig,
+    data::{Draw, Method, Tokenizer},
+    log, report,
+    train::{
+        Trainer,
+        dataset::{Data, EpochSteps},
+        trainer::{model_config, name},
+    },
+};
+use serde_json::json;
+
+#[derive(Args)]
+pub struct Train {
+    /// The recipe, flat YAML.
+    recipe: PathBuf,
+    /// Override a key: `-s lr=3e-4 -s seed=1`.
+    #[arg(short = 's', value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Go on with an interrupted run.
+    #[arg(long, conflicts_with = "overwrite")]
+    resume: bool,
+    /// Replace a run of the same name.
+    #[arg(long)]
+    overwrite: bool,
+    /// Show what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the results as one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Train {
+    pub fn run(self) -> Result<()> {
+        let config = RunConfig::load(&self.recipe, &self.set)?;
+        if config.only_eval {
+            return super::inspect::evaluate_recipe(&config, self.json);
+        }
+        if self.dry_run {
+            return dry_run(&config);
+        }
+        let folder = config.run_dir();
+        if self.overwrite && folder.join("metrics.jsonl").exists() {
+            std::fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
+        }
+        let data = Data::prepare(&config, config.model_folder())?;
+        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        log::install(Some(&folder.join("log.txt")))?;
+        for warning in &data.warnings {
+            tracing::warn!("{warning}");
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&stop);
+        // A second Ctrl-C ends at once.
+        let _ = ctrlc::set_handler(move || {
+            if asked.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        });
+
+        let mut rows = Vec::new();
+        for method in std::iter::once(config.method).chain(config.baselines.iter().copied()) {
+            let (run, place) = of_method(&config, method, &folder);
+            let resume = self.resume || (place != folder && place.join("metrics.jsonl").exists());
+            let results = Trainer::new(&run, &data, &place, resume)?.run(&stop)?;
+            rows.extend(results.rows.clone());
+        }
+        let results =
+            report::Results { run: config.name.clone(), config: json!(config), rows };
+        results.write(&folder.join("results.json"))?;
+        let report = report::write(&folder)?;
+        if self.json {
+            super::print_json(&json!(results));
+        } else {
+            super::print_report(&report);
+        }
+        Ok(())
+    }
+}
+
+/// The configuration and folder of the run's method or one of its baselines.
+fn of_method(config: &RunConfig, method: Method, folder: &Path) -> (RunConfig, PathBuf) {
+    if method == config.method {
+        return (config.clone(), folder.to_owned());
+    }
+    let run = RunConfig { method, baselines: Vec::new(), ..config.clone() };
+    (run, folder.join(name(&method)))
+}
+
+fn dry_run(config: &RunConfig) -> Result<()> {
+    println!("{}", config.to_yaml()?);
+    let data = Data::prepare(config, config.model_folder())?;
+    for warning in &data.warnings {
+        println!("warning: {warning}");
+    }
+    let shape = match config.model_folder() {
+        Some(folder) => coconut::model::ModelConfig::load(folder)?,
+        None => model_config(config, &data),
+    };
+    println!(
+        "# {} parameters: {} blocks, width {}, {} heads, context {}, vocabulary {}",
+        shape.num_parameters(), shape.n_layer, shape.n_embd, shape.n_head, shape.n_positions, shape.vocab_size
+    );
+    let steps = EpochSteps::count(data.train.encoded.len(), config);
+    println!(
+        "# {} training examples, {} test examples, {steps} optimizer steps an epoch",
+        data.train.encoded.len(), data.val.encoded.len()
+    );
+    let curriculum = config.curriculum();
+    for (stage, epochs) in curriculum.stages() {
+        println!("\n# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
+        let Some(example) = data.train.encoded.first() else { continue };
+        let draw = Draw { seed: config.seed, epoch: epochs.start as u64, index: 0 };
+        let sequence = curriculum.train_sequence(example, stage, data.tokenizer.markers(), draw);
+        println!("tokens: {}", shown(&data.tokenizer, &sequence.ids));
+        let labels: Vec<String> = sequence
+            .labels
+            .iter()
+            .map(|label| label.map_or("-100".into(), |id| shown(&data.tokenizer, &[id])))
+            .collect();
+        println!("labels: {}", labels.join(" "));
+    }
+    Ok(())
+}
+
+fn shown(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    let strings = tokenizer.token_strings(ids);
+    strings.iter().map(|s| s.replace('\n', "\\n")).collect::<Vec<_>>().join(" ")
+}
