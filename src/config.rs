@@ -14,7 +14,10 @@ use serde_json::{Map, Value};
 
 use crate::{
     Error, Result,
-    data::{Curriculum, Method, tasks::{Task, arithmetic::Operator}},
+    data::{
+        Curriculum, Method,
+        tasks::{Task, arithmetic::Operator},
+    },
     latent::Reinject,
 };
 
@@ -242,7 +245,11 @@ const REFUSED: [(&str, &[Value], &str); 9] = [
     ("loss_seq_vcr", &[Value::Bool(false), Value::Null], "the loss is cross entropy"),
     ("n_detached_recursions", &[Value::Null], "gradients flow through every pass"),
     ("system_prompt", &[Value::Null], "questions are used as they are"),
-    ("resume_epochs", &[Value::Null], "use `resume` to skip epochs, or `--resume` to go on with a run"),
+    (
+        "resume_epochs",
+        &[Value::Null],
+        "use `resume` to skip epochs, or `--resume` to go on with a run",
+    ),
     ("latent_positions", &[Value::Null], "thoughts have ordinary positions"),
 ];
 
@@ -264,7 +271,11 @@ impl RunConfig {
     pub fn load(recipe: &Path, overrides: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(recipe).map_err(Error::io("read", recipe))?;
         let keys = serde_saphyr::from_str::<Map<String, Value>>(&text).map_err(|e| {
-            Error::input(recipe, "", format!("not a flat YAML recipe: {e}. Expected lines `key: value`."))
+            Error::input(
+                recipe,
+                "",
+                format!("not a flat YAML recipe: {e}. Expected lines `key: value`."),
+            )
         })?;
         Self::from_keys(keys, overrides, &recipe.display().to_string())
     }
@@ -278,7 +289,9 @@ impl RunConfig {
         let mut from = std::collections::BTreeMap::new();
         for text in overrides {
             let (key, value) = text.split_once('=').ok_or_else(|| {
-                Error::Usage(format!("-s {text}: an override is `key=value`, such as `-s lr=3e-4`."))
+                Error::Usage(format!(
+                    "-s {text}: an override is `key=value`, such as `-s lr=3e-4`."
+                ))
             })?;
             let value = serde_saphyr::from_str::<Value>(value)
                 .unwrap_or_else(|_| Value::String(value.into()));
@@ -305,7 +318,9 @@ impl RunConfig {
         for (key, harmless, instead) in REFUSED {
             match keys.remove(key) {
                 Some(value) if !harmless.contains(&value) => {
-                    let problem = format!("is known but not available in this version: {instead}. Remove the key.");
+                    let problem = format!(
+                        "is known but not available in this version: {instead}. Remove the key."
+                    );
                     return Err(error(key, problem));
                 }
                 _ => {}
@@ -371,7 +386,10 @@ impl RunConfig {
         };
         let Some(name) = &self.task else { return Ok(None) };
         let Some(mut task) = Task::named(name) else {
-            return error("task", format!("is `{name}`; expected one of {}", Task::NAMES.join(", ")));
+            return error(
+                "task",
+                format!("is `{name}`; expected one of {}", Task::NAMES.join(", ")),
+            );
         };
         let given = [
             ("operands", self.operands.is_some(), "arithmetic"),
@@ -383,7 +401,9 @@ impl RunConfig {
             ("nodes", self.nodes.is_some(), "graph, prosqa"),
             ("distance", self.distance.is_some(), "graph, prosqa"),
         ];
-        if let Some((key, _, of)) = given.iter().find(|(_, given, of)| *given && !of.contains(name.as_str())) {
+        if let Some((key, _, of)) =
+            given.iter().find(|(_, given, of)| *given && !of.contains(name.as_str()))
+        {
             return error(key, format!("is a setting of the task {of}, not of {name}"));
         }
         match &mut task {
@@ -429,7 +449,11 @@ impl RunConfig {
 
     fn check(&self) -> Result<(), (&'static str, String)> {
         let at_least = |key: &'static str, value: usize, least: usize| {
-            if value < least { Err((key, format!("is {value}; it must be at least {least}"))) } else { Ok(()) }
+            if value < least {
+                Err((key, format!("is {value}; it must be at least {least}")))
+            } else {
+                Ok(())
+            }
         };
         at_least("batch_size_training", self.batch_size_training, 1)?;
         at_least("gradient_accumulation_steps", self.gradient_accumulation_steps, 1)?;
@@ -439,13 +463,16 @@ impl RunConfig {
         at_least("n_embd", self.n_embd, 1)?;
         at_least("eval_batch_size", self.eval_batch_size, 1)?;
         at_least("max_new_tokens", self.max_new_tokens, 1)?;
-        for (key, value) in [("c_thought", self.c_thought), ("max_latent_stage", self.max_latent_stage)] {
+        for (key, value) in
+            [("c_thought", self.c_thought), ("max_latent_stage", self.max_latent_stage)]
+        {
             if value > 1000 {
                 return Err((key, format!("is {value}; it must be at most 1000")));
             }
         }
         if !self.n_embd.is_multiple_of(self.n_head) {
-            let problem = format!("is {}; it must be a multiple of `n_head` ({})", self.n_embd, self.n_head);
+            let problem =
+                format!("is {}; it must be a multiple of `n_head` ({})", self.n_embd, self.n_head);
             return Err(("n_embd", problem));
         }
         for (key, value, range) in [
@@ -459,7 +486,11 @@ impl RunConfig {
             ("betas", self.betas[1], 0.0..=0.999_999),
         ] {
             if !range.contains(&value) {
-                let problem = format!("is {value}; it must lie in {} to {}", range.start(), bound(*range.end()));
+                let problem = format!(
+                    "is {value}; it must lie in {} to {}",
+                    range.start(),
+                    bound(*range.end())
+                );
                 return Err((key, problem));
             }
         }
@@ -467,13 +498,22 @@ impl RunConfig {
             return Err(("name", format!("is `{}`; it must be a plain folder name", self.name)));
         }
         if self.task.is_none() && self.val_path.is_none() {
-            return Err(("val_path", "is missing; name a file of examples, or a `task` to generate".into()));
+            return Err((
+                "val_path",
+                "is missing; name a file of examples, or a `task` to generate".into(),
+            ));
         }
         if self.task.is_none() && self.train_path.is_none() && !self.only_eval {
-            return Err(("train_path", "is missing; name a file of examples, or a `task` to generate".into()));
+            return Err((
+                "train_path",
+                "is missing; name a file of examples, or a `task` to generate".into(),
+            ));
         }
         if self.only_eval && self.load_model_path.is_none() {
-            return Err(("load_model_path", "is missing; `only_eval` needs the checkpoint to evaluate".into()));
+            return Err((
+                "load_model_path",
+                "is missing; `only_eval` needs the checkpoint to evaluate".into(),
+            ));
         }
         if self.baselines.contains(&self.method) {
             return Err(("baselines", "names the method itself; list other methods".into()));
@@ -508,15 +548,18 @@ fn take_method(keys: &mut Map<String, Value>) -> Result<(), (String, String)> {
         [(key, method)] => {
             let value = serde_json::to_value(method).unwrap_or_default();
             match keys.insert("method".into(), value.clone()) {
-                Some(other) if other != value => {
-                    Err(((*key).into(), format!("contradicts `method: {}`; keep one of the two", show(&other))))
-                }
+                Some(other) if other != value => Err((
+                    (*key).into(),
+                    format!("contradicts `method: {}`; keep one of the two", show(&other)),
+                )),
                 _ => Ok(()),
             }
         }
         [(first, _), (second, _), ..] => Err((
             (*second).into(),
-            format!("is True beside `{first}: True`; a run trains one method (see `baselines` for more)"),
+            format!(
+                "is True beside `{first}: True`; a run trains one method (see `baselines` for more)"
+            ),
         )),
     }
 }

@@ -13,9 +13,10 @@ use coconut::{
         tokenizer::Units,
     },
     eval::{GenerateOptions, Sampling, generate},
-    latent, log, loss,
-    model::{ModelConfig, Transformer, parameters},
+    latent,
     latent::Reinject,
+    log, loss,
+    model::{ModelConfig, Transformer, parameters},
     train::optim::{self, AdamW},
 };
 use serde_json::json;
@@ -101,11 +102,14 @@ impl Bench {
                     curriculum.train_sequence(&encoded[index], stage, markers, draw(index))
                 })
                 .collect();
-            let rows: Vec<Row> = rows.iter().map(|s| Row { ids: &s.ids, labels: &s.labels }).collect();
+            let rows: Vec<Row> =
+                rows.iter().map(|s| Row { ids: &s.ids, labels: &s.labels }).collect();
             let start = Instant::now();
             let batch = Batch::new(&rows, Some(markers.latent)).map_err(Error::Training)?;
             let trace = latent::forward(&model, &batch, Reinject::LastHidden);
-            let Some(sum) = loss::cross_entropy(&model, &batch, &trace, &batch.targets) else { continue };
+            let Some(sum) = loss::cross_entropy(&model, &batch, &trace, &batch.targets) else {
+                continue;
+            };
             drop(trace);
             last_loss = f64::from(sum.clone().into_scalar::<f32>()) / batch.targets.len() as f64;
             let mut all = (sum / batch.targets.len() as f64).backward();

@@ -82,7 +82,8 @@ impl SamplingArgs {
 
 impl Eval {
     pub fn run(self) -> Result<()> {
-        let Checkpoint { model, tokenizer, latent } = Checkpoint::load(&self.checkpoint, &device::named("cpu")?)?;
+        let Checkpoint { model, tokenizer, latent } =
+            Checkpoint::load(&self.checkpoint, &device::named("cpu")?)?;
         let examples = read::load(&self.data, self.max_size)?;
         let encoded = match latent.format {
             Format::Graph => encode_graphs(&examples, &tokenizer, &self.data)?,
@@ -101,7 +102,9 @@ impl Eval {
             let draw = Draw { seed: 0, epoch: 0, index: index as u64 };
             let length = curriculum.prompt(example, stage, tokenizer.markers(), draw).ids.len();
             if length > context {
-                let problem = format!("its prompt has {length} tokens, but the model's context is {context}. Remove it.");
+                let problem = format!(
+                    "its prompt has {length} tokens, but the model's context is {context}. Remove it."
+                );
                 return Err(Error::input(&self.data, format!("example {}", index + 1), problem));
             }
         }
@@ -120,14 +123,16 @@ impl Eval {
         let found = evaluator.evaluate(&model, stage, |n| progress.advance(n as u64))?;
         drop(progress);
         let feeds_back = evaluator.curriculum.feeds_back();
-        let row = row(&found, stage, 0, &latent.method, latent.replacement_method.name(), feeds_back);
+        let row =
+            row(&found, stage, 0, &latent.method, latent.replacement_method.name(), feeds_back);
         if let Some(path) = &self.samples {
             append_samples(path, &found, stage, 0, &name(&latent.method))?;
         }
         if self.json {
             super::print_json(&json!(row));
         } else {
-            let results = report::Results { run: "eval".into(), config: json!({}), rows: vec![row] };
+            let results =
+                report::Results { run: "eval".into(), config: json!({}), rows: vec![row] };
             println!("{}", report::table::terminal(&report::series(&[&results])));
         }
         Ok(())
@@ -211,7 +216,8 @@ impl Generate {
             ]
             .concat(),
             None => {
-                let padded = coconut::data::Curriculum { pad_latent_to_max: true, ..curriculum.clone() };
+                let padded =
+                    coconut::data::Curriculum { pad_latent_to_max: true, ..curriculum.clone() };
                 let draw = Draw { seed: 0, epoch: 0, index: 0 };
                 padded.prompt(&Encoded::Text(text), latent.stage, markers, draw).ids
             }
@@ -223,8 +229,9 @@ impl Generate {
             max_new_tokens: self.max_new_tokens,
             sampling: self.sampling.sampling(),
         };
-        let generations = generate(model, &[&ids], &options)
-            .map_err(|problem| Error::Usage(format!("The question cannot be answered: {problem}.")))?;
+        let generations = generate(model, &[&ids], &options).map_err(|problem| {
+            Error::Usage(format!("The question cannot be answered: {problem}."))
+        })?;
         for generation in generations {
             let text = tokenizer.decode(&generation.ids)?;
             if self.json {
@@ -259,10 +266,13 @@ pub struct Logits {
 
 impl Logits {
     pub fn run(self) -> Result<()> {
-        let Checkpoint { model, tokenizer, latent } = Checkpoint::load(&self.checkpoint, &device::named("cpu")?)?;
+        let Checkpoint { model, tokenizer, latent } =
+            Checkpoint::load(&self.checkpoint, &device::named("cpu")?)?;
         let vocabulary = model.config.vocab_size;
         if let Some(id) = self.ids.iter().find(|&&id| id as usize >= vocabulary) {
-            return Err(Error::Usage(format!("--ids: {id} is beyond the vocabulary of {vocabulary} tokens.")));
+            return Err(Error::Usage(format!(
+                "--ids: {id} is beyond the vocabulary of {vocabulary} tokens."
+            )));
         }
         if self.ids.len() > model.config.n_positions {
             return Err(Error::Usage(format!(

@@ -72,7 +72,9 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Report { runs, out } => {
             let report = match (&out, runs.as_slice()) {
                 (None, [run]) => coconut::report::write(run)?,
-                (out, [first, ..]) => coconut::report::compare(&runs, out.as_ref().unwrap_or(first))?,
+                (out, [first, ..]) => {
+                    coconut::report::compare(&runs, out.as_ref().unwrap_or(first))?
+                }
                 (_, []) => return Ok(()),
             };
             print_report(&report);

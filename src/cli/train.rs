@@ -78,8 +78,7 @@ impl Train {
             let results = Trainer::new(&run, &data, &place, resume)?.run(&stop)?;
             rows.extend(results.rows.clone());
         }
-        let results =
-            report::Results { run: config.name.clone(), config: json!(config), rows };
+        let results = report::Results { run: config.name.clone(), config: json!(config), rows };
         results.write(&folder.join("results.json"))?;
         let report = report::write(&folder)?;
         if self.json {
@@ -112,12 +111,18 @@ fn dry_run(config: &RunConfig) -> Result<()> {
     };
     println!(
         "# {} parameters: {} blocks, width {}, {} heads, context {}, vocabulary {}",
-        shape.num_parameters(), shape.n_layer, shape.n_embd, shape.n_head, shape.n_positions, shape.vocab_size
+        shape.num_parameters(),
+        shape.n_layer,
+        shape.n_embd,
+        shape.n_head,
+        shape.n_positions,
+        shape.vocab_size
     );
     let steps = EpochSteps::count(data.train.encoded.len(), config);
     println!(
         "# {} training examples, {} test examples, {steps} optimizer steps an epoch",
-        data.train.encoded.len(), data.val.encoded.len()
+        data.train.encoded.len(),
+        data.val.encoded.len()
     );
     let curriculum = config.curriculum();
     for (stage, epochs) in curriculum.stages() {

@@ -122,7 +122,14 @@ impl Evaluator<'_> {
         mut advance: impl FnMut(usize),
     ) -> Result<Evaluation> {
         let prompts: Vec<Sequence> = (0..self.data.encoded.len())
-            .map(|i| self.curriculum.prompt(&self.data.encoded[i], stage, self.tokenizer.markers(), self.draw(i)))
+            .map(|i| {
+                self.curriculum.prompt(
+                    &self.data.encoded[i],
+                    stage,
+                    self.tokenizer.markers(),
+                    self.draw(i),
+                )
+            })
             .collect();
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&i| (prompts[i].n_latents, prompts[i].ids.len(), i));
@@ -211,9 +218,11 @@ impl Evaluator<'_> {
     ) -> Result<Sample> {
         let example = &self.data.examples[index];
         let (mark, answer, text) = match &self.data.encoded[index] {
-            encoded @ Encoded::Text(_) => {
-                (encoded.answer_mark(), example.answer.clone(), self.tokenizer.decode(&generation.ids)?)
-            }
+            encoded @ Encoded::Text(_) => (
+                encoded.answer_mark(),
+                example.answer.clone(),
+                self.tokenizer.decode(&generation.ids)?,
+            ),
             encoded @ Encoded::Graph(graph) => {
                 let answer = self.tokenizer.token_strings(&[graph.target]).concat();
                 let words = self.tokenizer.token_strings(without_eos(generation));
@@ -302,7 +311,8 @@ impl Evaluator<'_> {
         if rows.is_empty() {
             return Ok(Default::default());
         }
-        let layout: Vec<Row> = rows.iter().map(|(s, _)| Row { ids: &s.ids, labels: &s.labels }).collect();
+        let layout: Vec<Row> =
+            rows.iter().map(|(s, _)| Row { ids: &s.ids, labels: &s.labels }).collect();
         let batch = Batch::new(&layout, self.latent()).map_err(Error::Training)?;
         let trace = latent::forward(model, &batch, self.reinject);
         let in_answer = |t: &&Target| {

@@ -172,7 +172,8 @@ fn sample(logits: &[f32], temperature: f64, top_k: usize, u: f64) -> u32 {
     }
     let Some(&top) = order.first() else { return 0 };
     let largest = f64::from(logits[top]);
-    let weight = |token: usize| ((f64::from(logits[token]) - largest) / temperature.max(1e-6)).exp();
+    let weight =
+        |token: usize| ((f64::from(logits[token]) - largest) / temperature.max(1e-6)).exp();
     let total: f64 = order.iter().map(|&token| weight(token)).sum();
     let mut rest = u * total;
     for &token in &order {
@@ -193,7 +194,10 @@ mod tests {
         // Probabilities 1/2, 1/4, 1/4 by hand.
         let logits = [4f32.ln(), 2f32.ln(), 2f32.ln()];
         let at = |u| sample(&logits, 1.0, 0, u);
-        assert_eq!([at(0.0), at(0.49), at(0.51), at(0.74), at(0.76), at(0.999)], [0, 0, 1, 1, 2, 2]);
+        assert_eq!(
+            [at(0.0), at(0.49), at(0.51), at(0.74), at(0.76), at(0.999)],
+            [0, 0, 1, 1, 2, 2]
+        );
         assert_eq!(sample(&logits, 1.0, 1, 0.999), 0, "top_k 1 is greedy");
         // At temperature 1/2 the weights are squared: 16, 4, 4 of 24.
         assert_eq!([sample(&logits, 0.5, 0, 0.66), sample(&logits, 0.5, 0, 0.67)], [0, 1]);

@@ -38,7 +38,7 @@ pub fn forward(model: &Transformer, batch: &Batch, reinject: Reinject) -> Trace 
             None => model.embed(batch.ids(columns.clone(), &device)),
             Some(states) => {
                 let sources: Vec<usize> = pass.sources.iter().map(|c| c - before).collect();
-                let thought = 
+                let thought =
                     reinject.thoughts(states, &sources, &model.transformer.wte.weight.val()); // [batch, 1, d_model]
                 thoughts.push(thought.clone());
                 let words = columns.start + 1..columns.end;

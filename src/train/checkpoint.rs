@@ -109,7 +109,9 @@ impl Checkpoint {
 pub fn check_vocabulary(tokenizer: &Tokenizer, model: &Transformer, folder: &Path) -> Result<()> {
     let (tokens, rows) = (tokenizer.vocab_size(), model.config.vocab_size);
     if tokens > rows {
-        let problem = format!("the tokenizer has {tokens} tokens, but the model only {rows} embeddings. The two must come from the same model.");
+        let problem = format!(
+            "the tokenizer has {tokens} tokens, but the model only {rows} embeddings. The two must come from the same model."
+        );
         return Err(Error::input(folder, "", problem));
     }
     Ok(())

@@ -106,7 +106,11 @@ impl Data {
                             "is {length} tokens long with its latents, but the model's context is {context}. \
                              Remove it, or use a model with a longer context (`n_positions`)."
                         );
-                        return Err(Error::input(origin, format!("example {}", index + 1), problem));
+                        return Err(Error::input(
+                            origin,
+                            format!("example {}", index + 1),
+                            problem,
+                        ));
                     }
                 }
             }
@@ -140,7 +144,9 @@ fn examples(config: &RunConfig) -> Result<(Vec<Example>, Vec<Example>)> {
     let val = match (&config.val_path, &task) {
         (Some(path), _) => read::load(path, config.debug.then_some(64))?,
         // Test examples do not depend on the run's seed: runs with other seeds answer the same questions.
-        (None, Some(task)) => tasks::generate(task, limit(config.val_examples), 0, &Default::default())?,
+        (None, Some(task)) => {
+            tasks::generate(task, limit(config.val_examples), 0, &Default::default())?
+        }
         (None, None) => Vec::new(),
     };
     let train = match (&config.train_path, &task) {
@@ -291,7 +297,9 @@ impl<'a> EpochSteps<'a> {
             let rows: Vec<Row> =
                 sequences.iter().map(|(_, s)| Row { ids: &s.ids, labels: &s.labels }).collect();
             let batch = Batch::new(&rows, feedback).map_err(|problem| {
-                Error::Training(format!("the batch of examples {examples:?} cannot be laid out: {problem}"))
+                Error::Training(format!(
+                    "the batch of examples {examples:?} cannot be laid out: {problem}"
+                ))
             })?;
             step.labels += batch.targets.len();
             step.batches.push(batch);

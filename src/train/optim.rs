@@ -62,7 +62,8 @@ impl AdamW {
 
     /// The moments, by `first.<parameter>` and `second.<parameter>`.
     pub fn state(&self) -> Named {
-        let flat = |values: &Tensor<1>| Flat { shape: values.dims().to_vec(), values: values.clone() };
+        let flat =
+            |values: &Tensor<1>| Flat { shape: values.dims().to_vec(), values: values.clone() };
         let pair = |(name, [first, second]): (&String, &[Tensor<1>; 2])| {
             [(format!("first.{name}"), flat(first)), (format!("second.{name}"), flat(second))]
         };

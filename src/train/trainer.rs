@@ -63,7 +63,11 @@ pub fn model_config(config: &RunConfig, data: &Data) -> ModelConfig {
             .with_dropout(config.dropout);
     shape.initializer_range = config.initializer_range;
     let markers = data.tokenizer.markers();
-    for (key, id) in [("bos_token_id", markers.eos), ("eos_token_id", markers.eos), ("pad_token_id", markers.pad)] {
+    for (key, id) in [
+        ("bos_token_id", markers.eos),
+        ("eos_token_id", markers.eos),
+        ("pad_token_id", markers.pad),
+    ] {
         shape.other.insert(key.into(), id.into());
     }
     shape
@@ -134,11 +138,16 @@ impl<'a> Trainer<'a> {
             if new_stage && self.state.step_in_epoch == 0 && self.config.reset_optimizer {
                 self.optimizer = AdamW::new(self.config.betas, self.config.weight_decay);
             }
-            progress.label(format!("{} stage {stage}, epoch {}", name(&self.config.method), epoch + 1));
+            progress.label(format!(
+                "{} stage {stage}, epoch {}",
+                name(&self.config.method),
+                epoch + 1
+            ));
             self.epoch(stage, steps_an_epoch, &progress, stop)?;
             let train_loss = self.state.epoch_loss / self.state.epoch_labels.max(1) as f64;
             self.state.epoch += 1;
-            (self.state.step_in_epoch, self.state.epoch_loss, self.state.epoch_labels) = (0, 0.0, 0);
+            (self.state.step_in_epoch, self.state.epoch_loss, self.state.epoch_labels) =
+                (0, 0.0, 0);
 
             let last = self.state.epoch == self.config.num_epochs;
             let stage_ends = last || self.curriculum.stage_at(self.state.epoch) != stage;
@@ -163,7 +172,13 @@ impl<'a> Trainer<'a> {
         Ok(self.results())
     }
 
-    fn epoch(&mut self, stage: Stage, steps: usize, progress: &Progress, stop: &AtomicBool) -> Result<()> {
+    fn epoch(
+        &mut self,
+        stage: Stage,
+        steps: usize,
+        progress: &Progress,
+        stop: &AtomicBool,
+    ) -> Result<()> {
         let epoch = self.state.epoch;
         let curriculum = self.curriculum.clone();
         let plan = EpochSteps::new(self.data, &curriculum, self.config, stage, epoch);
@@ -203,7 +218,13 @@ impl<'a> Trainer<'a> {
         )))
     }
 
-    fn step(&mut self, step: Step, stage: Stage, horizon: usize, progress: &Progress) -> Result<()> {
+    fn step(
+        &mut self,
+        step: Step,
+        stage: Stage,
+        horizon: usize,
+        progress: &Progress,
+    ) -> Result<()> {
         let start = Instant::now();
         self.device.seed(rng::hash(self.config.seed, &[rng::DEVICE, self.state.step as u64]));
         let schedule = Schedule {
@@ -218,7 +239,9 @@ impl<'a> Trainer<'a> {
         let model = self.model()?.clone();
         for (batch, examples) in step.batches.iter().zip(&step.examples) {
             let trace = latent::forward(&model, batch, self.config.replacement_method);
-            let Some(sum) = loss::cross_entropy(&model, batch, &trace, &batch.targets) else { continue };
+            let Some(sum) = loss::cross_entropy(&model, batch, &trace, &batch.targets) else {
+                continue;
+            };
             drop(trace);
             let value = f64::from(sum.clone().into_scalar::<f32>());
             if !value.is_finite() {
@@ -239,7 +262,8 @@ impl<'a> Trainer<'a> {
             }
             let scale = optim::clip_scale(grad_norm, self.config.grad_clip);
             // The only handle to the weights is handed over, so that they are updated in place.
-            self.model = self.model.take().map(|model| self.optimizer.step(model, gradients, lr, scale));
+            self.model =
+                self.model.take().map(|model| self.optimizer.step(model, gradients, lr, scale));
         }
         let seconds = start.elapsed().as_secs_f64();
         self.state.step += 1;
@@ -257,13 +281,16 @@ impl<'a> Trainer<'a> {
         };
         let record = Record::of_step(self.state.step as u64, self.state.epoch, stage.0, &measured);
         self.metrics.append(&record)?;
-        progress.message(format!("loss {:.3}, {:.0} tokens/s", measured.loss, measured.tokens_per_s));
+        progress
+            .message(format!("loss {:.3}, {:.0} tokens/s", measured.loss, measured.tokens_per_s));
         progress.advance(1);
         Ok(())
     }
 
     fn model(&self) -> Result<&Transformer> {
-        self.model.as_ref().ok_or_else(|| Error::Training("the model was lost in a failed step".into()))
+        self.model
+            .as_ref()
+            .ok_or_else(|| Error::Training("the model was lost in a failed step".into()))
     }
 
     fn not_finite(&self, what: &str, examples: &[usize]) -> Error {
@@ -293,10 +320,23 @@ impl<'a> Trainer<'a> {
             train_seconds: Some(self.state.seconds),
             train_loss: Some(train_loss),
             resident_mb: Some(log::resident_mb()).filter(|mb| mb.is_finite()),
-            ..row(&found, stage, epoch, &self.config.method, self.config.replacement_method.name(), self.curriculum.feeds_back())
+            ..row(
+                &found,
+                stage,
+                epoch,
+                &self.config.method,
+                self.config.replacement_method.name(),
+                self.curriculum.feeds_back(),
+            )
         };
         self.metrics.append(&row.to_record(self.state.step as u64))?;
-        append_samples(&self.folder.join("samples.jsonl"), &found, stage, epoch, &name(&self.config.method))?;
+        append_samples(
+            &self.folder.join("samples.jsonl"),
+            &found,
+            stage,
+            epoch,
+            &name(&self.config.method),
+        )?;
         self.state.rows.push(row);
         self.write_results()?;
         Ok(found.accuracy.rate())
@@ -326,7 +366,14 @@ impl<'a> Trainer<'a> {
         };
         let folder = self.folder.join("checkpoints");
         let path = folder.join(place);
-        checkpoint::save(&path, &self.model()?.valid(), &self.data.tokenizer, &latent, &self.optimizer, &self.state)?;
+        checkpoint::save(
+            &path,
+            &self.model()?.valid(),
+            &self.data.tokenizer,
+            &latent,
+            &self.optimizer,
+            &self.state,
+        )?;
         let keep = self.config.keep_checkpoints;
         if keep > 0 {
             let mut old = checkpoint::all(&folder)?;
@@ -341,7 +388,10 @@ impl<'a> Trainer<'a> {
 
 /// A method's name in files.
 pub fn name(method: &crate::data::Method) -> String {
-    serde_json::to_value(method).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+    serde_json::to_value(method)
+        .ok()
+        .and_then(|v| v.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
 /// The row of `results.json` for an evaluation.
