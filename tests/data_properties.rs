@@ -219,8 +219,7 @@ proptest! {
             operands: low..=low + range,
             operators,
             n_operations: fewest..=fewest + more,
-            modulus,
-        };
+            modulus, value_steps: false };
         for example in make(&Task::Arithmetic(task), 20, seed) {
             let (answer, n_operations) = value(&example.question, modulus);
             prop_assert_eq!(&example.answer, &answer.to_string());

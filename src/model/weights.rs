@@ -173,8 +173,11 @@ fn standard_normal(rng: &mut impl Rng) -> f32 {
     ((-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
 }
 
-/// Tensors of a safetensors file as f32, by name: shape and elements.
-pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>> {
+/// Tensors by name: shape and elements, row-major.
+pub type HostTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// Tensors of a safetensors file as f32.
+pub fn read_tensors(path: &Path) -> Result<HostTensors> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| {
         Error::input(path, "", format!("not a whole safetensors file ({e}). It may have been cut short: copy or write it again."))
