@@ -1,0 +1,442 @@
+//! The program as its users meet it: commands, files, messages and exit codes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use assert_cmd::assert::{Assert, OutputAssertExt};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const LAST_TRAINED: &str = "3-4";
+
+fn coconut<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coconut"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// A folder with the smallest recipe that passes through every kind of stage.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// The tiny recipe, `more` in place of its keys or after them.
+    fn recipe(&self, more: &[(&str, &str)]) -> PathBuf {
+        let runs = self.path("runs").display().to_string();
+        let mut keys = vec![
+            ("task", "arithmetic"),
+            ("operands", "[0, 9]"),
+            ("operations", "[2, 2]"),
+            ("modulus", "10"),
+            ("value_steps", "True"),
+            ("train_examples", "200"),
+            ("val_examples", "20"),
+            ("n_layer", "1"),
+            ("n_embd", "16"),
+            ("n_head", "2"),
+            ("c_thought", "2"),
+            ("max_latent_stage", "2"),
+            ("cot_epochs", "1"),
+            ("epochs_per_stage", "1"),
+            ("num_epochs", "5"),
+            ("batch_size_training", "20"),
+            ("eval_at", "stage"),
+            ("name", "r"),
+            ("save_path", runs.as_str()),
+        ];
+        for (key, value) in more {
+            keys.retain(|(known, _)| known != key);
+            keys.push((key, value));
+        }
+        let text: String = keys.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+        self.file("recipe.yaml", &text)
+    }
+
+    /// A recipe that reads its examples from `data` instead of generating them.
+    fn recipe_of_data(&self, data: &Path, more: &[(&str, &str)]) -> PathBuf {
+        let data = data.display().to_string();
+        let runs = self.path("runs").display().to_string();
+        let mut keys = vec![
+            ("train_path", data.as_str()),
+            ("val_path", data.as_str()),
+            ("n_layer", "1"),
+            ("n_embd", "16"),
+            ("n_head", "2"),
+            ("save_path", runs.as_str()),
+        ];
+        keys.extend(more);
+        let text: String = keys.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+        self.file("recipe.yaml", &text)
+    }
+
+    fn run(&self) -> PathBuf {
+        self.path("runs/r")
+    }
+
+    fn checkpoint(&self) -> PathBuf {
+        self.run().join("checkpoints").join(LAST_TRAINED)
+    }
+}
+
+fn train(recipe: &Path, more: &[&str]) -> Command {
+    let mut command = coconut(["train"]);
+    command.arg(recipe).args(more);
+    command
+}
+
+/// A tiny run, trained.
+fn trained() -> Place {
+    let place = Place::new();
+    train(&place.recipe(&[]), &[]).assert().success();
+    place
+}
+
+fn stdout(assert: &Assert) -> String {
+    String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+}
+
+fn stderr(assert: &Assert) -> String {
+    String::from_utf8(assert.get_output().stderr.clone()).unwrap()
+}
+
+/// The mistake is the user's: exit code 2, one paragraph that names what is at fault, no panic.
+#[track_caller]
+fn refused(mut command: Command, names: &[&str]) {
+    let assert = command.assert().code(2);
+    let message = stderr(&assert);
+    assert!(!message.contains("panicked"), "{message}");
+    assert!(message.starts_with("error: "), "{message}");
+    for name in names {
+        assert!(message.contains(name), "{name} is not in: {message}");
+    }
+}
+
+fn records(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// (step, loss) of each optimizer step of a run, in the file's order.
+fn losses(run: &Path) -> Vec<(u64, f64)> {
+    let records = records(&run.join("metrics.jsonl"));
+    let steps = records.iter().filter(|record| record.get("loss").is_some());
+    steps.map(|r| (r["step"].as_u64().unwrap(), r["loss"].as_f64().unwrap())).collect()
+}
+
+/// The rows of a run's results without what a clock or the system's memory decides.
+fn rows(run: &Path) -> Vec<Value> {
+    let mut rows = read_json(&run.join("results.json"))["rows"].as_array().unwrap().clone();
+    for row in &mut rows {
+        let measured = |key: &str| ["seconds", "ms_per", "_mb"].iter().any(|m| key.contains(m));
+        row.as_object_mut().unwrap().retain(|key, _| !measured(key));
+    }
+    rows
+}
+
+fn prosqa_like() -> String {
+    let example = |a: &str, b: &str| {
+        json!({
+            "question": format!("Every {a} is a {b}. Tom is a {a}. Is Tom a {b} or a rompus?"),
+            "steps": [format!("Tom is a {a}."), format!("Every {a} is a {b}.")],
+            "answer": format!("Tom is a {b}."),
+        })
+    };
+    json!([example("lempus", "yumpus"), example("yumpus", "zumpus")]).to_string()
+}
+
+#[test]
+fn training_leaves_a_whole_run() {
+    let place = Place::new();
+    train(&place.recipe(&[("baselines", "[no_cot]")]), &[]).assert().success();
+    let run = place.run();
+    for file in [
+        "results.json",
+        "metrics.jsonl",
+        "metrics.csv",
+        "tb",
+        "samples.jsonl",
+        "accuracy.svg",
+        "report.html",
+        "config.yaml",
+        "no_cot/metrics.jsonl",
+        "no_cot/checkpoints",
+    ] {
+        assert!(run.join(file).exists(), "{file} is missing");
+    }
+    let events: Vec<_> = fs::read_dir(run.join("tb")).unwrap().flatten().collect();
+    assert!(events.iter().any(|event| event.metadata().unwrap().len() > 0));
+    for file in
+        ["model.safetensors", "config.json", "tokenizer.json", "latent.json", "trainer.json"]
+    {
+        assert!(place.checkpoint().join(file).is_file(), "{file} is missing");
+    }
+
+    let rows = rows(&run);
+    let stages = |method: &str| -> Vec<i64> {
+        let of_method = rows.iter().filter(|row| row["method"] == method);
+        of_method.map(|row| row["stage"].as_i64().unwrap()).collect()
+    };
+    assert_eq!(stages("coconut"), [-1, 0, 1, 2, 3]);
+    assert_eq!(stages("no_cot").len(), 1);
+
+    let steps = 5 * 200 / 20;
+    let losses = losses(&run);
+    assert_eq!(losses.len(), steps);
+    assert!(losses.iter().all(|(_, loss)| loss.is_finite()));
+    let lines = records(&run.join("metrics.jsonl")).len();
+    assert_eq!(lines, steps + 5);
+    let csv = fs::read_to_string(run.join("metrics.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 1 + lines);
+    assert_eq!(records(&run.join("samples.jsonl")).len(), 5 * 20);
+}
+
+#[test]
+fn a_killed_run_goes_on_as_if_unbroken() {
+    const STEPS: usize = 5 * 800 / 20;
+    let keys = [("train_examples", "800"), ("save_steps", "3")];
+    let whole = Place::new();
+    train(&whole.recipe(&keys), &[]).assert().success();
+    let expected = losses(&whole.run());
+    assert_eq!(
+        expected.iter().map(|(step, _)| *step).collect::<Vec<_>>(),
+        (1..=STEPS as u64).collect::<Vec<_>>()
+    );
+
+    // Within the first epoch, and after a few evaluations.
+    for lines in [8, STEPS / 2] {
+        let place = Place::new();
+        let recipe = place.recipe(&keys);
+        let metrics = place.run().join("metrics.jsonl");
+        let mut child =
+            train(&recipe, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let start = Instant::now();
+        while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < lines {
+            assert!(start.elapsed() < Duration::from_secs(60), "no {lines} lines within a minute");
+            assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
+            sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), None, "the run ended before it was killed");
+        let done = fs::read_to_string(&metrics).unwrap().lines().count();
+        assert!(done < STEPS, "{done} lines: nothing is left to resume");
+
+        train(&recipe, &["--resume"]).assert().success();
+        assert_eq!(losses(&place.run()), expected, "killed after {done} lines");
+        assert_eq!(rows(&place.run()), rows(&whole.run()), "killed after {done} lines");
+        let samples = |run: &Path| records(&run.join("samples.jsonl")).len();
+        assert_eq!(samples(&place.run()), samples(&whole.run()), "killed after {done} lines");
+    }
+}
+
+#[test]
+fn a_run_is_not_overwritten_by_accident() {
+    let place = trained();
+    let recipe = place.recipe(&[]);
+    let before = fs::read(place.run().join("metrics.jsonl")).unwrap();
+    refused(train(&recipe, &[]), &["--resume", "--overwrite", "runs/r"]);
+    assert_eq!(fs::read(place.run().join("metrics.jsonl")).unwrap(), before);
+    train(&recipe, &["--overwrite"]).assert().success();
+    assert_eq!(losses(&place.run()).len(), 50);
+}
+
+#[test]
+fn resuming_a_finished_run_changes_nothing() {
+    let place = trained();
+    let (losses_before, rows_before) = (losses(&place.run()), rows(&place.run()));
+    train(&place.recipe(&[]), &["--resume"]).assert().success();
+    assert_eq!(losses(&place.run()), losses_before);
+    assert_eq!(rows(&place.run()), rows_before);
+}
+
+#[test]
+fn faults_of_a_recipe_are_named() {
+    let place = Place::new();
+    let with = |key, value| train(&place.recipe(&[(key, value)]), &[]);
+    refused(
+        with("epochs_per_stge", "1"),
+        &["`epochs_per_stge`", "`epochs_per_stage`", "recipe.yaml"],
+    );
+    refused(with("bf16", "True"), &["`bf16`"]);
+    refused(with("lr", "fast"), &["`lr`", "fast"]);
+    refused(with("n_embd", "15"), &["`n_embd`", "`n_head`"]);
+    refused(with("task", "chess"), &["`task`", "chess", "arithmetic"]);
+    refused(
+        train(&place.recipe(&[("coconut", "True"), ("cot", "True")]), &[]),
+        &["`coconut", "`cot`"],
+    );
+    refused(train(&place.recipe(&[]), &["-s", "lr"]), &["-s lr", "key=value"]);
+    refused(train(&place.recipe(&[]), &["-s", "epochs_per_stge=1"]), &["-s", "`epochs_per_stage`"]);
+    refused(train(&place.path("nowhere.yaml"), &[]), &["nowhere.yaml"]);
+    refused(train(&place.file("list.yaml", "- a\n- b\n"), &[]), &["list.yaml"]);
+    assert!(!place.path("runs").exists(), "a refused recipe leaves a run behind");
+}
+
+#[test]
+fn faults_of_data_are_named() {
+    let place = Place::new();
+    let of = |name: &str, content: &str| {
+        train(&place.recipe_of_data(&place.file(name, content), &[]), &[])
+    };
+    refused(train(&place.recipe_of_data(&place.path("nowhere.json"), &[]), &[]), &["nowhere.json"]);
+
+    let whole = prosqa_like();
+    refused(of("cut.json", &whole[..whole.len() / 2]), &["cut.json", "line"]);
+    refused(of("empty.json", ""), &["empty.json"]);
+    let missing = r#"[{"question": "1+1", "steps": ["2"], "answer": "2"}, {"question": "1+2", "steps": ["3"]}]"#;
+    refused(of("missing.json", missing), &["missing.json", "example 2", "`answer`"]);
+
+    let long = json!([
+        {"question": "a", "steps": ["b"], "answer": "c"},
+        {"question": "a ".repeat(60), "steps": ["b"], "answer": "c"},
+    ]);
+    let long = place.file("long.json", &long.to_string());
+    let recipe = place.recipe_of_data(&long, &[("n_positions", "32")]);
+    refused(train(&recipe, &[]), &["long.json", "example 2", "32", "n_positions"]);
+    assert!(!place.path("runs").exists(), "refused data leaves a run behind");
+}
+
+#[test]
+fn the_published_prosqa_recipe_loads() {
+    let place = Place::new();
+    let data = place.file("prosqa.json", &prosqa_like());
+    let (data, runs) = (data.display(), place.path("runs").display().to_string());
+    let recipe = format!(
+        r#"# need 4 gpus
+
+project: coconut
+save_path: {runs}
+name: prosqa-coconut
+
+only_eval: False
+
+coconut: True
+cot: False
+no_thoughts: False
+no_cot: False
+
+c_thought: 1
+epochs_per_stage: 5
+max_latent_stage: 6
+pad_latent_to_max: True
+
+save_only_improve: False
+uniform_prob: 0.0
+model_id: None
+load_model_path: None
+seed: 0
+resume: 0
+bf16: False
+train_path: {data}
+val_path: {data}
+reset_optimizer: True
+batch_size_training: 32
+debug: False
+gradient_accumulation_steps: 1
+num_epochs: 50
+lr: !!float "1e-4"
+weight_decay: 0.01
+"#
+    );
+    let recipe = place.file("prosqa_coconut.yaml", &recipe);
+    let assert = train(&recipe, &["--dry-run"]).assert().success();
+    let shown = stdout(&assert);
+    assert!(shown.contains("lr: 0.0001"), "{shown}");
+    assert!(shown.contains("method: coconut"), "{shown}");
+    assert!(shown.contains("stage 6"), "{shown}");
+    assert!(!place.path("runs").exists(), "--dry-run leaves a run behind");
+}
+
+#[test]
+fn logits_have_a_row_a_position() {
+    let place = trained();
+    let checkpoint = place.checkpoint();
+    let tokenizer = read_json(&checkpoint.join("tokenizer.json"));
+    let added = tokenizer["added_tokens"].as_array().unwrap();
+    let latent = added.iter().find(|token| token["content"] == "<|latent|>").unwrap();
+    let latent = latent["id"].as_u64().unwrap();
+    let vocabulary = read_json(&checkpoint.join("config.json"))["vocab_size"].as_u64().unwrap();
+    let logits = |ids: &[u64]| {
+        let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+        let mut command = coconut(["logits"]);
+        command.arg(&checkpoint).args(["--ids", &ids.join(","), "--json"]);
+        command
+    };
+    let last = vocabulary - 1;
+
+    for ids in [vec![last], vec![last, last - 1, last], vec![last, latent, latent, last]] {
+        let printed = stdout(&logits(&ids).assert().success());
+        let found: Value = serde_json::from_str(&printed).unwrap();
+        let rows = found["logits"].as_array().unwrap();
+        assert_eq!(rows.len(), ids.len(), "{ids:?}");
+        for row in rows {
+            let row = row.as_array().unwrap();
+            assert_eq!(row.len() as u64, vocabulary);
+            assert!(row.iter().all(Value::is_number), "{row:?}");
+        }
+    }
+    refused(logits(&[latent, last]), &["--ids", "latent"]);
+    refused(logits(&[last, vocabulary]), &["--ids", &vocabulary.to_string()]);
+    refused(logits(&vec![last; 1000]), &["--ids", "1000"]);
+
+    let weights = checkpoint.join("model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    for length in [0, 4, 100, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(&weights, &bytes[..length]).unwrap();
+        refused(logits(&[last]), &["model.safetensors"]);
+    }
+    fs::remove_file(&weights).unwrap();
+    refused(logits(&[last]), &["model.safetensors"]);
+}
+
+#[test]
+fn a_checkpoint_answers_and_is_evaluated() {
+    let place = trained();
+    let checkpoint = place.checkpoint();
+
+    let mut generate = coconut(["generate"]);
+    generate.arg(&checkpoint).args(["--latents", "2", "--prompt", "3+4*2", "--json"]);
+    let printed = stdout(&generate.assert().success());
+    let found: Value = serde_json::from_str(&printed).unwrap();
+    assert!(found["answer"].is_string(), "{found}");
+    assert_eq!(found["latents"], 2);
+    assert_eq!(found["prompt"], "3+4*2");
+
+    let data = place.path("f.json");
+    let mut make = coconut(["data", "generate", "arithmetic", "-n", "20", "-o"]);
+    make.arg(&data);
+    make.args(["-s", "operations=[2,2]", "-s", "value_steps=True", "-s", "modulus=10"]);
+    make.assert().success();
+    assert_eq!(read_json(&data).as_array().unwrap().len(), 20);
+
+    let mut eval = coconut(["eval"]);
+    eval.arg(&checkpoint).arg("--data").arg(&data).arg("--json");
+    let printed = stdout(&eval.assert().success());
+    let row: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(row["method"], "coconut");
+    assert_eq!(row["n"], 20, "{row}");
+}
