@@ -132,7 +132,7 @@ pub struct RunConfig {
     pub save_only_improve: bool,
     /// Optimizer steps between checkpoints within an epoch; 0 for none.
     pub save_steps: usize,
-    /// Checkpoints kept on disk besides the best one; 0 for all.
+    /// Newest checkpoints kept on disk; 0 for all.
     pub keep_checkpoints: usize,
 
     /// When to evaluate: `epoch`, `stage` (its last epoch) or `end`.
@@ -441,6 +441,15 @@ impl RunConfig {
         Ok(Some(task))
     }
 
+    /// The keys in which two configurations differ.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (ours, theirs) = (to_keys(self), to_keys(other));
+        ours.into_iter()
+            .filter(|(key, value)| theirs.get(key) != Some(value))
+            .map(|(key, _)| key)
+            .collect()
+    }
+
     /// The recipe as YAML, every key written out.
     pub fn to_yaml(&self) -> Result<String> {
         serde_saphyr::to_string(self)
@@ -515,6 +524,21 @@ impl RunConfig {
                 "is missing; `only_eval` needs the checkpoint to evaluate".into(),
             ));
         }
+        at_least("train_examples", self.train_examples, 1)?;
+        at_least("val_examples", self.val_examples, 1)?;
+        at_least("max_size", self.max_size.unwrap_or(1), 1)?;
+        if self.resume >= self.num_epochs {
+            let problem = format!(
+                "is {}; it must be less than `num_epochs` ({})",
+                self.resume, self.num_epochs
+            );
+            return Err(("resume", problem));
+        }
+        let repeated =
+            (1..self.baselines.len()).any(|i| self.baselines[..i].contains(&self.baselines[i]));
+        if repeated {
+            return Err(("baselines", "names a method twice".into()));
+        }
         if self.baselines.contains(&self.method) {
             return Err(("baselines", "names the method itself; list other methods".into()));
         }
@@ -585,7 +609,7 @@ fn unknown_key(key: &str, known: &Map<String, Value>) -> String {
         .filter(|(distance, _)| *distance <= key.len().max(4) / 2);
     match nearest {
         Some((_, name)) => format!("is not a key; did you mean `{name}`?"),
-        None => "is not a key; `coconut train --keys` lists them all".into(),
+        None => "is not a key; `coconut train RECIPE --dry-run` prints them all".into(),
     }
 }
 

@@ -53,10 +53,10 @@ impl Train {
             return dry_run(&config);
         }
         let folder = config.run_dir();
+        let data = Data::prepare(&config, config.model_folder())?;
         if self.overwrite && folder.join("metrics.jsonl").exists() {
             std::fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
         }
-        let data = Data::prepare(&config, config.model_folder())?;
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         log::install(Some(&folder.join("log.txt")))?;
         for warning in &data.warnings {

@@ -145,10 +145,16 @@ pub fn save(
         let path = entry.path();
         std::fs::File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io("write", &path))?;
     }
+    // A place that is taken is emptied by renaming too; what is hidden is never opened.
+    let replaced = partial.with_extension("replaced");
     if folder.exists() {
-        std::fs::remove_dir_all(folder).map_err(Error::io("remove", folder))?;
+        std::fs::rename(folder, &replaced).map_err(Error::io("rename", folder))?;
     }
-    std::fs::rename(&partial, folder).map_err(Error::io("rename", &partial))
+    std::fs::rename(&partial, folder).map_err(Error::io("rename", &partial))?;
+    if replaced.exists() {
+        std::fs::remove_dir_all(&replaced).map_err(Error::io("remove", &replaced))?;
+    }
+    Ok(())
 }
 
 fn partial(folder: &Path) -> PathBuf {
@@ -170,24 +176,24 @@ pub fn restore(folder: &Path, optimizer: &mut AdamW, device: &Device) -> Result<
 
 /// The newest whole checkpoint in a folder of them, by its optimizer steps.
 pub fn newest(folder: &Path) -> Result<Option<PathBuf>> {
-    let mut found: Vec<(usize, PathBuf)> = all(folder)?;
-    Ok(found.pop().map(|(_, path)| path))
+    Ok(all(folder)?.pop())
 }
 
-/// Whole checkpoints in a folder, fewest optimizer steps first.
-pub fn all(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
+/// Whole checkpoints in a folder, oldest first: by optimizer steps, then by finished epochs, since an
+/// epoch's own checkpoint follows one that was made at its last step.
+pub fn all(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(found) };
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
     for entry in entries.flatten() {
         let path = entry.path();
         let hidden = entry.file_name().to_string_lossy().starts_with('.');
         if !hidden && path.join(STATE_FILE).is_file() {
             let state: State = read_json(&path.join(STATE_FILE))?;
-            found.push((state.step, path));
+            found.push((state.step, state.epoch, path));
         }
     }
     found.sort();
-    Ok(found)
+    Ok(found.into_iter().map(|(_, _, path)| path).collect())
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {

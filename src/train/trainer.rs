@@ -88,6 +88,17 @@ impl<'a> Trainer<'a> {
                 folder.display()
             )));
         }
+        let saved = folder.join("config.yaml");
+        if resume && saved.exists() {
+            let differences = RunConfig::load(&saved, &[])?.differences(config);
+            if !differences.is_empty() {
+                return Err(Error::Usage(format!(
+                    "{} was begun with other settings of `{}`. Resume with the recipe it began with, or start another run with `-s name=…`.",
+                    folder.display(),
+                    differences.join("`, `")
+                )));
+            }
+        }
         let mut optimizer = AdamW::new(config.betas, config.weight_decay);
         let (model, state) = match newest.filter(|_| resume) {
             Some(path) => {
@@ -378,7 +389,7 @@ impl<'a> Trainer<'a> {
         if keep > 0 {
             let mut old = checkpoint::all(&folder)?;
             old.truncate(old.len().saturating_sub(keep));
-            for (_, path) in old {
+            for path in old {
                 std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
             }
         }
