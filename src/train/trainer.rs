@@ -307,9 +307,11 @@ impl<'a> Trainer<'a> {
     fn not_finite(&self, what: &str, examples: &[usize]) -> Error {
         let numbers: Vec<String> = examples.iter().map(|index| (index + 1).to_string()).collect();
         let last = checkpoint::newest(&self.folder.join("checkpoints")).ok().flatten();
-        let last = last.map_or("none yet".into(), |path| path.display().to_string());
+        let last = last.map_or("There is no checkpoint yet".into(), |path| {
+            format!("The last good checkpoint is {}", path.display())
+        });
         Error::Training(format!(
-            "the {what} of optimizer step {} is not finite; its batch holds the training examples {}. The last good checkpoint is {last}. Lower `lr`, or set `grad_clip: 1.0`.",
+            "the {what} of optimizer step {} is not finite; its batch holds the training examples {}. {last}. Lower `lr`, or set `grad_clip: 1.0`.",
             self.state.step + 1,
             numbers.join(", ")
         ))
