@@ -302,7 +302,7 @@ impl Curriculum {
         let Some(&(index, length)) = too_long.first() else { return Ok(()) };
         let problem = format!(
             "needs {length} positions, the model has {context} ({} of {} examples are too long). Take the long \
-             examples out, lower `c_thought` or `max_latent_stage`, or choose a model with a longer context.",
+             examples out, lower `c_thought` or `max_latent_stage`, or choose a model with a longer context (`n_positions`).",
             too_long.len(),
             examples.len()
         );

@@ -98,21 +98,8 @@ impl Data {
             (&self.val, origin(config.val_path.as_deref(), "generated test examples")),
         ];
         for (set, origin) in sets {
-            for (index, example) in set.encoded.iter().enumerate() {
-                for curriculum in curricula(config) {
-                    let length = curriculum.max_len(example, markers);
-                    if length > context {
-                        let problem = format!(
-                            "is {length} tokens long with its latents, but the model's context is {context}. \
-                             Remove it, or use a model with a longer context (`n_positions`)."
-                        );
-                        return Err(Error::input(
-                            origin,
-                            format!("example {}", index + 1),
-                            problem,
-                        ));
-                    }
-                }
+            for curriculum in curricula(config) {
+                curriculum.check_fits(&set.encoded, markers, context, &origin)?;
             }
         }
         Ok(())
