@@ -75,19 +75,41 @@ impl Transformer {
         mut cache: Cache,
         visible: &Visible,
     ) -> (HiddenStates, Cache) {
-        let Stack { wpe, h, ln_f, .. } = &self.transformer;
-        let config = &self.config;
-        let eps = config.layer_norm_epsilon;
-        let mut x = dropout(embeddings + wpe.forward(position_ids), config.embd_pdrop);
+        let mut x = self.enter(embeddings, position_ids);
         let mut states = vec![x.clone()];
-        for (layer, block) in h.iter().enumerate() {
-            x = block.forward(x, layer, &mut cache, visible, config);
-            if layer + 1 < h.len() {
+        for layer in 0..self.config.n_layer {
+            let (y, packed) = self.block(layer, x, cache.layer(layer), visible);
+            cache.push(layer, packed);
+            x = y;
+            if layer + 1 < self.config.n_layer {
                 states.push(x.clone());
             }
         }
-        states.push(ln_f.forward(x, eps));
+        states.push(self.finish(x));
         (HiddenStates(states), cache)
+    }
+
+    /// The residual stream before the first block: `[batch, new, d_model]`, shape kept.
+    pub fn enter(&self, embeddings: Tensor<3>, position_ids: Tensor<2, Int>) -> Tensor<3> {
+        let positions = self.transformer.wpe.forward(position_ids);
+        dropout(embeddings + positions, self.config.embd_pdrop)
+    }
+
+    /// One block over new columns `x: [batch, new, d_model]`, given the packed rows of earlier ones
+    /// at this layer: the residual stream after it, and the new columns' packed rows.
+    pub fn block(
+        &self,
+        layer: usize,
+        x: Tensor<3>,
+        past: &[Tensor<3>],
+        visible: &Visible,
+    ) -> (Tensor<3>, Tensor<3>) {
+        self.transformer.h[layer].forward(x, past, visible, &self.config)
+    }
+
+    /// The final norm: `[batch, new, d_model]`, shape kept.
+    pub fn finish(&self, x: Tensor<3>) -> Tensor<3> {
+        self.transformer.ln_f.forward(x, self.config.layer_norm_epsilon)
     }
 
     /// The output head's weight, `[vocab, d_model]`.
@@ -102,24 +124,22 @@ impl Transformer {
 }
 
 impl Block {
-    /// `x: [batch, new, d_model]`, shape kept.
+    /// `x: [batch, new, d_model]`, shape kept; and the new columns' packed rows.
     fn forward(
         &self,
         x: Tensor<3>,
-        layer: usize,
-        cache: &mut Cache,
+        past: &[Tensor<3>],
         visible: &Visible,
         config: &ModelConfig,
-    ) -> Tensor<3> {
+    ) -> (Tensor<3>, Tensor<3>) {
         let (eps, heads): (f64, Heads) = (config.layer_norm_epsilon, config.heads());
         let attn_pdrop = if x.is_autodiff() { config.attn_pdrop } else { 0.0 };
 
         let qkv = self.attn.c_attn.forward(self.ln_1.forward(x.clone(), eps)); // [batch, new, 3·d_model]
-        let mixed = kernels::attention(qkv.clone(), cache.layer(layer), heads, visible, attn_pdrop);
-        cache.push(layer, qkv);
+        let mixed = kernels::attention(qkv.clone(), past, heads, visible, attn_pdrop);
         let x = x + dropout(self.attn.c_proj.forward(mixed), config.resid_pdrop);
 
         let inner = kernels::gelu(self.mlp.c_fc.forward(self.ln_2.forward(x.clone(), eps)));
-        x + dropout(self.mlp.c_proj.forward(inner), config.resid_pdrop)
+        (x + dropout(self.mlp.c_proj.forward(inner), config.resid_pdrop), qkv)
     }
 }

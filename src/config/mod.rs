@@ -1,0 +1,288 @@
+//! Recipes: flat YAML, overrides, and the checked configuration that a run is made of.
+//!
+//! A recipe is read into plain keys, joined with `-s key=value` overrides, checked key by key and
+//! turned into a [`RunConfig`] once. That is what a run trusts from then on, and what is saved with it.
+//! The keys are those of the field's published files, and ours beside them.
+
+mod check;
+mod read;
+mod task;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    Error, Result,
+    data::{Curriculum, Method},
+    latent::Reinject,
+};
+use serde::{Deserialize, Serialize};
+
+/// Everything that decides a run, checked. Field names are the recipe's keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// A label for the run's logs.
+    pub project: String,
+    /// The folder that holds runs.
+    pub save_path: PathBuf,
+    /// The run's name: its folder is `save_path/name`.
+    pub name: String,
+    /// Only evaluate `load_model_path` on `val_path`.
+    pub only_eval: bool,
+
+    /// What is trained; in a recipe also `coconut: True`, `cot: True`, ….
+    pub method: Method,
+    /// Other methods to train and evaluate beside it, on the same data: `[no_cot]`.
+    pub baselines: Vec<Method>,
+    /// `c`: thoughts for each step replaced.
+    pub c_thought: usize,
+    /// Epochs at stage −1, chain of thought in words.
+    pub cot_epochs: usize,
+    /// Epochs at each stage 0 ..= M.
+    pub epochs_per_stage: usize,
+    /// `M`: the last stage that still speaks steps.
+    pub max_latent_stage: usize,
+    /// Examples with fewer steps than the stage get as many latents as the others.
+    pub pad_latent_to_max: bool,
+    /// Probability of drawing an example at another stage.
+    pub uniform_prob: f64,
+    /// What a latent is fed.
+    pub replacement_method: Reinject,
+    /// Graph task: a stage's label comes from the whole frontier.
+    pub frontier: bool,
+
+    /// A pretrained model: a Hugging Face folder. Without it the model starts from random weights.
+    pub model_id: Option<PathBuf>,
+    /// A checkpoint to start from.
+    pub load_model_path: Option<PathBuf>,
+    /// Shape of a model from random weights: blocks.
+    pub n_layer: usize,
+    /// Width.
+    pub n_embd: usize,
+    /// Heads.
+    pub n_head: usize,
+    /// Longest sequence; found from the data if absent.
+    pub n_positions: Option<usize>,
+    /// Dropout, of a model from random weights.
+    pub dropout: f64,
+    /// Standard deviation of random weights.
+    pub initializer_range: f64,
+
+    /// Training examples; generated if a `task` is named instead.
+    pub train_path: Option<PathBuf>,
+    /// Examples to evaluate on.
+    pub val_path: Option<PathBuf>,
+    /// Use at most so many training examples.
+    pub max_size: Option<usize>,
+    /// A generated task: `graph`, `prosqa`, `arithmetic`, `multiply`.
+    pub task: Option<String>,
+    /// `arithmetic`: smallest and largest number in a chain.
+    pub operands: Option<[i64; 2]>,
+    /// `arithmetic`: which of `+-*`.
+    pub operators: Option<String>,
+    /// `arithmetic`: fewest and most operations, one step each.
+    pub operations: Option<[usize; 2]>,
+    /// `arithmetic`: results are taken modulo this; 0 for no modulus.
+    pub modulus: Option<i64>,
+    /// `arithmetic`: a step is its value alone rather than an equation.
+    pub value_steps: Option<bool>,
+    /// `multiply`: digits of the two factors.
+    pub digits: Option<[u32; 2]>,
+    /// `graph`, `prosqa`: nodes drawn.
+    pub nodes: Option<usize>,
+    /// `graph`, `prosqa`: fewest and most steps from the root to the target.
+    pub distance: Option<[usize; 2]>,
+    /// Generated training examples.
+    pub train_examples: usize,
+    /// Generated test examples.
+    pub val_examples: usize,
+    /// `words`, `symbols`, or the path of a `tokenizer.json`; that of the model, or found from the
+    /// task, if absent.
+    pub tokenizer: Option<String>,
+
+    /// Seed of weights, order and draws.
+    pub seed: u64,
+    /// Epochs to skip, as published: the first epoch is this one.
+    pub resume: usize,
+    /// Epochs in all.
+    pub num_epochs: usize,
+    /// Examples a micro-batch.
+    pub batch_size_training: usize,
+    /// Micro-batches an optimizer step.
+    pub gradient_accumulation_steps: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// `constant`, `linear` or `cosine`, after warm-up.
+    pub scheduler: Scheduler,
+    /// Optimizer steps of warm-up.
+    pub warmup_steps: usize,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// AdamW's β₁ and β₂.
+    pub betas: [f64; 2],
+    /// Largest global norm of the gradient; 0 for no clipping.
+    pub grad_clip: f64,
+    /// Fresh optimizer moments at the start of each stage.
+    pub reset_optimizer: bool,
+    /// Keep a checkpoint only if the accuracy improved.
+    pub save_only_improve: bool,
+    /// Optimizer steps between checkpoints within an epoch; 0 for none.
+    pub save_steps: usize,
+    /// Newest checkpoints kept on disk; 0 for all.
+    pub keep_checkpoints: usize,
+
+    /// When to evaluate: `epoch`, `stage` (its last epoch) or `end`.
+    pub eval_at: EvalAt,
+    /// Questions generated at once.
+    pub eval_batch_size: usize,
+    /// Most tokens generated for one question.
+    pub max_new_tokens: usize,
+
+    /// `cpu`, or a device of a build with its feature.
+    pub device: String,
+    /// A few examples and steps only.
+    pub debug: bool,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            project: "coconut".into(),
+            save_path: "runs".into(),
+            name: "run".into(),
+            only_eval: false,
+            method: Method::Coconut,
+            baselines: Vec::new(),
+            c_thought: 1,
+            cot_epochs: 0,
+            epochs_per_stage: 1,
+            max_latent_stage: 3,
+            pad_latent_to_max: false,
+            uniform_prob: 0.0,
+            replacement_method: Reinject::LastHidden,
+            frontier: false,
+            model_id: None,
+            load_model_path: None,
+            n_layer: 4,
+            n_embd: 128,
+            n_head: 4,
+            n_positions: None,
+            dropout: 0.0,
+            initializer_range: 0.02,
+            train_path: None,
+            val_path: None,
+            max_size: None,
+            task: None,
+            operands: None,
+            operators: None,
+            operations: None,
+            modulus: None,
+            value_steps: None,
+            digits: None,
+            nodes: None,
+            distance: None,
+            train_examples: 10_000,
+            val_examples: 500,
+            tokenizer: None,
+            seed: 0,
+            resume: 0,
+            num_epochs: 10,
+            batch_size_training: 32,
+            gradient_accumulation_steps: 1,
+            lr: 1e-4,
+            scheduler: Scheduler::Constant,
+            warmup_steps: 0,
+            weight_decay: 0.01,
+            betas: [0.9, 0.999],
+            grad_clip: 0.0,
+            reset_optimizer: true,
+            save_only_improve: false,
+            save_steps: 0,
+            keep_checkpoints: 2,
+            eval_at: EvalAt::Epoch,
+            eval_batch_size: 64,
+            max_new_tokens: 128,
+            device: "cpu".into(),
+            debug: false,
+        }
+    }
+}
+
+/// The learning rate's course after warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheduler {
+    /// The peak throughout.
+    Constant,
+    /// Down to 0 at the last step.
+    Linear,
+    /// Half a cosine down to 0 at the last step.
+    Cosine,
+}
+
+/// When a run evaluates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvalAt {
+    /// After every epoch.
+    Epoch,
+    /// After the last epoch of each stage.
+    Stage,
+    /// After the last epoch of all.
+    End,
+}
+
+impl RunConfig {
+    /// The folder of the model to start from, if it does not start from random weights.
+    pub fn model_folder(&self) -> Option<&Path> {
+        self.load_model_path.as_deref().or(self.model_id.as_deref())
+    }
+
+    /// The folder of the run.
+    pub fn run_dir(&self) -> PathBuf {
+        self.save_path.join(&self.name)
+    }
+
+    /// The settings of the curriculum.
+    pub fn curriculum(&self) -> Curriculum {
+        Curriculum {
+            method: self.method,
+            c_thought: self.c_thought,
+            max_latent_stage: self.max_latent_stage,
+            pad_latent_to_max: self.pad_latent_to_max,
+            uniform_prob: self.uniform_prob,
+            cot_epochs: self.cot_epochs,
+            epochs_per_stage: self.epochs_per_stage,
+            num_epochs: self.num_epochs,
+            frontier: self.frontier,
+        }
+    }
+
+    /// The keys in which two configurations differ.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (ours, theirs) = (read::to_keys(self), read::to_keys(other));
+        ours.into_iter()
+            .filter(|(key, value)| theirs.get(key) != Some(value))
+            .map(|(key, _)| key)
+            .collect()
+    }
+
+    /// The recipe as YAML, every key written out.
+    pub fn to_yaml(&self) -> Result<String> {
+        serde_saphyr::to_string(self)
+            .map_err(|e| Error::Training(format!("cannot write the configuration as YAML: {e}")))
+    }
+}
+
+impl fmt::Display for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Constant => "constant",
+            Self::Linear => "linear",
+            Self::Cosine => "cosine",
+        })
+    }
+}
