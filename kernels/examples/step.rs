@@ -1,6 +1,9 @@
 //! Milliseconds of one training step of a GPT, fused against primitive bodies.
 //!
-//! `cargo run --release -p coconut-kernels --example step [-- primitive] [number of the shape]`
+//! `cargo run --release --workspace --example step [-- primitive] [number of the shape]`
+//!
+//! With `paced`, each step waits for a line of standard input and answers with its milliseconds, so
+//! that another program can take turns with it (`python/compare_step.py`).
 
 use std::time::Instant;
 
@@ -142,7 +145,7 @@ struct Shape {
     batch: usize,
 }
 
-fn measure(shape: Shape, fused: bool, steps: usize) {
+fn measure(shape: Shape, fused: bool, steps: usize, paced: bool) {
     let device = Device::flex();
     let Shape { vocab, tokens, width, heads, layers, batch } = shape;
     let mut gpt = Gpt::new(&shape, &device);
@@ -155,6 +158,9 @@ fn measure(shape: Shape, fused: bool, steps: usize) {
     let mut times = vec![];
     let mut last = 0.0;
     for step in 1..=steps {
+        if paced && std::io::stdin().read_line(&mut String::new()).is_ok_and(|read| read == 0) {
+            return;
+        }
         let start = Instant::now();
         let leaves = gpt.leaves();
         let loss = loss(&leaves, gpt.heads, &x, &y, fused);
@@ -185,6 +191,9 @@ fn measure(shape: Shape, fused: bool, steps: usize) {
             update(param, grad, &settings);
         }
         let all = start.elapsed();
+        if paced {
+            println!("{}", all.as_secs_f64() * 1e3);
+        }
         times.push(
             [all, forward, backward - forward, all - backward].map(|t| t.as_secs_f64() * 1e3),
         );
@@ -201,6 +210,7 @@ fn measure(shape: Shape, fused: bool, steps: usize) {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let fused = !arguments.iter().any(|x| x == "primitive");
+    let paced = arguments.iter().any(|x| x == "paced");
     let only = arguments.iter().find_map(|x| x.parse::<usize>().ok());
     let shapes = [
         (512, 128, 128, 4, 4, 32),
@@ -211,7 +221,14 @@ fn main() {
     for (i, (vocab, tokens, width, heads, layers, batch)) in shapes.into_iter().enumerate() {
         if only.is_none_or(|only| only == i) {
             let shape = Shape { vocab, tokens, width, heads, layers, batch };
-            measure(shape, fused, if i < 2 { 9 } else { 5 });
+            let steps = if paced {
+                usize::MAX - 1
+            } else if i < 2 {
+                9
+            } else {
+                5
+            };
+            measure(shape, fused, steps, paced);
         }
     }
 }

@@ -1,13 +1,18 @@
 //! `coconut bench`: step time, generation and memory by stage, with random weights.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    io::BufRead,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
 
 use burn::{module::Module, tensor::Device};
 use clap::Args;
 use coconut::{
     Error, Result,
     data::{
-        Curriculum, Draw, Encoded, Method, Sequence, Stage, Tokenizer,
+        Curriculum, Draw, Encoded, Markers, Method, Sequence, Stage, Tokenizer,
         batch::{Batch, Row},
         encode_texts, read,
         tokenizer::Units,
@@ -19,7 +24,10 @@ use coconut::{
     model::{ModelConfig, Transformer, parameters},
     train::optim::{self, AdamW},
 };
-use serde_json::json;
+use serde_json::{Value, json};
+
+/// Tokens generated for a question.
+const NEW_TOKENS: usize = 32;
 
 #[derive(Args)]
 pub struct Bench {
@@ -32,10 +40,10 @@ pub struct Bench {
     /// Heads.
     #[arg(long, default_value_t = 4)]
     heads: usize,
-    /// Examples a step.
+    /// Examples a step, and questions a batch of generation.
     #[arg(long, default_value_t = 32)]
     batch: usize,
-    /// Stages to measure.
+    /// Stages to measure, each in a process of its own.
     #[arg(long, value_delimiter = ',', default_value = "0,3,6")]
     stages: Vec<i32>,
     /// Thoughts a step.
@@ -47,23 +55,112 @@ pub struct Bench {
     /// Rows of the embedding; the data's vocabulary if absent.
     #[arg(long)]
     vocab: Option<usize>,
-    /// Steps measured; the median is told.
-    #[arg(long, default_value_t = 7)]
+    /// Steps measured, after two that are not; the median is told.
+    #[arg(long, default_value_t = 9)]
     repeats: usize,
-    /// One line of JSON a stage (the only form there is).
+    /// Print one line of JSON a stage instead of a table.
     #[arg(long)]
     json: bool,
+    /// Take one measurement of one stage for each line of standard input: `step`, `single` or
+    /// `batch`; answer each with a line of JSON that holds the token ids too. Lets another program
+    /// take turns with this one on the same batches (python/compare_published.py).
+    #[arg(long, hide = true)]
+    paced: bool,
 }
 
 impl Bench {
     pub fn run(self) -> Result<()> {
-        let examples = read::load(&self.data, None)?;
-        let tokenizer = Tokenizer::build(&examples, Units::Words, &self.data)?;
+        if let ([stage], true) = (self.stages.as_slice(), self.json || self.paced) {
+            let mut subject = Subject::new(&self, Stage(*stage))?;
+            if self.paced {
+                return subject.paced();
+            }
+            super::print_json(&subject.measure(self.repeats)?);
+            return Ok(());
+        }
+        let progress = log::Progress::new("measuring", "stages", 0, self.stages.len() as u64);
+        let mut rows = Vec::new();
+        for stage in &self.stages {
+            progress.message(format!("stage {stage}"));
+            let row = self.in_a_process_of_its_own(*stage)?;
+            if self.json {
+                super::print_json(&row);
+            }
+            rows.push(row);
+            progress.advance(1);
+        }
+        drop(progress);
+        if !self.json {
+            println!("{}", table(&rows));
+        }
+        Ok(())
+    }
+
+    /// One stage's line. Its peak memory is then its own, and no stage runs on another's heap.
+    fn in_a_process_of_its_own(&self, stage: i32) -> Result<Value> {
+        let program = std::env::current_exe().map_err(Error::io("find", "this program"))?;
+        let mut command = Command::new(&program);
+        command.arg("bench");
+        for (flag, value) in [
+            ("--layers", Some(self.layers)),
+            ("--dim", Some(self.dim)),
+            ("--heads", Some(self.heads)),
+            ("--batch", Some(self.batch)),
+            ("--c-thought", Some(self.c_thought)),
+            ("--vocab", self.vocab),
+            ("--repeats", Some(self.repeats)),
+        ] {
+            if let Some(value) = value {
+                command.arg(format!("{flag}={value}"));
+            }
+        }
+        let output = command
+            .args(["--json".to_owned(), format!("--stages={stage}")])
+            .arg("--data")
+            .arg(&self.data)
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(Error::io("start", &program))?;
+        serde_json::from_slice(&output.stdout)
+            .map_err(|_| Error::Training(format!("the measurement of stage {stage} failed")))
+    }
+}
+
+/// What is measured: a model from random weights, and the batches of one stage.
+struct Subject {
+    stage: Stage,
+    encoded: Vec<Encoded>,
+    curriculum: Curriculum,
+    markers: Markers,
+    batch: usize,
+    model: Option<Transformer>,
+    optimizer: AdamW,
+    /// Measurements of each kind so far.
+    steps: usize,
+    singles: usize,
+}
+
+/// One training step.
+struct Step {
+    rows: Vec<Sequence>,
+    seconds: f64,
+    /// Mean over labels, in nats.
+    loss: f64,
+    tokens: usize,
+}
+
+impl Subject {
+    fn new(bench: &Bench, stage: Stage) -> Result<Self> {
+        let examples = read::load(&bench.data, None)?;
+        let tokenizer = Tokenizer::build(&examples, Units::Words, &bench.data)?;
         let (encoded, _) = encode_texts(&examples, &tokenizer)?;
+        if encoded.is_empty() {
+            return Err(Error::input(&bench.data, "", "it holds no examples."));
+        }
         let curriculum = Curriculum {
             method: Method::Coconut,
-            c_thought: self.c_thought,
-            max_latent_stage: self.stages.iter().copied().max().unwrap_or(0).max(0) as usize,
+            c_thought: bench.c_thought,
+            max_latent_stage: stage.0.max(0) as usize,
             pad_latent_to_max: true,
             uniform_prob: 0.0,
             cot_epochs: 1,
@@ -73,94 +170,187 @@ impl Bench {
         };
         let markers = tokenizer.markers();
         let longest = encoded.iter().map(|e| curriculum.max_len(e, markers)).max().unwrap_or(1);
-        let vocabulary = self.vocab.unwrap_or(0).max(tokenizer.vocab_size());
-        let shape = ModelConfig::gpt2(vocabulary, longest + 32, self.dim, self.layers, self.heads);
+        let vocabulary = bench.vocab.unwrap_or(0).max(tokenizer.vocab_size());
+        let context = longest + NEW_TOKENS;
+        let shape = ModelConfig::gpt2(vocabulary, context, bench.dim, bench.layers, bench.heads);
         shape.check().map_err(|problem| Error::Usage(format!("{problem}.")))?;
-        for &stage in &self.stages {
-            self.stage(Stage(stage), &encoded, &curriculum, &tokenizer, shape.clone())?;
-        }
-        Ok(())
+        Ok(Self {
+            stage,
+            encoded,
+            curriculum,
+            markers,
+            batch: bench.batch.max(1),
+            model: Some(Transformer::random(shape, 0, &Device::flex()).train()),
+            optimizer: AdamW::new([0.9, 0.999], 0.01),
+            steps: 0,
+            singles: 0,
+        })
     }
 
-    fn stage(
-        &self,
-        stage: Stage,
-        encoded: &[Encoded],
-        curriculum: &Curriculum,
-        tokenizer: &Tokenizer,
-        shape: ModelConfig,
-    ) -> Result<()> {
-        let markers = tokenizer.markers();
-        let draw = |index: usize| Draw { seed: 0, epoch: 0, index: index as u64 };
-        let mut model = Transformer::random(shape, 0, &Device::flex()).train();
-        let mut optimizer = AdamW::new([0.9, 0.999], 0.01);
-        let (mut seconds, mut tokens, mut last_loss) = (Vec::new(), 0, 0.0);
-        for step in 0..self.repeats + 2 {
-            let rows: Vec<Sequence> = (0..self.batch)
-                .map(|i| {
-                    let index = (step * self.batch + i) % encoded.len();
-                    curriculum.train_sequence(&encoded[index], stage, markers, draw(index))
-                })
-                .collect();
-            let rows: Vec<Row> =
-                rows.iter().map(|s| Row { ids: &s.ids, labels: &s.labels }).collect();
-            let start = Instant::now();
-            let batch = Batch::new(&rows, Some(markers.latent)).map_err(Error::Training)?;
-            let trace = latent::forward(&model, &batch, Reinject::LastHidden);
-            let Some(sum) = loss::cross_entropy(&model, &batch, &trace, &batch.targets) else {
-                continue;
-            };
-            drop(trace);
-            last_loss = f64::from(sum.clone().into_scalar::<f32>()) / batch.targets.len() as f64;
-            let mut all = (sum / batch.targets.len() as f64).backward();
-            let gradients = parameters::take_gradients(&model, &mut all);
-            let scale = optim::clip_scale(optim::global_norm(&gradients), 1.0);
-            model = optimizer.step(model, gradients, 1e-4, scale);
-            if step >= 2 {
-                seconds.push(start.elapsed().as_secs_f64());
-            }
-            tokens = batch.tokens();
-        }
-        let options = GenerateOptions {
-            latent: Some(markers.latent),
-            reinject: Reinject::LastHidden,
-            eos: u32::MAX, // random weights: always the full 32 tokens
-            max_new_tokens: 32,
-            sampling: Sampling::Greedy,
-        };
-        let model = model.valid();
-        let prompts: Vec<Sequence> = (0..self.batch.min(32))
-            .map(|i| curriculum.prompt(&encoded[i % encoded.len()], stage, markers, draw(i)))
-            .collect();
-        let prompts: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
-        let mut single = Vec::new();
-        for prompt in prompts.iter().take(8) {
-            let start = Instant::now();
-            generate(&model, &[prompt], &options).map_err(Error::Training)?;
-            single.push(start.elapsed().as_secs_f64());
-        }
-        let mut batched = Vec::new();
-        for _ in 0..3 {
-            let start = Instant::now();
-            generate(&model, &prompts, &options).map_err(Error::Training)?;
-            batched.push(start.elapsed().as_secs_f64() / prompts.len() as f64);
-        }
-        let step = median(&mut seconds);
-        super::print_json(&json!({
-            "stage": stage.0,
+    /// The line of JSON of a stage.
+    fn measure(&mut self, repeats: usize) -> Result<Value> {
+        let steps: Vec<Step> = (0..repeats + 2).map(|_| self.step()).collect::<Result<_>>()?;
+        let step = median(steps.iter().skip(2).map(|step| step.seconds));
+        let (tokens, loss) = steps.last().map_or((0, f64::NAN), |s| (s.tokens, s.loss));
+        drop(steps);
+        let peak = log::peak_mb();
+        let single: Vec<f64> = (0..repeats).map(|_| Ok(self.single()?.1)).collect::<Result<_>>()?;
+        let batched: Vec<f64> =
+            (0..3).map(|_| Ok(self.questions(self.batch, 0)?.1)).collect::<Result<_>>()?;
+        Ok(json!({
+            "stage": self.stage.0,
             "ms_per_step": 1e3 * step,
             "samples_per_s": self.batch as f64 / step,
             "tokens_last_batch": tokens,
-            "gen_ms_per_question": 1e3 * median(&mut single),
-            "gen_batch_ms_per_question": 1e3 * median(&mut batched),
+            "gen_ms_per_question": 1e3 * median(single),
+            "gen_batch_ms_per_question": 1e3 * median(batched) / self.batch as f64,
             "rss_gb": log::resident_mb() / 1e3,
-            "loss": last_loss,
-        }));
+            "peak_gb": peak / 1e3,
+            "loss": loss,
+        }))
+    }
+
+    /// Answers each line of standard input with one measurement.
+    fn paced(&mut self) -> Result<()> {
+        for line in std::io::stdin().lock().lines().map_while(|line| line.ok()) {
+            super::print_json(&match line.trim() {
+                "step" => {
+                    let step = self.step()?;
+                    let labels = |s: &Sequence| -> Vec<i64> {
+                        s.labels.iter().map(|l| l.map_or(-100, i64::from)).collect()
+                    };
+                    json!({
+                        "ms": 1e3 * step.seconds,
+                        "loss": step.loss,
+                        "ids": step.rows.iter().map(|s| s.ids.clone()).collect::<Vec<_>>(),
+                        "labels": step.rows.iter().map(labels).collect::<Vec<_>>(),
+                        "markers": [self.markers.start_latent, self.markers.end_latent, self.markers.latent],
+                        "vocab": self.model()?.config.vocab_size,
+                        "positions": self.model()?.config.n_positions,
+                        "peak_gb": log::peak_mb() / 1e3,
+                    })
+                }
+                "single" => {
+                    let (ids, seconds) = self.single()?;
+                    json!({"ms": 1e3 * seconds, "ids": ids})
+                }
+                "batch" => {
+                    let (ids, seconds) = self.questions(self.batch, 0)?;
+                    json!({"ms": 1e3 * seconds, "ids": ids})
+                }
+                other => {
+                    return Err(Error::Usage(format!(
+                        "standard input: `{other}`; expected step, single or batch."
+                    )));
+                }
+            });
+        }
         Ok(())
+    }
+
+    /// One training step, on the next examples.
+    fn step(&mut self) -> Result<Step> {
+        let rows: Vec<Sequence> = (0..self.batch)
+            .map(|i| {
+                let index = (self.steps * self.batch + i) % self.encoded.len();
+                let draw = Draw { seed: 0, epoch: 0, index: index as u64 };
+                self.curriculum.train_sequence(&self.encoded[index], self.stage, self.markers, draw)
+            })
+            .collect();
+        self.steps += 1;
+        let start = Instant::now();
+        let layout: Vec<Row> =
+            rows.iter().map(|s| Row { ids: &s.ids, labels: &s.labels }).collect();
+        let batch = Batch::new(&layout, Some(self.markers.latent)).map_err(Error::Training)?;
+        let model = self.model()?.clone();
+        let trace = latent::forward(&model, &batch, Reinject::LastHidden);
+        let Some(sum) = loss::cross_entropy(&model, &batch, &trace, &batch.targets) else {
+            return Err(Error::Training("a batch has no labels".into()));
+        };
+        drop(trace);
+        let labels = batch.targets.len() as f64;
+        let loss = f64::from(sum.clone().into_scalar::<f32>()) / labels;
+        let mut all = (sum / labels).backward();
+        let gradients = parameters::take_gradients(&model, &mut all);
+        drop((model, all));
+        let scale = optim::clip_scale(optim::global_norm(&gradients), 1.0);
+        let optimizer = &mut self.optimizer;
+        self.model = self.model.take().map(|m| optimizer.step(m, gradients, 1e-4, scale));
+        Ok(Step { seconds: start.elapsed().as_secs_f64(), loss, tokens: batch.tokens(), rows })
+    }
+
+    /// The next question alone: its ids, and the seconds it took.
+    fn single(&mut self) -> Result<(Vec<Vec<u32>>, f64)> {
+        self.singles += 1;
+        self.questions(1, self.singles - 1)
+    }
+
+    /// `n` questions from `first` on in one batch: their ids, and the seconds they took together.
+    fn questions(&self, n: usize, first: usize) -> Result<(Vec<Vec<u32>>, f64)> {
+        let options = GenerateOptions {
+            latent: Some(self.markers.latent),
+            reinject: Reinject::LastHidden,
+            eos: u32::MAX, // random weights: always as many tokens
+            max_new_tokens: NEW_TOKENS,
+            sampling: Sampling::Greedy,
+        };
+        let model = self.model()?.valid();
+        let ids: Vec<Vec<u32>> = (first..first + n)
+            .map(|i| {
+                let index = i % self.encoded.len();
+                let draw = Draw { seed: 0, epoch: 0, index: index as u64 };
+                self.curriculum.prompt(&self.encoded[index], self.stage, self.markers, draw).ids
+            })
+            .collect();
+        let prompts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let start = Instant::now();
+        generate(&model, &prompts, &options).map_err(Error::Training)?;
+        let seconds = start.elapsed().as_secs_f64();
+        Ok((ids, seconds))
+    }
+
+    fn model(&self) -> Result<&Transformer> {
+        let lost = || Error::Training("the model was lost in a failed step".into());
+        self.model.as_ref().ok_or_else(lost)
     }
 }
 
-fn median(values: &mut [f64]) -> f64 {
+/// The stages side by side; ratios are to the first.
+fn table(rows: &[Value]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_header([
+        "stage",
+        "ms a step",
+        "ratio",
+        "samples/s",
+        "peak GB",
+        "ratio",
+        "ms a question",
+        "in batches",
+    ]);
+    let number = |row: &Value, key: &str| row[key].as_f64().unwrap_or(f64::NAN);
+    for row in rows {
+        let ratio = |key: &str| format!("{:.2}", number(row, key) / number(&rows[0], key));
+        table.add_row([
+            row["stage"].to_string(),
+            format!("{:.0}", number(row, "ms_per_step")),
+            ratio("ms_per_step"),
+            format!("{:.1}", number(row, "samples_per_s")),
+            format!("{:.2}", number(row, "peak_gb")),
+            ratio("peak_gb"),
+            format!("{:.1}", number(row, "gen_ms_per_question")),
+            format!("{:.2}", number(row, "gen_batch_ms_per_question")),
+        ]);
+    }
+    for column in table.column_iter_mut() {
+        column.set_cell_alignment(comfy_table::CellAlignment::Right);
+    }
+    table
+}
+
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
