@@ -10,6 +10,10 @@ gpt2/        a tiny random GPT-2 as `save_pretrained` writes it
 gpt2_*       ids, masks and logits of that model: full rows, and rows padded on the left
 latent/      a second tiny GPT-2, for the gradients
 latent_*     the latent multi-pass forward of METHOD.md section 3: loss, logits, every gradient
+families/    tiny odd models of qwen2, qwen3 and llama as `save_pretrained` writes them: grouped heads, a
+             head_dim that is not width / heads, scaled RoPE, untied heads; qwen2 also in other files
+             (f16, bf16, shards), with the logits of what those hold
+<family>_*   for each: logits, latent loss and every gradient, and 200 greedy generations (GPT-2's too)
 optim_*      torch.optim.AdamW with clipping under the schedules of transformers
 
 The latent forward here shares nothing with a cached one: for every thought, in order, the whole
@@ -26,6 +30,12 @@ from safetensors.torch import save_file
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     get_constant_schedule_with_warmup,
     get_cosine_schedule_with_warmup,
     get_linear_schedule_with_warmup,
@@ -124,15 +134,20 @@ def make_logits():
 
 def latent_forward(model, ids):
     """Logits of one unpadded row [T], every latent's embedding replaced by the final-normed state before it."""
+    return model(inputs_embeds=thoughts_in_place(model, ids)[None]).logits[0]
+
+
+def thoughts_in_place(model, ids):
+    """Input embeddings [T, d_model] of one unpadded row, its latents' found one after the other."""
     T = ids.shape[0]
     positions = torch.arange(T)[None]
-    embeds = list(model.transformer.wte(ids))
+    embeds = list(model.get_input_embeddings()(ids))
     for p in [t for t in range(T) if ids[t] == LATENT]:
         # The whole sequence, from the start, nothing remembered. States at p - 1 see positions < p only,
         # so thoughts that are not in place yet do not touch them.
         out = model(inputs_embeds=torch.stack(embeds)[None], position_ids=positions, output_hidden_states=True)
         embeds[p] = out.hidden_states[-1][0, p - 1]
-    return model(inputs_embeds=torch.stack(embeds)[None], position_ids=positions).logits[0]
+    return torch.stack(embeds)
 
 
 def latent_loss(model, rows):
@@ -214,6 +229,161 @@ def check_by_differences(model, rows):
     assert abs(difference - slope) < 1e-6 * max(1.0, abs(slope)), (difference, slope)
 
 
+# ---------------------------------------------------------------- families
+
+
+def make_qwen2():
+    """Biases on queries, keys and values; four query heads share a key head; tied."""
+    config = Qwen2Config(
+        **SHARED, num_attention_heads=4, num_key_value_heads=1, rms_norm_eps=1e-5, rope_theta=1000.0, tie_word_embeddings=True
+    )
+    model = make_family(Qwen2ForCausalLM, config, 10)
+    # The same weights in other files: each rounds in its own way, so each has its own logits.
+    ids = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8]])
+    logits = {}
+    for name, dtype, size in (("f16", torch.float16, "10GB"), ("bf16", torch.bfloat16, "10GB"), ("shards", torch.float32, "12KB")):
+        folder = OUT / "families" / f"qwen2_{name}"
+        Qwen2ForCausalLM.from_pretrained(OUT / "families/qwen2", dtype=dtype).save_pretrained(folder, max_shard_size=size)
+        (folder / "generation_config.json").unlink()
+        rounded = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="sdpa").eval()
+        with torch.no_grad():
+            logits[name] = in_double(rounded)(input_ids=ids).logits
+    assert len(list((OUT / "families/qwen2_shards").glob("*.safetensors"))) > 2
+    store("families_files.safetensors", logits | {"ids": ids})
+    return model
+
+
+def make_qwen3():
+    """Norms of heads, whose width is not width / heads; untied."""
+    config = Qwen3Config(
+        **SHARED, num_attention_heads=4, num_key_value_heads=2, head_dim=10, rms_norm_eps=1e-6, rope_theta=1e6
+    )
+    return make_family(Qwen3ForCausalLM, config, 11)
+
+
+def make_llama():
+    """Biases everywhere, scaled RoPE whose three kinds of pairs all occur, untied."""
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500.0,
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 40,
+    }
+    config = LlamaConfig(
+        **SHARED,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=8,
+        rms_norm_eps=1e-4,
+        attention_bias=True,
+        mlp_bias=True,
+        rope_parameters=rope,
+    )
+    return make_family(LlamaForCausalLM, config, 12)
+
+
+SHARED = dict(
+    vocab_size=VOCAB,
+    hidden_size=24,
+    intermediate_size=26,
+    num_hidden_layers=2,
+    max_position_embeddings=48,
+    initializer_range=0.2,
+    bos_token_id=EOS,
+    eos_token_id=EOS,
+    pad_token_id=None,
+)
+
+
+def in_double(model):
+    """The model in float64 throughout: the norms of transformers go through float32 by themselves."""
+
+    def forward(self, x):
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = forward.__get__(module)
+    return model.to(torch.float64).eval()
+
+
+def make_family(kind, config, seed):
+    """A model whose every parameter is random and large enough to matter, written and read back."""
+    torch.manual_seed(seed)
+    model = kind(config)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "norm" in name:
+                p.copy_(1 + 0.2 * torch.randn_like(p))
+            else:
+                p.copy_(0.2 * torch.randn_like(p))
+    folder = OUT / "families" / config.model_type
+    model.eval().save_pretrained(folder)
+    (folder / "generation_config.json").unlink()
+    # sdpa: the eager attention of transformers takes its softmax in float32.
+    return in_double(kind.from_pretrained(folder, attn_implementation="sdpa"))
+
+
+def make_families():
+    for family, make in (("qwen2", make_qwen2), ("qwen3", make_qwen3), ("llama", make_llama)):
+        model = make()
+        gen = torch.Generator().manual_seed(13)
+        cases = {"mixed": [make_row(gen, q, n, a) for q, n, a in ((9, 0, 3), (4, 1, 7), (5, 4, 4))]}
+        a = torch.randint(0, EOS, (10,), generator=gen).tolist()
+        ids = a[:4] + [BOT, LATENT, LATENT, EOT] + a[4:7] + [LATENT] + a[7:9] + [LATENT, EOT] + a[9:] + [EOS]
+        labels = [-100] * 8 + a[4:7] + [-100] + a[7:9] + [-100] * 2 + a[9:] + [EOS]
+        cases["scattered"] = [{"ids": ids, "labels": labels, "latents": 4}]
+        meta, tensors = {}, {}
+        for name, rows in cases.items():
+            model.zero_grad()
+            loss, count, logits = latent_loss(model, rows)
+            loss.backward()
+            meta[name] = {"loss": loss.item(), "labelled_tokens": count, "rows": rows}
+            for i, row_logits in enumerate(logits):
+                tensors[f"{name}.logits.{i}"] = row_logits
+            for pname, p in model.named_parameters():
+                assert p.grad is not None and (p.grad.abs().max() > 0 or "k_proj.bias" in pname), (name, pname)
+                tensors[f"{name}.grad.{pname}"] = p.grad
+        check_by_differences(model, cases["mixed"])
+        dump(f"families_{family}.json", {"versions": VERSIONS, "latent": LATENT, "eos": EOS} | meta)
+        store(f"families_{family}.safetensors", tensors)
+        make_generations(family, model, 14)
+    make_generations("gpt2", GPT2LMHeadModel.from_pretrained(OUT / "gpt2").to(torch.float64).eval(), 14)
+
+
+def make_generations(family, model, seed):
+    """200 prompts, half of them with thoughts, and the eight tokens after each, by running the whole row
+    again for every token. Prompts where two tokens are nearly as good as each other are passed over."""
+    gen = torch.Generator().manual_seed(seed)
+    prompts, generated = [], []
+    with torch.no_grad():
+        while len(prompts) < 200:
+            length, latents = torch.randint(1, 9, (2,), generator=gen).tolist()
+            prompt = torch.randint(0, EOS, (length,), generator=gen).tolist()
+            if len(prompts) % 2:
+                prompt += [BOT] + [LATENT] * (latents // 2) + [EOT]
+            row, closest = list(prompt), 1.0
+            embeds = None
+            for _ in range(8):
+                # A latent token that is spoken is an ordinary token: thoughts are found in the prompt only.
+                if embeds is None:
+                    embeds = thoughts_in_place(model, torch.tensor(prompt))
+                logits = model(inputs_embeds=embeds[None]).logits[0, -1]
+                best = logits.topk(2)
+                closest = min(closest, (best.values[0] - best.values[1]).item())
+                token = best.indices[0]
+                row.append(token.item())
+                if token == EOS:
+                    break
+                embeds = torch.cat([embeds, model.get_input_embeddings()(token[None])])
+            if closest > 1e-3:
+                prompts.append(prompt)
+                generated.append(row[len(prompt) :])
+    dump(f"generate_{family}.json", {"versions": VERSIONS, "latent": LATENT, "eos": EOS, "prompts": prompts, "generated": generated})
+
+
 # ---------------------------------------------------------------- optimiser
 
 
@@ -288,9 +458,10 @@ if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
     make_logits()
     make_latent()
+    make_families()
     make_optim()
     for path in OUT.rglob("*.safetensors"):
         path.chmod(0o644)
     size = sum(f.stat().st_size for f in OUT.rglob("*") if f.is_file())
     print(f"{OUT}: {size / 1024:.0f} KiB")
-    assert size < 400 * 1024
+    assert size < 1500 * 1024

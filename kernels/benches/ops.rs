@@ -89,6 +89,8 @@ fn main() {
         bench!(format!("swiglu {shape}x4"), m => m::swiglu(wide.clone(), wide.clone()));
         let (up, up_bias) = (leaf([width, 4 * width]), leaf([4 * width]));
         bench!(format!("linear {shape} to x4"), m => m::linear(x.clone(), up.clone(), Some(up_bias.clone())));
+        let down = leaf([4 * width, width]);
+        bench!(format!("projection {shape} to x4"), m => m::projection(x.clone(), std::slice::from_ref(&down), &[]));
         let table = leaf([512, width]);
         let tokens = ids([batch, seq], 512);
         bench!(format!("embedding {shape} of 512"), m => m::embedding(table.clone(), tokens.clone()));
@@ -107,6 +109,15 @@ fn main() {
             let qkv = leaf([batch, new, heads.packed()]);
             bench!(format!("attention {shape} + {new}"), m => m::attention(qkv.clone(), &past, heads, &visible, 0.0));
         }
+    }
+    for (batch, seq, query, key_value, dim) in [(32, 128, 4, 4, 32), (8, 128, 16, 8, 128)] {
+        let heads = Heads { query, key_value, dim };
+        let qkv = leaf([batch, seq, heads.packed()]);
+        let angles = random([batch, seq, dim / 2]);
+        let (query, key) = (leaf([dim]), leaf([dim]));
+        let shape = format!("{batch}x{seq}x{}", heads.packed());
+        bench!(format!("rotary {shape}"), m => m::rotary(qkv.clone(), angles.clone().cos(), angles.clone().sin(), heads));
+        bench!(format!("head_norm {shape}"), m => m::head_norm(qkv.clone(), query.clone(), key.clone(), heads, 1e-6));
     }
     // Six passes that share what came before, as latent passes do.
     for (batch, seq, heads, dim) in [(32, 64, 4, 32), (8, 128, 12, 64)] {

@@ -14,6 +14,8 @@ mod linear;
 mod matrix;
 mod norm;
 pub mod primitive;
+mod projection;
+mod rotary;
 pub mod simd;
 mod swiglu;
 mod visible;
@@ -26,6 +28,7 @@ use flex::{apply, fusable};
 use gelu::Gelu;
 use linear::Linear;
 use norm::{LayerNorm, RmsNorm};
+use rotary::{HeadNorm, Rotary};
 use swiglu::SwiGlu;
 
 pub use adamw::AdamW;
@@ -96,6 +99,74 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
             apply(Linear, [x, weight, bias.into_dispatch()])
         }
     }
+}
+
+/// `x · weightᵀ + bias` for one to three weights, stored `[d_out, d_in]` as `torch.nn.Linear` has
+/// them; the results lie side by side.
+///
+/// `x: [batch, seq, d_in]`, `biases`: one `[d_out]` a weight, or none; result
+/// `[batch, seq, Σ d_out]`.
+///
+/// # Panics
+/// If the shapes do not fit one another.
+pub fn projection(x: Tensor<3>, weights: &[Tensor<2>], biases: &[Tensor<1>]) -> Tensor<3> {
+    let [_, _, d_in] = x.dims();
+    assert!((1..=3).contains(&weights.len()), "one to three weights");
+    assert!(weights.iter().all(|weight| weight.dims()[1] == d_in), "the weights take rows of x");
+    assert!(biases.is_empty() || biases.len() == weights.len(), "a bias a weight, or none");
+    assert!(
+        weights.iter().zip(biases).all(|(weight, bias)| weight.dims()[0] == bias.dims()[0]),
+        "one bias a feature"
+    );
+    if !(fusable(&x) && weights.iter().all(fusable) && biases.iter().all(fusable)) {
+        return primitive::projection(x, weights, biases);
+    }
+    projection::projection(x, weights, biases)
+}
+
+/// Rotary positions: each pair `(i, i + dim/2)` of a query or key head is turned by an angle.
+///
+/// * `qkv: [batch, seq, (q + 2·kv) · dim]`: packed rows, as [`attention`] takes them; values are left
+///   as they are.
+/// * `cos`, `sin: [batch, seq, dim / 2]`: of the angles; constants.
+///
+/// Result: the shape of `qkv`. Source: Su et al. 2021.
+///
+/// # Panics
+/// If the shapes do not fit one another, or `dim` is odd.
+pub fn rotary(qkv: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: Heads) -> Tensor<3> {
+    let [batch, seq, packed] = qkv.dims();
+    assert_eq!(packed, heads.packed(), "width of a packed row");
+    assert!(heads.dim.is_multiple_of(2), "a head has two halves");
+    assert_eq!([cos.dims(), sin.dims()], [[batch, seq, heads.dim / 2]; 2], "an angle a pair");
+    if !(fusable(&qkv) && fusable(&cos) && fusable(&sin)) {
+        return primitive::rotary(qkv, cos, sin, heads);
+    }
+    let [cos, sin] = [cos, sin].map(|x| flex::contiguous(flex::plain(x.into_dispatch())));
+    apply(Rotary { cos, sin, heads }, [qkv.into_dispatch()])
+}
+
+/// RMS norm of every query head and every key head over its own width, as Qwen3 has it.
+///
+/// `qkv`: packed rows as [`attention`] takes them, values left as they are; `query, key: [dim]`, the
+/// weights of all query and of all key heads. Result: the shape of `qkv`.
+///
+/// # Panics
+/// If the shapes do not fit one another.
+pub fn head_norm(
+    qkv: Tensor<3>,
+    query: Tensor<1>,
+    key: Tensor<1>,
+    heads: Heads,
+    eps: f64,
+) -> Tensor<3> {
+    assert_eq!(qkv.dims()[2], heads.packed(), "width of a packed row");
+    assert_eq!([query.dims(), key.dims()], [[heads.dim]; 2], "one weight a feature of a head");
+    if !(fusable(&qkv) && fusable(&query) && fusable(&key)) {
+        return primitive::head_norm(qkv, query, key, heads, eps);
+    }
+    let op = HeadNorm { heads, eps: eps as f32 };
+    apply(op, [qkv.into_dispatch(), query.into_dispatch(), key.into_dispatch()])
 }
 
 /// Rows of `weight: [vocab, d_model]` picked by `ids: [batch, seq]`; result `[batch, seq, d_model]`.

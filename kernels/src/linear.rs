@@ -1,4 +1,4 @@
-//! A linear map with bias.
+//! A linear map with bias, its weight `[d_in, d_out]`; `projection.rs` has the other orientation.
 
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
@@ -50,12 +50,7 @@ impl<const N: usize> Fused<N> for Linear {
         let rows = shape[0] * shape[1];
         let grad_y = Matrix::new(slice(&grad), rows, d_out);
         if N == 3 && sinks.wants(2) {
-            let parts = slice(&grad).par_chunks((ROWS * d_out).max(1)).map(|rows| {
-                let mut sums = vec![0.0; d_out];
-                add_rows(rows, &mut sums);
-                sums
-            });
-            sinks.put(2, tensor(add_up(parts.collect(), d_out), [d_out]));
+            sinks.put(2, tensor(sum_rows(slice(&grad), d_out), [d_out]));
         }
         if sinks.wants(1) {
             // Adding to what other passes gave spares a tensor and an addition the size of the
@@ -85,6 +80,16 @@ impl<const N: usize> Fused<N> for Linear {
     fn accumulates(&self, operand: usize) -> bool {
         operand == 1
     }
+}
+
+/// The sum of rows of `width` elements.
+pub(crate) fn sum_rows(rows: &[f32], width: usize) -> Vec<f32> {
+    let parts = rows.par_chunks((ROWS * width).max(1)).map(|rows| {
+        let mut sums = vec![0.0; width];
+        add_rows(rows, &mut sums);
+        sums
+    });
+    add_up(parts.collect(), width)
 }
 
 /// Shape of the result, width of `x` and of the result.

@@ -17,6 +17,12 @@ impl<'a> Matrix<'a> {
         Self { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
+    /// `cols` elements of each of `rows` rows that begin `row_stride` elements apart.
+    pub(crate) fn part(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(data.len() >= reach(rows, cols, row_stride), "a view lies inside its data");
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
     /// The same matrix with rows and columns exchanged.
     pub(crate) fn t(self) -> Self {
         Self {
@@ -38,6 +44,11 @@ pub(crate) enum Threads {
     All,
 }
 
+/// Elements from the first of `rows` rows to the end of the last.
+fn reach(rows: usize, cols: usize, row_stride: usize) -> usize {
+    rows.checked_sub(1).map_or(0, |before| before * row_stride + cols)
+}
+
 /// `dst = scale · lhs · rhs`, or `dst += …` when `add`; `dst` is `[lhs.rows, rhs.cols]`, row-major.
 ///
 /// Sums run over the inner dimension in an order that does not depend on the number of threads.
@@ -49,21 +60,34 @@ pub(crate) fn multiply(
     scale: f32,
     threads: Threads,
 ) {
+    multiply_part(dst, rhs.cols, add, lhs, rhs, scale, threads);
+}
+
+/// [`multiply`] into columns of a wider matrix: the rows of `dst` begin `row_stride` elements apart.
+pub(crate) fn multiply_part(
+    dst: &mut [f32],
+    row_stride: usize,
+    add: bool,
+    lhs: Matrix,
+    rhs: Matrix,
+    scale: f32,
+    threads: Threads,
+) {
     let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
     assert_eq!(k, rhs.rows, "the inner dimensions of a product agree");
-    assert!(dst.len() >= m * n, "the result has room");
+    assert!(n <= row_stride && dst.len() >= reach(m, n, row_stride), "the result has room");
     if m == 0 || n == 0 {
         return;
     }
     if k == 0 || cfg!(miri) {
-        return multiply_plainly(dst, add, lhs, rhs, scale);
+        return multiply_plainly(dst, row_stride, add, lhs, rhs, scale);
     }
     let parallelism = match threads {
         Threads::One => gemm::Parallelism::None,
         Threads::All => gemm::Parallelism::Rayon(0),
     };
-    // SAFETY: `Matrix` views lie inside their slices, `dst` was just checked to hold m · n elements,
-    // and being borrowed mutably it overlaps neither operand.
+    // SAFETY: `Matrix` views lie inside their slices, `dst` was just checked to reach over m rows
+    // of n elements, and being borrowed mutably it overlaps neither operand.
     unsafe {
         gemm::gemm(
             m,
@@ -71,7 +95,7 @@ pub(crate) fn multiply(
             k,
             dst.as_mut_ptr(),
             1,
-            n as isize,
+            row_stride as isize,
             add,
             lhs.data.as_ptr(),
             lhs.col_stride as isize,
@@ -90,10 +114,17 @@ pub(crate) fn multiply(
 }
 
 /// The same by three loops, for an empty inner dimension and for Miri, which has no SIMD.
-fn multiply_plainly(dst: &mut [f32], add: bool, lhs: Matrix, rhs: Matrix, scale: f32) {
+fn multiply_plainly(
+    dst: &mut [f32],
+    row_stride: usize,
+    add: bool,
+    lhs: Matrix,
+    rhs: Matrix,
+    scale: f32,
+) {
     for row in 0..lhs.rows {
         for col in 0..rhs.cols {
-            let dst = &mut dst[row * rhs.cols + col];
+            let dst = &mut dst[row * row_stride + col];
             let sum: f32 = (0..lhs.cols)
                 .map(|i| {
                     lhs.data[row * lhs.row_stride + i * lhs.col_stride]

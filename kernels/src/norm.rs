@@ -165,7 +165,7 @@ simd! {
         }
     }
 
-    fn rms_norm<FMA>(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    pub(crate) fn rms_norm<FMA>(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
         let width = weight.len();
         for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
             let inverse = inverse_rms(x, eps);
@@ -176,7 +176,7 @@ simd! {
     }
 
     /// Turns the result's gradient into that of `x` and adds that of the weight to `sums`.
-    fn rms_norm_backward<FMA>(x: &[f32], weight: &[f32], eps: f32, grad: &mut [f32], sums: &mut [f32]) {
+    pub(crate) fn rms_norm_backward<FMA>(x: &[f32], weight: &[f32], eps: f32, grad: &mut [f32], sums: &mut [f32]) {
         let width = weight.len();
         for (x, grad) in x.chunks_exact(width).zip(grad.chunks_exact_mut(width)) {
             let inverse = inverse_rms(x, eps);

@@ -40,6 +40,46 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
     y.reshape([batch, seq, d_out])
 }
 
+/// See [`crate::projection`].
+pub fn projection(x: Tensor<3>, weights: &[Tensor<2>], biases: &[Tensor<1>]) -> Tensor<3> {
+    let weight = Tensor::cat(weights.to_vec(), 0).transpose(); // [d_in, Σ d_out]
+    let bias = (!biases.is_empty()).then(|| Tensor::cat(biases.to_vec(), 0));
+    linear(x, weight, bias)
+}
+
+/// See [`crate::rotary`].
+pub fn rotary(qkv: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: Heads) -> Tensor<3> {
+    let [batch, seq, packed] = qkv.dims();
+    let (turned, half) = (heads.query + heads.key_value, heads.dim / 2);
+    let width = turned * heads.dim;
+    let x = qkv.clone().narrow(2, 0, width).reshape([batch, seq, turned, heads.dim]);
+    let (a, b) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half)); // [batch, seq, turned, half]
+    let (cos, sin) = (cos.unsqueeze_dim::<4>(2), sin.unsqueeze_dim::<4>(2));
+    let first = a.clone() * cos.clone() - b.clone() * sin.clone();
+    let second = b * cos + a * sin;
+    let turned = Tensor::cat(vec![first, second], 3).reshape([batch, seq, width]);
+    Tensor::cat(vec![turned, qkv.narrow(2, width, packed - width)], 2)
+}
+
+/// See [`crate::head_norm`].
+pub fn head_norm(
+    qkv: Tensor<3>,
+    query: Tensor<1>,
+    key: Tensor<1>,
+    heads: Heads,
+    eps: f64,
+) -> Tensor<3> {
+    let [batch, seq, _] = qkv.dims();
+    let (q, kv) = (heads.query * heads.dim, heads.key_value * heads.dim);
+    let normed = |start: usize, width: usize, weight| {
+        let x = qkv.clone().narrow(2, start, width);
+        let x = x.reshape([batch, seq * width / heads.dim, heads.dim]);
+        rms_norm(x, weight, eps).reshape([batch, seq, width])
+    };
+    let values = qkv.clone().narrow(2, q + kv, kv);
+    Tensor::cat(vec![normed(0, q, query), normed(q, kv, key), values], 2)
+}
+
 /// See [`crate::embedding`].
 pub fn embedding(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
     let [batch, seq] = ids.dims();

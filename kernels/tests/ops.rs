@@ -136,6 +136,102 @@ fn linear_passes_share_their_weight() {
 }
 
 #[test]
+fn projection() {
+    for (batch, seq, d_in, widths) in [
+        (1, 1, 1, vec![1]),
+        (2, 3, 16, vec![33]),
+        (1, 1, 7, vec![3, 5]),
+        (3, 50, 9, vec![20, 6, 6]),
+        (2, 1, 5, vec![4, 2, 2]),
+    ] {
+        let mut random = Random(16);
+        let mut operands = vec![random.numbers(batch * seq * d_in)];
+        operands.extend(widths.iter().map(|width| random.numbers(width * d_in)));
+        operands.extend(widths.iter().map(|&width| random.numbers(width)));
+        for biases in [0, widths.len()] {
+            let parts = widths.len();
+            check("projection", &operands[..1 + parts + biases], |x, body| {
+                let input = x[0].clone().reshape([batch, seq, d_in]);
+                let weights = x[1..=parts].iter().zip(&widths);
+                let weights: Vec<Tensor<2>> =
+                    weights.map(|(x, &width)| x.clone().reshape([width, d_in])).collect();
+                call!(body, projection(input, &weights, &x[1 + parts..])).flatten(0, 2)
+            });
+        }
+    }
+}
+
+/// Several passes through the same weights, whose gradients gather all of them.
+#[test]
+fn projection_passes_share_their_weights() {
+    let mut random = Random(17);
+    let operands = [random.numbers(2 * 5 * 6), random.numbers(12), random.numbers(24)];
+    check("projection passes", &operands, |x, body| {
+        let weights = [x[1].clone().reshape([2, 6]), x[2].clone().reshape([4, 6])];
+        let input = x[0].clone().reshape([2, 5, 6]);
+        let y = call!(body, projection(input.clone(), &weights, &[]));
+        let turned = (y + input).swap_dims(0, 1);
+        call!(body, projection(turned, &weights, &[])).flatten(0, 2)
+    });
+}
+
+#[test]
+fn rotary() {
+    for (batch, seq, (query, key_value, dim)) in
+        [(1, 1, (1, 1, 2)), (2, 3, (3, 1, 6)), (3, 50, (4, 2, 10))]
+    {
+        let heads = Heads { query, key_value, dim };
+        let mut random = Random(18);
+        let operands = [random.numbers(batch * seq * heads.packed())];
+        let angles = random.numbers(batch * seq * dim / 2);
+        check("rotary", &operands, |x, body| {
+            let angles = constant(&angles, x[0].dtype()).reshape([batch, seq, dim / 2]) * 4.0;
+            let rows = x[0].clone().reshape([batch, seq, heads.packed()]);
+            call!(body, rotary(rows, angles.clone().cos(), angles.sin(), heads)).flatten(0, 2)
+        });
+    }
+}
+
+/// By hand: one query head, one key head of width 4, turned by a right angle and by none.
+#[test]
+fn rotary_pairs_the_halves_of_a_head() {
+    let heads = Heads { query: 1, key_value: 1, dim: 4 };
+    let rows: Vec<f64> = (1..=12).map(f64::from).collect();
+    let tensor = |x: &[f64]| constant(x, DType::F32).unsqueeze::<3>();
+    let y = kernels::rotary(tensor(&rows), tensor(&[0.0, 1.0]), tensor(&[1.0, 0.0]), heads);
+    // (1, 3) → (−3, 1); (2, 4) stays; (5, 7) → (−7, 5); (6, 8) stays; values stay.
+    let want = [-3.0, 2.0, 1.0, 4.0, -7.0, 6.0, 5.0, 8.0, 9.0, 10.0, 11.0, 12.0];
+    assert_eq!(numbers(y), want);
+}
+
+/// What someone else holds is not turned under their hands.
+#[test]
+fn rotary_leaves_shared_rows_alone() {
+    let heads = Heads { query: 1, key_value: 1, dim: 2 };
+    let rows = constant(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], DType::F32).reshape([1, 1, 6]);
+    let tensor = |x: f64| constant(&[x], DType::F32).reshape([1, 1, 1]);
+    let turned = kernels::rotary(rows.clone(), tensor(0.0), tensor(1.0), heads);
+    assert_eq!(numbers(rows), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    assert_eq!(numbers(turned), [-2.0, 1.0, -4.0, 3.0, 5.0, 6.0]);
+}
+
+#[test]
+fn head_norm() {
+    for (batch, seq, (query, key_value, dim)) in
+        [(1, 1, (1, 1, 2)), (2, 3, (3, 1, 6)), (3, 50, (4, 2, 33))]
+    {
+        let heads = Heads { query, key_value, dim };
+        let mut random = Random(19);
+        let rows = random.numbers(batch * seq * heads.packed());
+        let operands = [rows, random.numbers(dim), random.numbers(dim)];
+        check("head norm", &operands, |x, body| {
+            let rows = x[0].clone().reshape([batch, seq, heads.packed()]);
+            call!(body, head_norm(rows, x[1].clone(), x[2].clone(), heads, 1e-3)).flatten(0, 2)
+        });
+    }
+}
+
+#[test]
 fn embedding() {
     for (batch, seq, vocab, width) in [(1, 1, 1, 1), (2, 3, 5, 7), (3, 70, 200, 9)] {
         let weight = Random(12).numbers(vocab * width);

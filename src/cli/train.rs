@@ -113,8 +113,8 @@ fn dry_run(config: &RunConfig) -> Result<()> {
         "# {} parameters: {} blocks, width {}, {} heads, context {}, vocabulary {}",
         shape.num_parameters(),
         shape.n_layer,
-        shape.n_embd,
-        shape.n_head,
+        shape.d_model,
+        shape.heads.query,
         shape.n_positions,
         shape.vocab_size
     );

@@ -38,8 +38,7 @@ pub fn forward(model: &Transformer, batch: &Batch, reinject: Reinject) -> Trace 
             None => model.embed(batch.ids(columns.clone(), &device)),
             Some(states) => {
                 let sources: Vec<usize> = pass.sources.iter().map(|c| c - before).collect();
-                let thought =
-                    reinject.thoughts(states, &sources, &model.transformer.wte.weight.val()); // [batch, 1, d_model]
+                let thought = reinject.thoughts(states, &sources, &model.embeddings()); // [batch, 1, d_model]
                 thoughts.push(thought.clone());
                 let words = columns.start + 1..columns.end;
                 if words.is_empty() {

@@ -1,71 +1,113 @@
-//! A model's shape, as Hugging Face's `config.json` states it.
+//! A model's shape: what is computed, whatever the family that says it.
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use coconut_kernels::Heads;
+use serde_json::{Map, Value, json};
 
+use super::{json as files, positions::Rotary};
 use crate::{Error, Result};
 
-/// GPT-2's `config.json` (Radford et al. 2019): the fields that decide what is computed.
+/// A pretrained family, as `model_type` in `config.json` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// GPT-2 (Radford et al. 2019).
+    Gpt2,
+    /// Llama (Touvron et al. 2023, arXiv 2302.13971) and what shares its shape, SmolLM2 among others.
+    Llama,
+    /// Qwen2 and Qwen2.5 (arXiv 2407.10671, 2412.15115): Llama with biases on queries, keys and values.
+    Qwen2,
+    /// Qwen3 (arXiv 2505.09388): Llama with norms of each query and key head.
+    Qwen3,
+}
+
+impl Family {
+    /// All families.
+    pub const ALL: [Self; 4] = [Self::Gpt2, Self::Llama, Self::Qwen2, Self::Qwen3];
+
+    /// Its `model_type`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gpt2 => "gpt2",
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
+
+    /// The family's own words for width, blocks, heads, context and MLP width.
+    fn keys(self) -> [&'static str; 5] {
+        match self {
+            Self::Gpt2 => ["n_embd", "n_layer", "n_head", "n_positions", "n_inner"],
+            _ => [
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "max_position_embeddings",
+                "intermediate_size",
+            ],
+        }
+    }
+}
+
+/// Which linear maps of Llama's kin carry a bias. GPT-2's all do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Biases {
+    /// Queries, keys and values.
+    pub qkv: bool,
+    /// Attention's output.
+    pub output: bool,
+    /// The MLP's three maps.
+    pub mlp: bool,
+}
+
+/// Probabilities of dropout in training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// After the embeddings.
+    pub embedding: f64,
+    /// Of attention weights.
+    pub attention: f64,
+    /// After each block's two parts.
+    pub residual: f64,
+}
+
+/// A model's shape, and the `config.json` it came from.
 ///
-/// Unknown fields are kept in [`ModelConfig::other`] and written back unchanged.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Read once by [`ModelConfig::load`], which refuses what would change the result and is not
+/// computed. What the file says beyond the shape is written back unchanged.
+#[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// Family; `gpt2`.
-    pub model_type: String,
+    /// The family.
+    pub family: Family,
     /// Number of token embeddings, `V`.
     pub vocab_size: usize,
     /// Longest sequence, in tokens.
     pub n_positions: usize,
-    /// Width of the residual stream, `d_model`.
-    pub n_embd: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
     /// Number of blocks, `L`.
     pub n_layer: usize,
-    /// Attention heads; divides `n_embd`.
-    pub n_head: usize,
-    /// Width of the hidden layer of a block's MLP; `4 · n_embd` if absent.
-    #[serde(default)]
-    pub n_inner: Option<usize>,
-    /// Only the tanh form of GELU is computed.
-    #[serde(default = "gelu_new")]
-    pub activation_function: String,
-    /// Dropout after each block's two projections.
-    #[serde(default = "tenth")]
-    pub resid_pdrop: f64,
-    /// Dropout after the embeddings.
-    #[serde(default = "tenth")]
-    pub embd_pdrop: f64,
-    /// Dropout of attention weights.
-    #[serde(default = "tenth")]
-    pub attn_pdrop: f64,
-    /// Added to the variance in every layer norm.
-    #[serde(default = "epsilon")]
-    pub layer_norm_epsilon: f64,
-    /// Standard deviation of freshly drawn weights.
-    #[serde(default = "init_range")]
-    pub initializer_range: f64,
+    /// How attention splits into heads.
+    pub heads: Heads,
+    /// Width of the hidden layer of a block's MLP.
+    pub inner: usize,
+    /// Added to the variance, or mean square, in every norm.
+    pub norm_eps: f64,
+    /// Rotary positions; without them, positions are learned embeddings.
+    pub rotary: Option<Rotary>,
+    /// Which linear maps carry a bias.
+    pub biases: Biases,
+    /// Whether query and key heads are normed.
+    pub head_norms: bool,
     /// Whether the output head is the token embedding.
-    #[serde(default = "yes")]
-    pub tie_word_embeddings: bool,
-    /// Everything else in the file.
-    #[serde(flatten)]
-    pub other: serde_json::Map<String, serde_json::Value>,
-}
-
-fn gelu_new() -> String {
-    "gelu_new".into()
-}
-fn tenth() -> f64 {
-    0.1
-}
-fn epsilon() -> f64 {
-    1e-5
-}
-fn init_range() -> f64 {
-    0.02
-}
-fn yes() -> bool {
-    true
+    pub tied: bool,
+    /// Dropout in training.
+    pub dropout: Dropout,
+    /// Standard deviation of freshly drawn weights.
+    pub initializer_range: f64,
+    /// `config.json` as it was read, or as it will first be written.
+    pub(super) json: Map<String, Value>,
 }
 
 impl ModelConfig {
@@ -73,124 +115,144 @@ impl ModelConfig {
     pub fn gpt2(
         vocab_size: usize,
         n_positions: usize,
-        n_embd: usize,
+        d_model: usize,
         n_layer: usize,
         n_head: usize,
     ) -> Self {
-        let other = serde_json::json!({"architectures": ["GPT2LMHeadModel"]});
+        let json = json!({
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "vocab_size": vocab_size,
+            "n_positions": n_positions,
+            "n_embd": d_model,
+            "n_layer": n_layer,
+            "n_head": n_head,
+            "n_inner": null,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": 1e-5,
+            "tie_word_embeddings": true,
+        });
+        let heads = Heads { query: n_head, key_value: n_head, dim: d_model / n_head.max(1) };
         Self {
-            model_type: "gpt2".into(),
+            family: Family::Gpt2,
             vocab_size,
             n_positions,
-            n_embd,
+            d_model,
             n_layer,
-            n_head,
-            n_inner: None,
-            activation_function: gelu_new(),
-            resid_pdrop: 0.0,
-            embd_pdrop: 0.0,
-            attn_pdrop: 0.0,
-            layer_norm_epsilon: epsilon(),
-            initializer_range: init_range(),
-            tie_word_embeddings: true,
-            other: other.as_object().cloned().unwrap_or_default(),
+            heads,
+            inner: 4 * d_model,
+            norm_eps: 1e-5,
+            rotary: None,
+            biases: Biases { qkv: true, output: true, mlp: true },
+            head_norms: false,
+            tied: true,
+            dropout: Dropout { embedding: 0.0, attention: 0.0, residual: 0.0 },
+            initializer_range: 0.02,
+            json: json.as_object().cloned().unwrap_or_default(),
         }
     }
 
     /// Sets all three dropout probabilities.
     pub fn with_dropout(mut self, p: f64) -> Self {
-        (self.resid_pdrop, self.embd_pdrop, self.attn_pdrop) = (p, p, p);
+        self.dropout = Dropout { embedding: p, attention: p, residual: p };
         self
     }
 
+    /// Sets a key that has no part in the shape, such as `eos_token_id`, in the `config.json` that
+    /// will be written.
+    pub fn note(&mut self, key: &str, value: impl Into<Value>) {
+        self.json.insert(key.to_owned(), value.into());
+    }
+
     /// Reads and checks `config.json` in a model folder.
+    ///
+    /// # Errors
+    /// A missing or malformed file, another family, and by its name every field that would change
+    /// the result and is not computed.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        let config: Self = serde_json::from_str(&text).map_err(|e| {
-            Error::input(
-                &path,
-                format!("line {}", e.line()),
-                format!("{e}. Expected the `config.json` of a GPT-2 model."),
-            )
-        })?;
-        config.check().map_err(|problem| Error::input(&path, "", problem))?;
-        Ok(config)
+        files::parse(&text).map_err(|(place, problem)| Error::input(&path, place, problem))
     }
 
-    /// Refuses, by name, what would change the result and is not computed.
+    /// The `config.json` of these weights: as it was read, but for what has changed.
+    pub fn to_json(&self) -> Value {
+        let mut json = self.json.clone();
+        let mut set = |key: &str, value: Value| json.insert(key.to_owned(), value);
+        set("vocab_size", self.vocab_size.into());
+        set("initializer_range", self.initializer_range.into());
+        if self.family == Family::Gpt2 {
+            set("embd_pdrop", self.dropout.embedding.into());
+            set("attn_pdrop", self.dropout.attention.into());
+            set("resid_pdrop", self.dropout.residual.into());
+        }
+        // The type of the weights as they are written; `torch_dtype` is its name before
+        // transformers 5.
+        json.remove("torch_dtype");
+        json.insert("dtype".to_owned(), "float32".into());
+        Value::Object(json)
+    }
+
+    /// Refuses, by name, sizes that make no model.
     pub fn check(&self) -> Result<(), String> {
-        let flag = |key: &str, default: bool| {
-            self.other.get(key).and_then(serde_json::Value::as_bool).unwrap_or(default)
-        };
-        if self.model_type != "gpt2" {
-            return Err(format!("`model_type` is `{}`; only `gpt2` is supported", self.model_type));
-        }
-        if !matches!(self.activation_function.as_str(), "gelu_new" | "gelu_pytorch_tanh") {
-            return Err(format!(
-                "`activation_function` is `{}`; only `gelu_new` is supported",
-                self.activation_function
-            ));
-        }
-        for (key, supported) in [
-            ("scale_attn_weights", true),
-            ("scale_attn_by_inverse_layer_idx", false),
-            ("add_cross_attention", false),
+        let [width, layers, heads, context, inner] = self.family.keys();
+        for (key, value, most) in [
+            ("vocab_size", self.vocab_size, 1 << 24),
+            (width, self.d_model, 1 << 20),
+            (layers, self.n_layer, 1 << 12),
+            (heads, self.heads.query, 1 << 16),
+            ("num_key_value_heads", self.heads.key_value, 1 << 16),
+            (context, self.n_positions, 1 << 24),
+            (inner, self.inner, 1 << 22),
         ] {
-            if flag(key, supported) != supported {
-                return Err(format!("`{key}` is {}; only {supported} is supported", !supported));
+            if value == 0 || value > most {
+                return Err(format!("`{key}` is {value}; it must be between 1 and {most}"));
             }
         }
-        for (key, value) in [
-            ("vocab_size", self.vocab_size),
-            ("n_positions", self.n_positions),
-            ("n_embd", self.n_embd),
-            ("n_layer", self.n_layer),
-            ("n_head", self.n_head),
-            ("n_inner", self.inner()),
-        ] {
-            if value == 0 || value > 1 << 24 {
-                return Err(format!("`{key}` is {value}; it must be between 1 and 16,777,216"));
-            }
-        }
-        if !self.n_embd.is_multiple_of(self.n_head) {
+        if self.family == Family::Gpt2 && self.heads.query * self.heads.dim != self.d_model {
             return Err(format!(
                 "`n_embd` ({}) must be a multiple of `n_head` ({})",
-                self.n_embd, self.n_head
+                self.d_model, self.heads.query
             ));
         }
-        for (key, p) in [
-            ("resid_pdrop", self.resid_pdrop),
-            ("embd_pdrop", self.embd_pdrop),
-            ("attn_pdrop", self.attn_pdrop),
-        ] {
+        if !self.heads.query.is_multiple_of(self.heads.key_value) {
+            return Err(format!(
+                "`num_attention_heads` ({}) must be a multiple of `num_key_value_heads` ({})",
+                self.heads.query, self.heads.key_value
+            ));
+        }
+        let dim = self.heads.dim;
+        if dim == 0 || dim > 1 << 16 || (self.rotary.is_some() && !dim.is_multiple_of(2)) {
+            return Err(format!(
+                "`head_dim` is {dim}; rotary positions need an even width, at most 65536"
+            ));
+        }
+        let Dropout { embedding, attention, residual } = self.dropout;
+        for (part, p) in
+            [("embeddings", embedding), ("attention", attention), ("residuals", residual)]
+        {
             if !(0.0..1.0).contains(&p) {
-                return Err(format!("`{key}` is {p}; a dropout probability lies in [0, 1)"));
+                return Err(format!(
+                    "dropout of {part} is {p}; a dropout probability lies in [0, 1)"
+                ));
+            }
+        }
+        for (key, value) in
+            [("the norms' epsilon", self.norm_eps), ("initializer_range", self.initializer_range)]
+        {
+            if !(0.0..=1e3).contains(&value) {
+                return Err(format!("`{key}` is {value}; it must lie in 0 to 1000"));
             }
         }
         Ok(())
     }
 
-    /// Width of the hidden layer of a block's MLP.
-    pub fn inner(&self) -> usize {
-        self.n_inner.unwrap_or(4 * self.n_embd)
-    }
-
-    /// How attention splits the width into heads.
-    pub fn heads(&self) -> coconut_kernels::Heads {
-        coconut_kernels::Heads {
-            query: self.n_head,
-            key_value: self.n_head,
-            dim: self.n_embd / self.n_head,
-        }
-    }
-
     /// Number of parameters, tied ones counted once.
     pub fn num_parameters(&self) -> usize {
-        let (d, inner) = (self.n_embd, self.inner());
-        let block =
-            4 * d + (d * 3 * d + 3 * d) + (d * d + d) + (d * inner + inner) + (inner * d + d);
-        let head = if self.tie_word_embeddings { 0 } else { self.vocab_size * d };
-        (self.vocab_size + self.n_positions) * d + self.n_layer * block + 2 * d + head
+        let size = |shape: &Vec<usize>| {
+            shape.iter().fold(1usize, |product, &size| product.saturating_mul(size))
+        };
+        let tensors = super::weights::tensors(self);
+        tensors.iter().fold(0, |sum, (_, shape)| sum.saturating_add(size(shape)))
     }
 }

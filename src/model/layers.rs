@@ -22,18 +22,42 @@ impl Embedding {
 
 /// An affine map, stored `[d_in, d_out]` as GPT-2's `Conv1D` is.
 #[derive(Module, Debug)]
-pub struct Linear {
+pub struct Conv1d {
     /// `[d_in, d_out]`.
     pub weight: Param<Tensor<2>>,
     /// `[d_out]`.
     pub bias: Param<Tensor<1>>,
 }
 
-impl Linear {
+impl Conv1d {
     /// `[batch, seq, d_in]` → `[batch, seq, d_out]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         kernels::linear(x, self.weight.val(), Some(self.bias.val()))
     }
+}
+
+/// A linear map, stored `[d_out, d_in]` as `torch.nn.Linear` is.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[d_out, d_in]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[d_out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// `[batch, seq, d_in]` → `[batch, seq, d_out]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        side_by_side(x, [self])
+    }
+}
+
+/// Up to three maps of one input, of which all or none have a bias; their results lie side by side:
+/// `[batch, seq, d_in]` → `[batch, seq, Σ d_out]`.
+pub fn side_by_side<const N: usize>(x: Tensor<3>, maps: [&Linear; N]) -> Tensor<3> {
+    let weights = maps.map(|map| map.weight.val());
+    let biases: Vec<_> = maps.iter().filter_map(|map| Some(map.bias.as_ref()?.val())).collect();
+    kernels::projection(x, &weights, &biases)
 }
 
 /// Layer norm with its affine part.
@@ -52,35 +76,18 @@ impl LayerNorm {
     }
 }
 
-/// Attention's two projections.
+/// RMS norm with its weight.
 #[derive(Module, Debug)]
-pub struct Attention {
-    /// Queries, keys and values, packed along the output.
-    pub c_attn: Linear,
-    /// Back to the residual stream.
-    pub c_proj: Linear,
+pub struct RmsNorm {
+    /// `[width]`.
+    pub weight: Param<Tensor<1>>,
 }
 
-/// A block's MLP.
-#[derive(Module, Debug)]
-pub struct Mlp {
-    /// `d_model` → `inner`.
-    pub c_fc: Linear,
-    /// `inner` → `d_model`.
-    pub c_proj: Linear,
-}
-
-/// One transformer block, norms before its two parts.
-#[derive(Module, Debug)]
-pub struct Block {
-    /// Before attention.
-    pub ln_1: LayerNorm,
-    /// Attention.
-    pub attn: Attention,
-    /// Before the MLP.
-    pub ln_2: LayerNorm,
-    /// The MLP.
-    pub mlp: Mlp,
+impl RmsNorm {
+    /// Shape kept.
+    pub fn forward(&self, x: Tensor<3>, eps: f64) -> Tensor<3> {
+        kernels::rms_norm(x, self.weight.val(), eps)
+    }
 }
 
 /// Zeroes elements with probability `p` and scales the rest by `1 / (1 − p)`.

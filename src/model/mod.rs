@@ -3,11 +3,17 @@
 
 pub mod cache;
 pub mod config;
+pub mod gpt2;
+pub mod json;
 pub mod layers;
+pub mod llama;
 pub mod parameters;
+pub mod positions;
+pub mod tensors;
 pub mod transformer;
 pub mod weights;
 
 pub use cache::Cache;
 pub use config::ModelConfig;
+pub use positions::Positions;
 pub use transformer::{HiddenStates, Transformer};

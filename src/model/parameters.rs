@@ -30,18 +30,39 @@ pub fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Named
     visit(module, Some(gradients))
 }
 
+/// The way from a module to a parameter in it.
+#[derive(Default)]
+struct Path(Vec<String>);
+
+impl Path {
+    fn enter(&mut self, name: &str, container: &str) {
+        // An enum's variant is no part of the name, nor is the field that holds the enum.
+        if container.starts_with("Enum:") {
+            self.0.last_mut().into_iter().for_each(String::clear);
+            self.0.push(String::new());
+        } else {
+            self.0.push(name.into());
+        }
+    }
+
+    fn name(&self) -> String {
+        let parts = self.0.iter().filter(|part| !part.is_empty());
+        parts.map(String::as_str).collect::<Vec<_>>().join(".")
+    }
+}
+
 fn visit<M: Module>(module: &M, gradients: Option<&mut Gradients>) -> Named {
     struct Visitor<'a> {
-        path: Vec<String>,
+        path: Path,
         gradients: Option<&'a mut Gradients>,
         named: Named,
     }
     impl ModuleVisitor for Visitor<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
         }
         fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
+            self.path.0.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let value = match &mut self.gradients {
@@ -51,11 +72,11 @@ fn visit<M: Module>(module: &M, gradients: Option<&mut Gradients>) -> Named {
             if let Some(value) = value {
                 let elements = value.shape().num_elements();
                 let flat = Flat { shape: value.dims().to_vec(), values: value.reshape([elements]) };
-                self.named.insert(self.path.join("."), flat);
+                self.named.insert(self.path.name(), flat);
             }
         }
     }
-    let mut visitor = Visitor { path: Vec::new(), gradients, named: Named::new() };
+    let mut visitor = Visitor { path: Path::default(), gradients, named: Named::new() };
     module.visit(&mut visitor);
     visitor.named
 }
@@ -64,18 +85,18 @@ fn visit<M: Module>(module: &M, gradients: Option<&mut Gradients>) -> Named {
 /// `update` holds the only handle, so it can work in place.
 pub fn map<M: Module>(module: M, update: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> M {
     struct Map<F> {
-        path: Vec<String>,
+        path: Path,
         update: F,
     }
     impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Map<F> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
         }
         fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
+            self.path.0.pop();
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let name = self.path.join(".");
+            let name = self.path.name();
             param.map(|tensor| {
                 let (shape, training) = (tensor.dims(), tensor.is_autodiff());
                 let elements = tensor.shape().num_elements();
@@ -85,5 +106,5 @@ pub fn map<M: Module>(module: M, update: impl FnMut(&str, Tensor<1>) -> Tensor<1
             })
         }
     }
-    module.map(&mut Map { path: Vec::new(), update })
+    module.map(&mut Map { path: Path::default(), update })
 }

@@ -1,21 +1,20 @@
-//! GPT-2's forward pass (Radford et al. 2019), over embeddings and a cache.
+//! The forward pass over embeddings, positions and a cache, of every family.
 
 use burn::{
     module::Module,
     tensor::{Int, Tensor},
 };
-use coconut_kernels::{self as kernels, Heads, Visible};
+use coconut_kernels::Visible;
 
 use super::{
-    Cache, ModelConfig,
-    layers::{Block, Embedding, LayerNorm, dropout},
+    Cache, ModelConfig, gpt2::Gpt2, layers::Embedding, llama::Llama, positions::Positions,
 };
 
 /// The model: blocks over a residual stream, and an output head.
 #[derive(Module, Debug)]
 pub struct Transformer {
-    /// Embeddings, blocks and final norm; the name is the checkpoint's prefix.
-    pub transformer: Stack,
+    /// Embeddings, blocks and final norm.
+    pub body: Body,
     /// The output head if it is not the token embedding.
     pub lm_head: Option<Embedding>,
     /// The shape.
@@ -23,17 +22,13 @@ pub struct Transformer {
     pub config: ModelConfig,
 }
 
-/// Embeddings, blocks and final norm.
+/// Embeddings, blocks and final norm, by family.
 #[derive(Module, Debug)]
-pub struct Stack {
-    /// Token embeddings, `[vocab, d_model]`.
-    pub wte: Embedding,
-    /// Position embeddings, `[n_positions, d_model]`.
-    pub wpe: Embedding,
-    /// The blocks.
-    pub h: Vec<Block>,
-    /// The final norm.
-    pub ln_f: LayerNorm,
+pub enum Body {
+    /// GPT-2.
+    Gpt2(Gpt2),
+    /// Llama, Qwen2 and Qwen3.
+    Llama(Llama),
 }
 
 /// The residual stream after each part of one pass: `L + 1` tensors `[batch, seq, d_model]`, as
@@ -57,7 +52,19 @@ impl HiddenStates {
 impl Transformer {
     /// Input embeddings of tokens: `[batch, seq]` → `[batch, seq, d_model]`.
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.transformer.wte.forward(ids)
+        self.tokens().forward(ids)
+    }
+
+    /// The token embeddings, `[vocab, d_model]`.
+    pub fn embeddings(&self) -> Tensor<2> {
+        self.tokens().weight.val()
+    }
+
+    fn tokens(&self) -> &Embedding {
+        match &self.body {
+            Body::Gpt2(body) => &body.transformer.wte,
+            Body::Llama(body) => &body.model.embed_tokens,
+        }
     }
 
     /// One pass over new columns.
@@ -75,10 +82,11 @@ impl Transformer {
         mut cache: Cache,
         visible: &Visible,
     ) -> (HiddenStates, Cache) {
-        let mut x = self.enter(embeddings, position_ids);
+        let positions = self.positions(position_ids);
+        let mut x = self.enter(embeddings, &positions);
         let mut states = vec![x.clone()];
         for layer in 0..self.config.n_layer {
-            let (y, packed) = self.block(layer, x, cache.layer(layer), visible);
+            let (y, packed) = self.block(layer, x, cache.layer(layer), &positions, visible);
             cache.push(layer, packed);
             x = y;
             if layer + 1 < self.config.n_layer {
@@ -89,10 +97,24 @@ impl Transformer {
         (HiddenStates(states), cache)
     }
 
+    /// What [`Transformer::enter`] and every [`Transformer::block`] of a pass need of
+    /// `position_ids: [batch, new]`.
+    pub fn positions(&self, position_ids: Tensor<2, Int>) -> Positions {
+        match &self.config.rotary {
+            None => Positions::learned(position_ids),
+            Some(rotary) => {
+                let device = self.head().device();
+                Positions::rotary(rotary, self.config.heads.dim, position_ids, &device)
+            }
+        }
+    }
+
     /// The residual stream before the first block: `[batch, new, d_model]`, shape kept.
-    pub fn enter(&self, embeddings: Tensor<3>, position_ids: Tensor<2, Int>) -> Tensor<3> {
-        let positions = self.transformer.wpe.forward(position_ids);
-        dropout(embeddings + positions, self.config.embd_pdrop)
+    pub fn enter(&self, embeddings: Tensor<3>, positions: &Positions) -> Tensor<3> {
+        match &self.body {
+            Body::Gpt2(body) => body.enter(embeddings, positions, &self.config),
+            Body::Llama(_) => embeddings,
+        }
     }
 
     /// One block over new columns `x: [batch, new, d_model]`, given the packed rows of earlier ones
@@ -102,44 +124,33 @@ impl Transformer {
         layer: usize,
         x: Tensor<3>,
         past: &[Tensor<3>],
+        positions: &Positions,
         visible: &Visible,
     ) -> (Tensor<3>, Tensor<3>) {
-        self.transformer.h[layer].forward(x, past, visible, &self.config)
+        let config = &self.config;
+        match &self.body {
+            Body::Gpt2(body) => body.transformer.h[layer].forward(x, past, visible, config),
+            Body::Llama(body) => {
+                body.model.layers[layer].forward(x, past, positions, visible, config)
+            }
+        }
     }
 
     /// The final norm: `[batch, new, d_model]`, shape kept.
     pub fn finish(&self, x: Tensor<3>) -> Tensor<3> {
-        self.transformer.ln_f.forward(x, self.config.layer_norm_epsilon)
+        match &self.body {
+            Body::Gpt2(body) => body.transformer.ln_f.forward(x, self.config.norm_eps),
+            Body::Llama(body) => body.model.norm.forward(x, self.config.norm_eps),
+        }
     }
 
     /// The output head's weight, `[vocab, d_model]`.
     pub fn head(&self) -> Tensor<2> {
-        self.lm_head.as_ref().unwrap_or(&self.transformer.wte).weight.val()
+        self.lm_head.as_ref().unwrap_or(self.tokens()).weight.val()
     }
 
     /// `hidden: [rows, d_model]` → logits `[rows, vocab]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         hidden.matmul(self.head().transpose())
-    }
-}
-
-impl Block {
-    /// `x: [batch, new, d_model]`, shape kept; and the new columns' packed rows.
-    fn forward(
-        &self,
-        x: Tensor<3>,
-        past: &[Tensor<3>],
-        visible: &Visible,
-        config: &ModelConfig,
-    ) -> (Tensor<3>, Tensor<3>) {
-        let (eps, heads): (f64, Heads) = (config.layer_norm_epsilon, config.heads());
-        let attn_pdrop = if x.is_autodiff() { config.attn_pdrop } else { 0.0 };
-
-        let qkv = self.attn.c_attn.forward(self.ln_1.forward(x.clone(), eps)); // [batch, new, 3·d_model]
-        let mixed = kernels::attention(qkv.clone(), past, heads, visible, attn_pdrop);
-        let x = x + dropout(self.attn.c_proj.forward(mixed), config.resid_pdrop);
-
-        let inner = kernels::gelu(self.mlp.c_fc.forward(self.ln_2.forward(x.clone(), eps)));
-        (x + dropout(self.mlp.c_proj.forward(inner), config.resid_pdrop), qkv)
     }
 }

@@ -1,226 +1,276 @@
-//! Weights under Hugging Face's names: drawn at random, read from and written to safetensors.
+//! A model's weights under Hugging Face's names: drawn at random, read, written, and grown.
 
-use std::{collections::BTreeMap, collections::HashMap, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use burn::{
     module::Param,
-    tensor::{DType, Device, Tensor, TensorData},
+    tensor::{Device, Tensor, TensorData},
 };
 use rand::Rng;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
+pub use super::tensors::{HostTensors, WEIGHTS_FILE, read_tensors, write_tensors};
 use super::{
     ModelConfig, Transformer,
-    layers::{Attention, Block, Embedding, LayerNorm, Linear, Mlp},
-    parameters::{self, Named},
-    transformer::Stack,
+    config::Family,
+    gpt2::Gpt2,
+    layers::{Conv1d, Embedding, LayerNorm, Linear, RmsNorm},
+    llama::Llama,
+    parameters,
+    tensors::{ModelFiles, listed},
+    transformer::Body,
 };
 use crate::{Error, Result, rng};
 
-/// The file that holds a checkpoint's weights.
-pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// The output head's key, in every family.
+const HEAD: &str = "lm_head.weight";
 
 impl Transformer {
-    /// Random weights as GPT-2 draws them: normal with `initializer_range`, the projections back
-    /// into the residual stream divided by `sqrt(2 · n_layer)`, biases 0, norms 1.
+    /// Random weights as the family draws them: normal with `initializer_range`, biases 0, norms 1;
+    /// in GPT-2 the projections back into the residual stream are divided by `sqrt(2 · n_layer)`.
     pub fn random(config: ModelConfig, seed: u64, device: &Device) -> Self {
         let mut rng = rng::stream(seed, &[rng::WEIGHTS]);
         let std = config.initializer_range as f32;
         let residual_std = std / (2.0 * config.n_layer as f32).sqrt();
         build(config, device, &mut |name, shape| {
             let elements = shape.iter().product();
-            if name.ends_with(".bias") {
+            let values = if name.ends_with(".bias") {
                 vec![0.0; elements]
             } else if shape.len() == 1 {
                 vec![1.0; elements]
             } else {
                 let std = if name.ends_with("c_proj.weight") { residual_std } else { std };
                 (0..elements).map(|_| std * standard_normal(&mut rng)).collect()
-            }
+            };
+            TensorData::new(values, shape)
         })
     }
 
-    /// Reads `config.json` and `model.safetensors` from a folder.
+    /// Reads `config.json` and the weights from a folder.
     ///
     /// # Errors
     /// All missing, unexpected and misshapen tensors together, by name.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config = ModelConfig::load(folder)?;
-        let path = folder.join(WEIGHTS_FILE);
-        let mut found = read_tensors(&path)?;
-        // `GPT2Model` writes the same tensors without the prefix of `GPT2LMHeadModel`.
-        if !found.keys().any(|name| name.starts_with("transformer.")) {
-            found = found.into_iter().map(|(name, t)| (format!("transformer.{name}"), t)).collect();
-        }
-        // Masks that old checkpoints stored as buffers.
-        found.retain(|name, _| {
-            !name.ends_with(".attn.bias") && !name.ends_with(".attn.masked_bias")
-        });
-        if config.tie_word_embeddings {
-            found.remove("lm_head.weight");
-            found.remove("transformer.lm_head.weight");
-        }
-
-        let mut problems = Vec::new();
-        let model = build(config, device, &mut |name, shape| match found.remove(name) {
-            Some((found_shape, values)) if found_shape == shape => values,
-            Some((found_shape, _)) => {
-                problems
-                    .push(format!("`{name}` is {found_shape:?}, `config.json` asks for {shape:?}"));
-                vec![0.0; shape.iter().product()]
-            }
-            None => {
-                problems.push(format!("`{name}` is missing"));
-                vec![0.0; shape.iter().product()]
+        let files = ModelFiles::open(folder)?;
+        let names = matched(&config, &files)?;
+        let mut failed = None;
+        let model = build(config, device, &mut |name, shape| {
+            let read = || files.read(names.get(name).map_or(name, String::as_str));
+            match failed.is_none().then(read) {
+                Some(Ok(values)) => TensorData::new(values, shape),
+                Some(Err(error)) => {
+                    failed = Some(error);
+                    nothing(shape)
+                }
+                None => nothing(shape),
             }
         });
-        problems.extend(found.keys().map(|name| format!("`{name}` is not part of the model")));
-        if problems.is_empty() {
-            return Ok(model);
-        }
-        let shown = problems.len().min(8);
-        let more = match problems.len() - shown {
-            0 => String::new(),
-            n => format!("; and {n} more"),
-        };
-        Err(Error::input(
-            path,
-            "",
-            format!(
-                "the weights do not fit `config.json`: {}{more}. The two files must come from the same model.",
-                problems[..shown].join("; ")
-            ),
-        ))
+        failed.map_or(Ok(model), Err)
     }
 
     /// Writes `config.json` and `model.safetensors` into a folder.
     pub fn save(&self, folder: &Path) -> Result<()> {
         let path = folder.join("config.json");
-        let text = serde_json::to_string_pretty(&self.config)
+        let text = serde_json::to_string_pretty(&self.config.to_json())
             .map_err(|e| Error::Training(e.to_string()))?;
-        std::fs::write(&path, text).map_err(Error::io("write", &path))?;
+        std::fs::write(&path, text + "\n").map_err(Error::io("write", &path))?;
         write_tensors(&folder.join(WEIGHTS_FILE), &parameters::named(self))
+    }
+
+    /// Grows the token embeddings, and an untied head, to `rows`; fewer than there are change
+    /// nothing. New rows start as copies of row `source`, or else as the mean row.
+    ///
+    /// # Panics
+    /// If `source` is not below the vocabulary's size.
+    pub fn resize_embeddings(self, rows: usize, source: Option<u32>) -> Self {
+        let first = self.config.vocab_size;
+        let new: Vec<u32> = (first..rows).map(|row| row as u32).collect();
+        self.start_rows(&new, source)
+    }
+
+    /// Starts rows of the token embeddings, and of an untied head, as copies of row `source`, or else
+    /// as the mean of the rows there are. Rows beyond the last are added, so that the largest of
+    /// `ids` has one.
+    ///
+    /// # Panics
+    /// If `source` is not below the vocabulary's size.
+    pub fn start_rows(mut self, ids: &[u32], source: Option<u32>) -> Self {
+        let Some(&last) = ids.iter().max() else { return self };
+        let rows = self.config.vocab_size.max(last as usize + 1);
+        self.config.vocab_size = rows;
+        start(self.tokens_mut(), ids, source, rows);
+        if let Some(head) = &mut self.lm_head {
+            start(head, ids, source, rows);
+        }
+        self
+    }
+
+    fn tokens_mut(&mut self) -> &mut Embedding {
+        match &mut self.body {
+            Body::Gpt2(body) => &mut body.transformer.wte,
+            Body::Llama(body) => &mut body.model.embed_tokens,
+        }
     }
 }
 
-/// A model whose every tensor comes from `source(name, shape)`.
-fn build(
-    config: ModelConfig,
-    device: &Device,
-    source: &mut dyn FnMut(&str, &[usize]) -> Vec<f32>,
-) -> Transformer {
-    let (d, inner) = (config.n_embd, config.inner());
-    let mut make = Make { source, device };
-    let wte = make.embedding("transformer.wte", config.vocab_size, d);
-    let wpe = make.embedding("transformer.wpe", config.n_positions, d);
-    let h = (0..config.n_layer)
-        .map(|layer| {
-            let prefix = format!("transformer.h.{layer}");
-            Block {
-                ln_1: make.norm(&format!("{prefix}.ln_1"), d),
-                attn: Attention {
-                    c_attn: make.linear(&format!("{prefix}.attn.c_attn"), d, 3 * d),
-                    c_proj: make.linear(&format!("{prefix}.attn.c_proj"), d, d),
-                },
-                ln_2: make.norm(&format!("{prefix}.ln_2"), d),
-                mlp: Mlp {
-                    c_fc: make.linear(&format!("{prefix}.mlp.c_fc"), d, inner),
-                    c_proj: make.linear(&format!("{prefix}.mlp.c_proj"), inner, d),
-                },
-            }
-        })
-        .collect();
-    let ln_f = make.norm("transformer.ln_f", d);
-    let lm_head =
-        (!config.tie_word_embeddings).then(|| make.embedding("lm_head", config.vocab_size, d));
-    Transformer { transformer: Stack { wte, wpe, h, ln_f }, lm_head, config }
+/// The tensors of a shape, by Hugging Face's names, in the model's order.
+pub fn tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+    let mut tensors = Vec::new();
+    build(config.clone(), &Device::flex(), &mut |name, shape| {
+        tensors.push((name.to_owned(), shape.to_vec()));
+        nothing(shape)
+    });
+    tensors
 }
 
-struct Make<'a> {
-    source: &'a mut dyn FnMut(&str, &[usize]) -> Vec<f32>,
+/// For each tensor of the model its name in the files, if every tensor of one has its place in the
+/// other.
+fn matched(config: &ModelConfig, files: &ModelFiles) -> Result<BTreeMap<String, String>> {
+    let (prefix, harmless): (&str, &[&str]) = match config.family {
+        // Masks that old checkpoints stored.
+        Family::Gpt2 => ("transformer.", &[".attn.bias", ".attn.masked_bias"]),
+        // Frequencies that old checkpoints stored; `config.json` gives them.
+        _ => ("model.", &[".rotary_emb.inv_freq"]),
+    };
+    // `GPT2Model` and `LlamaModel` write the same tensors without the prefix of `…ForCausalLM`.
+    let bare = !files.shapes().any(|(name, _)| name.starts_with(prefix));
+    let full = |name: &str| match bare && name != HEAD {
+        true => format!("{prefix}{name}"),
+        false => name.to_owned(),
+    };
+    let mut found: BTreeMap<String, (&str, &[usize])> = files
+        .shapes()
+        .filter(|(name, _)| !harmless.iter().any(|suffix| name.ends_with(suffix)))
+        .map(|(name, shape)| (full(name), (name, shape)))
+        .collect();
+
+    let (mut names, mut problems) = (BTreeMap::new(), Vec::new());
+    let mut head = if config.tied { found.remove(HEAD) } else { None };
+    for (at, (name, shape)) in tensors(config).into_iter().enumerate() {
+        match found.remove(&name) {
+            Some((file_name, found_shape)) if found_shape == shape => {
+                // The first tensor is the token embedding, which a tied head repeats.
+                if let (0, Some((head, _))) = (at, head.take_if(|head| head.1 == shape)) {
+                    if files.read(head)? != files.read(file_name)? {
+                        problems.push(format!(
+                            "`{HEAD}` differs from `{name}`, though `tie_word_embeddings` is true"
+                        ));
+                    }
+                }
+                names.insert(name, file_name.to_owned());
+            }
+            Some((_, found_shape)) => problems
+                .push(format!("`{name}` is {found_shape:?}, `config.json` asks for {shape:?}")),
+            None => problems.push(format!("`{name}` is missing")),
+        }
+    }
+    problems.extend(found.keys().map(|name| format!("`{name}` is not part of the model")));
+    if let Some((_, shape)) = head {
+        problems
+            .push(format!("`{HEAD}` is {shape:?}, not the shape of the embedding it is tied to"));
+    }
+    if problems.is_empty() {
+        return Ok(names);
+    }
+    let problem = format!(
+        "the weights do not fit `config.json`: {}. The two must come from the same model.",
+        listed(&problems)
+    );
+    Err(Error::input(&files.path, "", problem))
+}
+
+/// A model whose every tensor comes from `source(name, shape)`, in a fixed order: the one table of
+/// names and shapes, together with each family's `new`.
+fn build(config: ModelConfig, device: &Device, source: Source) -> Transformer {
+    let mut make = Make { source, device };
+    let body = match config.family {
+        Family::Gpt2 => Body::Gpt2(Gpt2::new(&config, &mut make)),
+        Family::Llama | Family::Qwen2 | Family::Qwen3 => {
+            Body::Llama(Llama::new(&config, &mut make))
+        }
+    };
+    let lm_head =
+        (!config.tied).then(|| make.embedding("lm_head", config.vocab_size, config.d_model));
+    Transformer { body, lm_head, config }
+}
+
+/// Gives the tensor of a name and a shape.
+type Source<'a> = &'a mut dyn FnMut(&str, &[usize]) -> TensorData;
+
+/// No elements, in as many dimensions: a stand-in where only names and shapes are wanted.
+fn nothing(shape: &[usize]) -> TensorData {
+    TensorData::new(Vec::<f32>::new(), vec![0; shape.len()])
+}
+
+/// Makes layers from a source of tensors.
+pub(super) struct Make<'a> {
+    source: Source<'a>,
     device: &'a Device,
 }
 
 impl Make<'_> {
     fn param<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Param<Tensor<D>> {
-        let values = (self.source)(name, &shape);
-        let data = TensorData::new(values, shape);
+        let data = (self.source)(name, &shape);
         Param::from_tensor(Tensor::from_data(data, self.device))
     }
 
-    fn embedding(&mut self, name: &str, rows: usize, d: usize) -> Embedding {
+    pub(super) fn embedding(&mut self, name: &str, rows: usize, d: usize) -> Embedding {
         Embedding { weight: self.param(&format!("{name}.weight"), [rows, d]) }
     }
 
-    fn linear(&mut self, name: &str, d_in: usize, d_out: usize) -> Linear {
-        Linear {
+    pub(super) fn conv1d(&mut self, name: &str, d_in: usize, d_out: usize) -> Conv1d {
+        Conv1d {
             weight: self.param(&format!("{name}.weight"), [d_in, d_out]),
             bias: self.param(&format!("{name}.bias"), [d_out]),
         }
     }
 
-    fn norm(&mut self, name: &str, d: usize) -> LayerNorm {
+    pub(super) fn linear(&mut self, name: &str, d_in: usize, d_out: usize, bias: bool) -> Linear {
+        Linear {
+            weight: self.param(&format!("{name}.weight"), [d_out, d_in]),
+            bias: bias.then(|| self.param(&format!("{name}.bias"), [d_out])),
+        }
+    }
+
+    pub(super) fn layer_norm(&mut self, name: &str, d: usize) -> LayerNorm {
         LayerNorm {
             weight: self.param(&format!("{name}.weight"), [d]),
             bias: self.param(&format!("{name}.bias"), [d]),
         }
     }
+
+    pub(super) fn rms_norm(&mut self, name: &str, width: usize) -> RmsNorm {
+        RmsNorm { weight: self.param(&format!("{name}.weight"), [width]) }
+    }
+}
+
+/// See [`Transformer::start_rows`].
+fn start(table: &mut Embedding, ids: &[u32], source: Option<u32>, rows: usize) {
+    let before = table.weight.val().detach();
+    let (device, [count, width]) = (before.device(), before.dims());
+    let mut values: Vec<f32> = before.into_data().iter::<f32>().collect();
+    let row: Vec<f32> = match source {
+        Some(source) => values[source as usize * width..][..width].to_vec(),
+        None => {
+            let mut sums = vec![0f64; width];
+            for row in values.chunks_exact(width) {
+                sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+            }
+            sums.iter().map(|sum| (sum / count as f64) as f32).collect()
+        }
+    };
+    // Rows between the old end and an id beyond it are new too.
+    values.reserve_exact((rows - count) * width);
+    (count..rows).for_each(|_| values.extend_from_slice(&row));
+    for &id in ids {
+        values[id as usize * width..][..width].copy_from_slice(&row);
+    }
+    let data = TensorData::new(values, [rows, width]);
+    table.weight = Param::from_tensor(Tensor::from_data(data, &device));
 }
 
 /// Box and Muller 1958.
 fn standard_normal(rng: &mut impl Rng) -> f32 {
     let (u, v): (f64, f64) = (rng.random(), rng.random());
     ((-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
-}
-
-/// Tensors by name: shape and elements, row-major.
-pub type HostTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
-
-/// Tensors of a safetensors file as f32.
-pub fn read_tensors(path: &Path) -> Result<HostTensors> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| {
-        Error::input(path, "", format!("not a whole safetensors file ({e}). It may have been cut short: copy or write it again."))
-    })?;
-    let mut tensors = BTreeMap::new();
-    for (name, view) in file.tensors() {
-        let dtype = match view.dtype() {
-            Dtype::F32 => DType::F32,
-            Dtype::F64 => DType::F64,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            // Masks that old checkpoints stored as buffers; never read.
-            Dtype::BOOL | Dtype::U8 => continue,
-            other => {
-                let problem = format!("its type is {other:?}; expected F32, F64, F16 or BF16");
-                return Err(Error::input(path, format!("tensor `{name}`"), problem));
-            }
-        };
-        let shape = view.shape().to_vec();
-        let data = TensorData::from_bytes_vec(view.data().to_vec(), shape.clone(), dtype);
-        let values = data.convert_dtype(DType::F32).try_into_vec::<f32>().map_err(|e| {
-            Error::input(path, format!("tensor `{name}`"), format!("cannot be read: {e:?}"))
-        })?;
-        tensors.insert(name, (shape, values));
-    }
-    Ok(tensors)
-}
-
-/// Writes named tensors as f32 to a safetensors file.
-pub fn write_tensors(path: &Path, named: &Named) -> Result<()> {
-    let mut bytes = Vec::with_capacity(named.len());
-    for (name, flat) in named {
-        let data = flat.values.clone().into_data().convert_dtype(DType::F32);
-        bytes.push((name, &flat.shape, data));
-    }
-    let mut views = Vec::with_capacity(named.len());
-    for (name, shape, data) in &bytes {
-        let view = TensorView::new(Dtype::F32, (*shape).clone(), data.as_bytes())
-            .map_err(|e| Error::Training(format!("cannot write tensor `{name}`: {e}")))?;
-        views.push((name.as_str(), view));
-    }
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let serialized = safetensors::serialize(views, Some(metadata))
-        .map_err(|e| Error::Training(format!("cannot write {}: {e}", path.display())))?;
-    std::fs::write(path, serialized).map_err(Error::io("write", path))
 }

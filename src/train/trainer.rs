@@ -68,7 +68,7 @@ pub fn model_config(config: &RunConfig, data: &Data) -> ModelConfig {
         ("eos_token_id", markers.eos),
         ("pad_token_id", markers.pad),
     ] {
-        shape.other.insert(key.into(), id.into());
+        shape.note(key, id);
     }
     shape
 }

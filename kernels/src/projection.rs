@@ -1,0 +1,136 @@
+//! Linear maps of one input, side by side, their weights `[d_out, d_in]` as `torch.nn.Linear` has
+//! them. Queries, keys and values keep a weight each and come out as one packed row.
+
+use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
+
+use crate::flex::{Fused, Sinks, apply, slice, slice_mut, tensor, unfilled};
+use crate::linear::sum_rows;
+use crate::matrix::{Matrix, Threads, multiply, multiply_part};
+
+/// [`crate::projection`] on operands that were found fit.
+pub(crate) fn projection(x: Tensor<3>, weights: &[Tensor<2>], biases: &[Tensor<1>]) -> Tensor<3> {
+    let op = Projection { parts: weights.len() };
+    let mut operands = [x.into_dispatch()]
+        .into_iter()
+        .chain(weights.iter().map(|weight| weight.clone().into_dispatch()))
+        .chain(biases.iter().map(|bias| bias.clone().into_dispatch()));
+    macro_rules! run {
+        ($n:literal) => {
+            apply(op, std::array::from_fn::<_, $n, _>(|_| operands.next().expect("N operands")))
+        };
+    }
+    // The number of operands is part of a step's type.
+    match 1 + weights.len() + biases.len() {
+        2 => run!(2),
+        3 => run!(3),
+        4 => run!(4),
+        5 => run!(5),
+        7 => run!(7),
+        n => unreachable!("callers pass one to three maps, not {n} operands"),
+    }
+}
+
+/// Operands: `x: [batch, seq, d_in]`, then `parts` weights `[d_out, d_in]`, then as many biases
+/// `[d_out]` or none.
+#[derive(Debug)]
+pub(crate) struct Projection {
+    parts: usize,
+}
+
+impl Projection {
+    /// For each part its first column and its width, and the width of all.
+    fn columns(&self, weights: &[FlexTensor]) -> (Vec<(usize, usize)>, usize) {
+        let mut total = 0;
+        let columns = weights.iter().map(|weight| {
+            let width = weight.layout().shape()[0];
+            total += width;
+            (total - width, width)
+        });
+        (columns.collect(), total)
+    }
+}
+
+impl<const N: usize> Fused<N> for Projection {
+    /// `x` and the weights.
+    type Saved = Vec<FlexTensor>;
+
+    fn forward(
+        &self,
+        operands: [FlexTensor; N],
+        wanted: [bool; N],
+    ) -> (FlexTensor, Option<Vec<FlexTensor>>) {
+        let (x, weights) = (&operands[0], &operands[1..=self.parts]);
+        let biases = &operands[1 + self.parts..];
+        let (columns, total) = self.columns(weights);
+        let shape = x.layout().shape();
+        let [batch, seq, d_in] = [shape[0], shape[1], shape[2]];
+        let rows = batch * seq;
+        let mut y = unfilled(rows * total);
+        if !biases.is_empty() {
+            let bias: Vec<f32> = biases.iter().flat_map(slice).copied().collect();
+            y.chunks_exact_mut(total.max(1)).for_each(|y| y.copy_from_slice(&bias));
+        }
+        for (weight, &(first, width)) in weights.iter().zip(&columns) {
+            multiply_part(
+                y.get_mut(first..).unwrap_or_default(),
+                total,
+                !biases.is_empty(),
+                Matrix::new(slice(x), rows, d_in),
+                Matrix::new(slice(weight), width, d_in).t(),
+                1.0,
+                Threads::All,
+            );
+        }
+        let saved = wanted.contains(&true).then(|| operands[..=self.parts].to_vec());
+        (tensor(y, [batch, seq, total]), saved)
+    }
+
+    fn backward(self, saved: Vec<FlexTensor>, grad: FlexTensor, sinks: &mut Sinks<'_, N>) {
+        let (x, weights) = (&saved[0], &saved[1..]);
+        let (columns, total) = self.columns(weights);
+        let shape = x.layout().shape();
+        let (rows, d_in) = (shape[0] * shape[1], shape[2]);
+        let part = |first: usize, width| {
+            Matrix::part(slice(&grad).get(first..).unwrap_or_default(), rows, width, total)
+        };
+        if (1 + self.parts..N).any(|operand| sinks.wants(operand)) {
+            let sums = sum_rows(slice(&grad), total);
+            for (i, &(first, width)) in columns.iter().enumerate() {
+                let sums = sums[first..first + width].to_vec();
+                sinks.put(1 + self.parts + i, tensor(sums, [width]));
+            }
+        }
+        for (i, &(first, width)) in columns.iter().enumerate() {
+            if !sinks.wants(1 + i) {
+                continue;
+            }
+            // As for `Linear`: later passes add to what earlier ones gave.
+            let (grad_y, x) = (part(first, width), Matrix::new(slice(x), rows, d_in));
+            let sum = match sinks.take(1 + i) {
+                Some(mut sum) => {
+                    multiply(slice_mut(&mut sum), true, grad_y.t(), x, 1.0, Threads::All);
+                    sum
+                }
+                None => {
+                    let mut sum = unfilled(width * d_in);
+                    multiply(&mut sum, false, grad_y.t(), x, 1.0, Threads::All);
+                    tensor(sum, [width, d_in])
+                }
+            };
+            sinks.put(1 + i, sum);
+        }
+        if sinks.wants(0) {
+            let mut grad_x = unfilled(rows * d_in);
+            for (i, (weight, &(first, width))) in weights.iter().zip(&columns).enumerate() {
+                let weight = Matrix::new(slice(weight), width, d_in);
+                multiply(&mut grad_x, i > 0, part(first, width), weight, 1.0, Threads::All);
+            }
+            sinks.put(0, tensor(grad_x, shape.clone()));
+        }
+    }
+
+    fn accumulates(&self, operand: usize) -> bool {
+        (1..=self.parts).contains(&operand)
+    }
+}

@@ -1,0 +1,122 @@
+//! GPT-2 (Radford et al. 2019): learned positions, layer norms, GELU, biases everywhere. Field names
+//! are the checkpoint's keys.
+
+use burn::{module::Module, tensor::Tensor};
+use coconut_kernels::{self as kernels, Visible};
+
+use super::{
+    ModelConfig,
+    layers::{Conv1d, Embedding, LayerNorm, dropout},
+    positions::Positions,
+    weights::Make,
+};
+
+/// A GPT-2 without its head.
+#[derive(Module, Debug)]
+pub struct Gpt2 {
+    /// The name is the checkpoint's prefix.
+    pub transformer: Stack,
+}
+
+/// Embeddings, blocks and final norm.
+#[derive(Module, Debug)]
+pub struct Stack {
+    /// Token embeddings, `[vocab, d_model]`.
+    pub wte: Embedding,
+    /// Position embeddings, `[n_positions, d_model]`.
+    pub wpe: Embedding,
+    /// The blocks.
+    pub h: Vec<Block>,
+    /// The final norm.
+    pub ln_f: LayerNorm,
+}
+
+/// One block, norms before its two parts.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Before attention.
+    pub ln_1: LayerNorm,
+    /// Attention.
+    pub attn: Attention,
+    /// Before the MLP.
+    pub ln_2: LayerNorm,
+    /// The MLP.
+    pub mlp: Mlp,
+}
+
+/// Attention's two projections.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Queries, keys and values, packed along the output.
+    pub c_attn: Conv1d,
+    /// Back to the residual stream.
+    pub c_proj: Conv1d,
+}
+
+/// A block's MLP.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `d_model` → `inner`.
+    pub c_fc: Conv1d,
+    /// `inner` → `d_model`.
+    pub c_proj: Conv1d,
+}
+
+impl Gpt2 {
+    /// Tensors of `config`'s shape from `make`.
+    pub(super) fn new(config: &ModelConfig, make: &mut Make) -> Self {
+        let (d, inner) = (config.d_model, config.inner);
+        let wte = make.embedding("transformer.wte", config.vocab_size, d);
+        let wpe = make.embedding("transformer.wpe", config.n_positions, d);
+        let h = (0..config.n_layer).map(|layer| {
+            let at = |part: &str| format!("transformer.h.{layer}.{part}");
+            Block {
+                ln_1: make.layer_norm(&at("ln_1"), d),
+                attn: Attention {
+                    c_attn: make.conv1d(&at("attn.c_attn"), d, 3 * d),
+                    c_proj: make.conv1d(&at("attn.c_proj"), d, d),
+                },
+                ln_2: make.layer_norm(&at("ln_2"), d),
+                mlp: Mlp {
+                    c_fc: make.conv1d(&at("mlp.c_fc"), d, inner),
+                    c_proj: make.conv1d(&at("mlp.c_proj"), inner, d),
+                },
+            }
+        });
+        let h = h.collect();
+        let ln_f = make.layer_norm("transformer.ln_f", d);
+        Self { transformer: Stack { wte, wpe, h, ln_f } }
+    }
+
+    /// Token embeddings plus position embeddings: `[batch, new, d_model]`, shape kept.
+    pub(super) fn enter(
+        &self,
+        embeddings: Tensor<3>,
+        positions: &Positions,
+        config: &ModelConfig,
+    ) -> Tensor<3> {
+        let positions = self.transformer.wpe.forward(positions.ids.clone());
+        dropout(embeddings + positions, config.dropout.embedding)
+    }
+}
+
+impl Block {
+    /// `x: [batch, new, d_model]`, shape kept; and the new columns' packed rows.
+    pub(super) fn forward(
+        &self,
+        x: Tensor<3>,
+        past: &[Tensor<3>],
+        visible: &Visible,
+        config: &ModelConfig,
+    ) -> (Tensor<3>, Tensor<3>) {
+        let (eps, p) = (config.norm_eps, config.dropout);
+        let attention_p = if x.is_autodiff() { p.attention } else { 0.0 };
+
+        let qkv = self.attn.c_attn.forward(self.ln_1.forward(x.clone(), eps)); // [batch, new, packed]
+        let mixed = kernels::attention(qkv.clone(), past, config.heads, visible, attention_p);
+        let x = x + dropout(self.attn.c_proj.forward(mixed), p.residual);
+
+        let inner = kernels::gelu(self.mlp.c_fc.forward(self.ln_2.forward(x.clone(), eps)));
+        (x + dropout(self.mlp.c_proj.forward(inner), p.residual), qkv)
+    }
+}

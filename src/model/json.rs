@@ -1,0 +1,286 @@
+//! What each family's `config.json` says, with the defaults that `transformers` gives to what it
+//! leaves out.
+
+use coconut_kernels::Heads;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use super::{
+    ModelConfig,
+    config::{Biases, Dropout, Family},
+    positions::{Llama3, Rotary},
+};
+
+/// Where in the file and what is wrong.
+type Problem = (String, String);
+
+/// A checked shape from the text of a `config.json`.
+pub fn parse(text: &str) -> Result<ModelConfig, Problem> {
+    let json: Map<String, Value> = read(text)?;
+    let here = |problem: String| (String::new(), problem);
+    let known = Family::ALL.map(Family::name).join("`, `");
+    let Some(name) = json.get("model_type").and_then(Value::as_str) else {
+        let problem = format!("`model_type` is missing; it names the family, one of `{known}`");
+        return Err(here(problem));
+    };
+    let Some(family) = Family::ALL.into_iter().find(|family| family.name() == name) else {
+        return Err(here(format!("`model_type` is `{name}`; supported are `{known}`")));
+    };
+    if json.get("quantization_config").is_some_and(|value| !value.is_null()) {
+        let problem = "`quantization_config` is set; only weights in f32, f16 or bf16 are supported. Use the model's unquantized folder";
+        return Err(here(problem.into()));
+    }
+    let config = match family {
+        Family::Gpt2 => read::<Gpt2>(text)?.shape(json),
+        _ => read::<Llama>(text)?.shape(family, json),
+    };
+    config.and_then(|config| config.check().map(|()| config)).map_err(here)
+}
+
+/// Text as `T`, or the line that is not.
+fn read<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
+    serde_json::from_str(text).map_err(|e| {
+        let problem = format!("{e}. Expected the `config.json` of a Hugging Face model folder.");
+        (format!("line {}", e.line()), problem)
+    })
+}
+
+/// GPT-2's fields.
+#[derive(Deserialize)]
+struct Gpt2 {
+    vocab_size: usize,
+    n_positions: usize,
+    n_embd: usize,
+    n_layer: usize,
+    n_head: usize,
+    n_inner: Option<usize>,
+    activation_function: Option<String>,
+    resid_pdrop: Option<f64>,
+    embd_pdrop: Option<f64>,
+    attn_pdrop: Option<f64>,
+    layer_norm_epsilon: Option<f64>,
+    initializer_range: Option<f64>,
+    tie_word_embeddings: Option<bool>,
+}
+
+impl Gpt2 {
+    fn shape(self, json: Map<String, Value>) -> Result<ModelConfig, String> {
+        supported(&self.activation_function, "activation_function", &GELU)?;
+        for (key, wanted) in [
+            ("scale_attn_weights", true),
+            ("scale_attn_by_inverse_layer_idx", false),
+            ("add_cross_attention", false),
+        ] {
+            if json.get(key).and_then(Value::as_bool).unwrap_or(wanted) != wanted {
+                return Err(format!("`{key}` is {}; only {wanted} is supported", !wanted));
+            }
+        }
+        Ok(ModelConfig {
+            inner: self.n_inner.unwrap_or(4 * self.n_embd),
+            norm_eps: self.layer_norm_epsilon.unwrap_or(1e-5),
+            tied: self.tie_word_embeddings.unwrap_or(true),
+            dropout: Dropout {
+                embedding: self.embd_pdrop.unwrap_or(0.1),
+                attention: self.attn_pdrop.unwrap_or(0.1),
+                residual: self.resid_pdrop.unwrap_or(0.1),
+            },
+            initializer_range: self.initializer_range.unwrap_or(0.02),
+            json,
+            ..ModelConfig::gpt2(
+                self.vocab_size,
+                self.n_positions,
+                self.n_embd,
+                self.n_layer,
+                self.n_head,
+            )
+        })
+    }
+}
+
+/// The tanh form of GELU, by its two names.
+const GELU: [&str; 2] = ["gelu_new", "gelu_pytorch_tanh"];
+/// By its two names.
+const SILU: [&str; 2] = ["silu", "swish"];
+
+/// The fields of Llama and its kin.
+#[derive(Deserialize)]
+struct Llama {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    max_position_embeddings: Option<usize>,
+    hidden_act: Option<String>,
+    rms_norm_eps: Option<f64>,
+    initializer_range: Option<f64>,
+    tie_word_embeddings: Option<bool>,
+    attention_bias: Option<bool>,
+    mlp_bias: Option<bool>,
+    attention_dropout: Option<f64>,
+    /// `rope_scaling` before transformers 5.
+    rope_parameters: Option<Rope>,
+    rope_scaling: Option<Rope>,
+    /// Beside the scaling before transformers 5, inside `rope_parameters` since.
+    rope_theta: Option<f64>,
+    partial_rotary_factor: Option<f64>,
+    original_max_position_embeddings: Option<f64>,
+    use_sliding_window: Option<bool>,
+    max_window_layers: Option<usize>,
+    layer_types: Option<Vec<String>>,
+    pretraining_tp: Option<usize>,
+}
+
+/// Rotary positions, in either of their two places.
+#[derive(Deserialize)]
+struct Rope {
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    rope_theta: Option<f64>,
+    partial_rotary_factor: Option<f64>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<f64>,
+    /// One set a kind of layer, which no family here needs.
+    full_attention: Option<Value>,
+    sliding_attention: Option<Value>,
+}
+
+impl Llama {
+    fn shape(self, family: Family, json: Map<String, Value>) -> Result<ModelConfig, String> {
+        supported(&self.hidden_act, "hidden_act", &SILU)?;
+        if self.pretraining_tp.unwrap_or(1) != 1 {
+            return Err("`pretraining_tp` is not 1; only 1 is supported".into());
+        }
+        self.refuse_windows(family, &json)?;
+        let query = self.num_attention_heads;
+        // Defaults as `LlamaConfig`, `Qwen2Config` and `Qwen3Config` have them.
+        let (kv_default, dim_default, context_default) = match family {
+            Family::Llama => (query, None, 2048),
+            Family::Qwen3 => (32, Some(128), 32768),
+            _ => (32, None, 32768),
+        };
+        let given = |key| json.contains_key(key);
+        let key_value = self.num_key_value_heads.unwrap_or(match given("num_key_value_heads") {
+            true => query, // null
+            false => kv_default,
+        });
+        let even_split = self.hidden_size / query.max(1);
+        let dim = self.head_dim.or(dim_default.filter(|_| !given("head_dim")));
+        let n_positions = self.max_position_embeddings.unwrap_or(context_default);
+        let attention_bias = self.attention_bias.unwrap_or(false);
+        Ok(ModelConfig {
+            family,
+            vocab_size: self.vocab_size,
+            n_positions,
+            d_model: self.hidden_size,
+            n_layer: self.num_hidden_layers,
+            heads: Heads { query, key_value, dim: dim.unwrap_or(even_split) },
+            inner: self.intermediate_size,
+            norm_eps: self.rms_norm_eps.unwrap_or(1e-6),
+            rotary: Some(self.rotary(n_positions)?),
+            biases: Biases {
+                qkv: family == Family::Qwen2 || attention_bias,
+                output: family != Family::Qwen2 && attention_bias,
+                mlp: family == Family::Llama && self.mlp_bias.unwrap_or(false),
+            },
+            head_norms: family == Family::Qwen3,
+            tied: self.tie_word_embeddings.unwrap_or(false),
+            dropout: Dropout {
+                embedding: 0.0,
+                attention: self.attention_dropout.unwrap_or(0.0),
+                residual: 0.0,
+            },
+            initializer_range: self.initializer_range.unwrap_or(0.02),
+            json,
+        })
+    }
+
+    /// Every layer must see the whole past.
+    fn refuse_windows(&self, family: Family, json: &Map<String, Value>) -> Result<(), String> {
+        if family == Family::Llama {
+            return Ok(()); // has no such thing: `transformers` ignores the keys
+        }
+        if let Some(other) =
+            self.layer_types.iter().flatten().find(|kind| *kind != "full_attention")
+        {
+            return Err(format!(
+                "`layer_types` names `{other}`; only `full_attention` is supported"
+            ));
+        }
+        // Without `layer_types`, the layers from `max_window_layers` on have a window, unless it is
+        // null.
+        let windowed = self.use_sliding_window.unwrap_or(false)
+            && json.get("sliding_window") != Some(&Value::Null)
+            && self.max_window_layers.unwrap_or(28) < self.num_hidden_layers;
+        if self.layer_types.is_none() && windowed {
+            return Err("`use_sliding_window` is true; only false is supported".into());
+        }
+        Ok(())
+    }
+
+    fn rotary(&self, n_positions: usize) -> Result<Rotary, String> {
+        let (key, rope) = match (&self.rope_scaling, &self.rope_parameters) {
+            (Some(rope), _) => ("rope_scaling", Some(rope)),
+            (None, rope) => ("rope_parameters", rope.as_ref()),
+        };
+        let inside = |field: fn(&Rope) -> Option<f64>| rope.and_then(field);
+        if rope
+            .is_some_and(|rope| rope.full_attention.is_some() || rope.sliding_attention.is_some())
+        {
+            return Err(format!("`{key}` differs by kind of layer; one for all is supported"));
+        }
+        let part = inside(|rope| rope.partial_rotary_factor).or(self.partial_rotary_factor);
+        if part.unwrap_or(1.0) != 1.0 {
+            return Err("`partial_rotary_factor` is not 1; only whole heads are rotated".into());
+        }
+        let theta = inside(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(10_000.0);
+        if !(theta > 0.0 && theta.is_finite()) {
+            return Err(format!("`rope_theta` is {theta}; it must be positive"));
+        }
+        let scaling = match rope.and_then(|rope| rope.rope_type.as_deref()) {
+            None | Some("default") => None,
+            Some("llama3") => {
+                let positive = |name: &str, value: Option<f64>| match value {
+                    Some(value) if value > 0.0 && value.is_finite() => Ok(value),
+                    Some(value) => Err(format!("`{key}.{name}` is {value}; it must be positive")),
+                    None => Err(format!("`{key}.{name}` is missing, which `llama3` needs")),
+                };
+                let context = (self.original_max_position_embeddings)
+                    .or(inside(|rope| rope.original_max_position_embeddings))
+                    .or(Some(n_positions as f64));
+                Some(Llama3 {
+                    factor: positive("factor", inside(|rope| rope.factor))?,
+                    low_freq_factor: positive(
+                        "low_freq_factor",
+                        inside(|rope| rope.low_freq_factor),
+                    )?,
+                    high_freq_factor: positive(
+                        "high_freq_factor",
+                        inside(|rope| rope.high_freq_factor),
+                    )?,
+                    original_context: positive("original_max_position_embeddings", context)?,
+                })
+            }
+            Some(other) => {
+                return Err(format!(
+                    "`{key}.rope_type` is `{other}`; supported are `default` and `llama3`"
+                ));
+            }
+        };
+        Ok(Rotary { theta, scaling })
+    }
+}
+
+/// Refuses a function that is not computed.
+fn supported(value: &Option<String>, key: &str, names: &[&str]) -> Result<(), String> {
+    match value {
+        Some(other) if !names.contains(&other.as_str()) => {
+            Err(format!("`{key}` is `{other}`; only `{}` is supported", names[0]))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,139 @@
+//! Llama and its kin: rotary positions, RMS norms, SwiGLU, grouped heads (Touvron et al. 2023, arXiv
+//! 2302.13971; Ainslie et al. 2023, arXiv 2305.13245). Qwen2 adds biases to queries, keys and values,
+//! Qwen3 a norm to each query and key head. Field names are the checkpoint's keys.
+
+use burn::{module::Module, tensor::Tensor};
+use coconut_kernels::{self as kernels, Visible};
+
+use super::{
+    ModelConfig,
+    layers::{Embedding, Linear, RmsNorm, side_by_side},
+    positions::Positions,
+    weights::Make,
+};
+
+/// A Llama without its head.
+#[derive(Module, Debug)]
+pub struct Llama {
+    /// The name is the checkpoint's prefix.
+    pub model: Stack,
+}
+
+/// Embeddings, blocks and final norm.
+#[derive(Module, Debug)]
+pub struct Stack {
+    /// Token embeddings, `[vocab, d_model]`.
+    pub embed_tokens: Embedding,
+    /// The blocks.
+    pub layers: Vec<Block>,
+    /// The final norm.
+    pub norm: RmsNorm,
+}
+
+/// One block, norms before its two parts.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Before attention.
+    pub input_layernorm: RmsNorm,
+    /// Attention.
+    pub self_attn: Attention,
+    /// Before the MLP.
+    pub post_attention_layernorm: RmsNorm,
+    /// The MLP.
+    pub mlp: Mlp,
+}
+
+/// Attention's projections, and Qwen3's norms of heads.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Queries.
+    pub q_proj: Linear,
+    /// Keys.
+    pub k_proj: Linear,
+    /// Values.
+    pub v_proj: Linear,
+    /// Back to the residual stream.
+    pub o_proj: Linear,
+    /// Of each query head, over its own width.
+    pub q_norm: Option<RmsNorm>,
+    /// Of each key head.
+    pub k_norm: Option<RmsNorm>,
+}
+
+/// A block's gated MLP.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `d_model` → `inner`, through SiLU.
+    pub gate_proj: Linear,
+    /// `d_model` → `inner`.
+    pub up_proj: Linear,
+    /// `inner` → `d_model`.
+    pub down_proj: Linear,
+}
+
+impl Llama {
+    /// Tensors of `config`'s shape from `make`.
+    pub(super) fn new(config: &ModelConfig, make: &mut Make) -> Self {
+        let (d, inner, bias) = (config.d_model, config.inner, config.biases);
+        let (q, kv) = (config.heads.query, config.heads.key_value);
+        let dim = config.heads.dim;
+        let embed_tokens = make.embedding("model.embed_tokens", config.vocab_size, d);
+        let layers = (0..config.n_layer).map(|layer| {
+            let at = |part: &str| format!("model.layers.{layer}.{part}");
+            let head_norms = config.head_norms;
+            Block {
+                input_layernorm: make.rms_norm(&at("input_layernorm"), d),
+                self_attn: Attention {
+                    q_proj: make.linear(&at("self_attn.q_proj"), d, q * dim, bias.qkv),
+                    k_proj: make.linear(&at("self_attn.k_proj"), d, kv * dim, bias.qkv),
+                    v_proj: make.linear(&at("self_attn.v_proj"), d, kv * dim, bias.qkv),
+                    o_proj: make.linear(&at("self_attn.o_proj"), q * dim, d, bias.output),
+                    q_norm: head_norms.then(|| make.rms_norm(&at("self_attn.q_norm"), dim)),
+                    k_norm: head_norms.then(|| make.rms_norm(&at("self_attn.k_norm"), dim)),
+                },
+                post_attention_layernorm: make.rms_norm(&at("post_attention_layernorm"), d),
+                mlp: Mlp {
+                    gate_proj: make.linear(&at("mlp.gate_proj"), d, inner, bias.mlp),
+                    up_proj: make.linear(&at("mlp.up_proj"), d, inner, bias.mlp),
+                    down_proj: make.linear(&at("mlp.down_proj"), inner, d, bias.mlp),
+                },
+            }
+        });
+        let layers = layers.collect();
+        let norm = make.rms_norm("model.norm", d);
+        Self { model: Stack { embed_tokens, layers, norm } }
+    }
+}
+
+impl Block {
+    /// `x: [batch, new, d_model]`, shape kept; and the new columns' packed rows, their queries and
+    /// keys turned to their positions.
+    pub(super) fn forward(
+        &self,
+        x: Tensor<3>,
+        past: &[Tensor<3>],
+        positions: &Positions,
+        visible: &Visible,
+        config: &ModelConfig,
+    ) -> (Tensor<3>, Tensor<3>) {
+        let (eps, heads) = (config.norm_eps, config.heads);
+        let attention_p = if x.is_autodiff() { config.dropout.attention } else { 0.0 };
+        let Attention { q_proj, k_proj, v_proj, o_proj, q_norm, k_norm } = &self.self_attn;
+
+        let normed = self.input_layernorm.forward(x.clone(), eps);
+        let mut qkv = side_by_side(normed, [q_proj, k_proj, v_proj]); // [batch, new, packed]
+        if let (Some(q), Some(k)) = (q_norm, k_norm) {
+            qkv = kernels::head_norm(qkv, q.weight.val(), k.weight.val(), heads, eps);
+        }
+        if let Some([cos, sin]) = positions.rotation.clone() {
+            qkv = kernels::rotary(qkv, cos, sin, heads);
+        }
+        let mixed = kernels::attention(qkv.clone(), past, heads, visible, attention_p);
+        let x = x + o_proj.forward(mixed);
+
+        let normed = self.post_attention_layernorm.forward(x.clone(), eps);
+        let gate = self.mlp.gate_proj.forward(normed.clone());
+        let inner = kernels::swiglu(gate, self.mlp.up_proj.forward(normed)); // [batch, new, inner]
+        (x + self.mlp.down_proj.forward(inner), qkv)
+    }
+}
