@@ -124,7 +124,7 @@ impl Bench {
         let options = GenerateOptions {
             latent: Some(markers.latent),
             reinject: Reinject::LastHidden,
-            eos: u32::MAX, // random weights: always the full 32 tokens
+            stops: &[], // random weights: always the full 32 tokens
             max_new_tokens: 32,
             sampling: Sampling::Greedy,
         };

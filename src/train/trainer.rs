@@ -45,9 +45,18 @@ pub struct Trainer<'a> {
 
 /// The model that a recipe starts from: a folder's, or random weights for the data's vocabulary.
 pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result<Transformer> {
-    if let Some(folder) = config.model_folder() {
-        let model = Transformer::load(folder, device)?;
-        checkpoint::check_vocabulary(&data.tokenizer, &model, folder)?;
+    if let Some(folder) = config.model_folder()? {
+        let model = Transformer::load(&folder, device)?;
+        checkpoint::check_vocabulary(&data.tokenizer, &model, &folder)?;
+        // Here the embeddings of `data.tokenizer.added_markers()` start; models whose rows have no room for
+        // them are refused until then.
+        let (rows, tokens) = (model.config.vocab_size, data.tokenizer.vocab_size());
+        if tokens > rows {
+            let problem = format!(
+                "the model has {rows} embeddings; with the latent markers {tokens} are needed. Give it a tokenizer and embeddings that have the markers."
+            );
+            return Err(Error::input(&folder, "", problem));
+        }
         data.check_context(config, model.config.n_positions)?;
         return Ok(model);
     }
@@ -376,6 +385,7 @@ impl<'a> Trainer<'a> {
             pad_latent_to_max: self.config.pad_latent_to_max,
             replacement_method: self.config.replacement_method,
             format: self.data.format,
+            prompt: self.config.prompt_style(),
         };
         let folder = self.folder.join("checkpoints");
         let path = folder.join(place);

@@ -17,7 +17,8 @@ impl Tokenizer {
     /// Loads a `tokenizer.json`, or the folder it is in, and adds the latent markers where missing.
     ///
     /// Eos and pad are named by `tokenizer_config.json`, `special_tokens_map.json` or `config.json`
-    /// beside it. Truncation and padding set in the file are switched off.
+    /// beside it; `generation_config.json` may list more tokens that end a generation, and
+    /// `chat_template.jinja` holds the chat template where the configuration does not. Truncation and padding set in the file are switched off.
     ///
     /// # Errors
     /// A file that is missing or not a tokenizer, and one for which no eos token can be found.
@@ -41,13 +42,30 @@ impl Tokenizer {
         }
         if token_named(&config, "eos_token").is_none() {
             let model = read_object(&folder.join("config.json"))?;
-            let eos = eos_of_model(&model).and_then(|id| inner.id_to_token(id));
+            let eos = eos_ids(&model).first().and_then(|&id| inner.id_to_token(id));
             let known = || KNOWN_EOS.iter().find(|eos| inner.token_to_id(eos).is_some());
             if let Some(eos) = eos.or_else(|| known().map(|&eos| eos.to_owned())) {
                 config.insert("eos_token".to_owned(), eos.into());
             }
         }
-        Self::assemble(inner, config, file)
+        let template = folder.join("chat_template.jinja");
+        if template.is_file() {
+            let text = fs::read_to_string(&template).map_err(Error::io("read", &template))?;
+            config.insert("chat_template".to_owned(), text.into());
+        }
+        let mut tokenizer = Self::assemble(inner, config, file.clone())?;
+        let generation = read_object(&folder.join("generation_config.json"))?;
+        for id in eos_ids(&generation) {
+            if !tokenizer.stops.contains(&id) && tokenizer.inner.id_to_token(id).is_some() {
+                tokenizer.stops.push(id);
+            }
+        }
+        Ok(tokenizer)
+    }
+
+    /// The text of a special token that the configuration names.
+    pub(super) fn special(&self, name: &str) -> Option<&str> {
+        token_named(&self.config, name)
     }
 
     /// Sets up special tokens, markers and ids; the last step of loading and of building.
@@ -58,6 +76,7 @@ impl Tokenizer {
     ) -> Result<Self> {
         let failed = |error: tokenizers::Error| Error::input(&origin, "", error.to_string());
         inner.with_padding(None).with_truncation(None).map_err(failed)?;
+        let loaded_size = super::size(&inner);
         let markers =
             [START_LATENT, END_LATENT, LATENT].map(|marker| AddedToken::from(marker, true));
         inner.add_special_tokens(markers).map_err(failed)?;
@@ -77,11 +96,19 @@ impl Tokenizer {
         let eos = id(eos)?;
         let pad = token_named(&config, "pad_token").map_or(Ok(eos), id)?;
         let [start_latent, end_latent, latent] = [id(START_LATENT)?, id(END_LATENT)?, id(LATENT)?];
+        let ids = [start_latent, end_latent, latent];
+        let clear = |&(name, id): &(&str, u32)| inner.id_to_token(id).as_deref() == Some(name);
+        if ![START_LATENT, END_LATENT, LATENT].into_iter().zip(ids).all(|pair| clear(&pair)) {
+            let problem = "leaves gaps in its ids, where the latent markers would collide with other tokens. Number its tokens without gaps.";
+            return Err(Error::input(&origin, "", problem));
+        }
         let markers = Markers { start_latent, end_latent, latent, eos, pad };
         // GPT-2 names its eos as unknown token, yet its bytes cover every text: nothing is unknown to it.
         let unknown = token_named(&config, "unk_token").and_then(|token| inner.token_to_id(token));
         let unknown = unknown.filter(|&id| id != eos);
-        Ok(Self { inner, markers, unknown, origin, config })
+        let (style, chat) = Default::default();
+        let stops = vec![eos];
+        Ok(Self { inner, markers, stops, unknown, loaded_size, style, chat, origin, config })
     }
 
     /// Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json` into a folder.
@@ -137,10 +164,14 @@ fn token_named<'a>(config: &'a Map<String, Value>, name: &str) -> Option<&'a str
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
-fn eos_of_model(config: &Map<String, Value>) -> Option<u32> {
-    let eos = config.get("eos_token_id")?;
-    let first = eos.as_array().map_or(Some(eos), |ids| ids.first())?;
-    first.as_u64()?.try_into().ok()
+/// `eos_token_id`: one id, or a list of them.
+fn eos_ids(config: &Map<String, Value>) -> Vec<u32> {
+    let id = |value: &Value| value.as_u64()?.try_into().ok();
+    match config.get("eos_token_id") {
+        Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
+        Some(one) => id(one).into_iter().collect(),
+        None => Vec::new(),
+    }
 }
 
 fn write_object(path: &Path, object: &Map<String, Value>) -> Result<()> {

@@ -5,8 +5,10 @@
 //! | how text becomes ids and ids text | here |
 //! | what is read from a folder and written to it | `files` |
 //! | a tokenizer made from the data | [`build`] |
+//! | how a question is put: system prompt, chat template | [`chat`] |
 
 pub mod build;
+pub mod chat;
 mod files;
 
 use std::path::{Path, PathBuf};
@@ -46,7 +48,13 @@ pub struct Markers {
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     markers: Markers,
+    /// Tokens that end a generation; the eos is the first.
+    stops: Vec<u32>,
     unknown: Option<u32>,
+    /// One more than the largest id before the markers were added.
+    loaded_size: usize,
+    style: chat::PromptStyle,
+    chat: Option<chat::Chat>,
     origin: PathBuf,
     /// `tokenizer_config.json`, kept so that a loaded tokenizer is saved with all it came with.
     config: Map<String, Value>,
@@ -103,6 +111,24 @@ impl Tokenizer {
         self.markers
     }
 
+    /// The tokens that end a generation, each of them: the eos, and those that the folder's
+    /// `generation_config.json` lists beside it.
+    pub fn stops(&self) -> &[u32] {
+        &self.stops
+    }
+
+    /// The markers that the files did not have: their embeddings are still to be started.
+    pub fn added_markers(&self) -> Vec<u32> {
+        let Markers { start_latent, end_latent, latent, .. } = self.markers;
+        let all = [start_latent, end_latent, latent];
+        all.into_iter().filter(|&id| id as usize >= self.loaded_size).collect()
+    }
+
+    /// One more than the largest id that the files gave, before markers were added.
+    pub fn loaded_size(&self) -> usize {
+        self.loaded_size
+    }
+
     /// The token that stands for what the vocabulary lacks, if there is such a token.
     pub fn unknown(&self) -> Option<u32> {
         self.unknown
@@ -110,8 +136,7 @@ impl Tokenizer {
 
     /// One more than the largest id: the number of rows that the embedding needs.
     pub fn vocab_size(&self) -> usize {
-        let ids = self.inner.get_vocab(true).into_values();
-        ids.max().map_or(0, |largest| largest as usize + 1)
+        size(&self.inner)
     }
 
     /// The file that it was loaded from, or the path given when it was built.
@@ -122,4 +147,8 @@ impl Tokenizer {
     fn failed(&self, error: tokenizers::Error) -> Error {
         Error::input(&self.origin, "", format!("the tokenizer failed: {error}"))
     }
+}
+
+fn size(inner: &tokenizers::Tokenizer) -> usize {
+    inner.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1)
 }
