@@ -26,7 +26,7 @@ impl Tokenizer {
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
         let folder = file.parent().unwrap_or(Path::new(""));
         let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
-        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| {
+        let inner = parse(&bytes).map_err(|error| {
             let advice = "Save it with `AutoTokenizer.from_pretrained(…).save_pretrained(folder)`";
             Error::input(&file, "", format!("is not a tokenizer: {error}. {advice}"))
         })?;
@@ -142,6 +142,15 @@ impl Tokenizer {
         });
         Value::Object(described.collect())
     }
+}
+
+/// `tokenizers` panics on some damaged files, JSON that is cut short and merges shorter than their prefix
+/// among them (found by `fuzz/`); a panic there is a file that cannot be read.
+fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    serde_json::from_slice::<Value>(bytes).map_err(|error| error.to_string())?;
+    let parsed = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
+    let parsed = parsed.map_err(|_| "its vocabulary, merges or decoder are damaged".to_owned())?;
+    parsed.map_err(|error| error.to_string())
 }
 
 fn read_object(path: &Path) -> Result<Map<String, Value>> {
