@@ -5,6 +5,7 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod eval;
+pub mod hub;
 pub mod latent;
 pub mod log;
 pub mod loss;

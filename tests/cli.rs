@@ -440,3 +440,60 @@ fn a_checkpoint_answers_and_is_evaluated() {
     assert_eq!(row["method"], "coconut");
     assert_eq!(row["n"], 20, "{row}");
 }
+
+#[test]
+fn every_recipe_can_be_tried_without_weights_or_data() {
+    let place = Place::new();
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    for (name, last_stage, fetch) in [
+        ("gsm_gpt2_cot", "stage CoT", "hf download openai-community/gpt2`"),
+        ("gsm_gpt2", "stage 4", "runs/gsm_gpt2_cot/checkpoints/-1-21 is missing"),
+        ("gsm_qwen3_0.6b", "stage 4", "hf download Qwen/Qwen3-0.6B`"),
+        ("gsm_smollm2", "stage 3", "hf download HuggingFaceTB/SmolLM2-135M-Instruct`"),
+        ("prosqa_gpt2", "stage 7", "hf download openai-community/gpt2`"),
+        ("prontoqa_gpt2", "stage 7", "hf download openai-community/gpt2`"),
+    ] {
+        let mut command = train(&recipes.join(format!("{name}.yaml")), &["--dry-run"]);
+        command.current_dir(place.folder.path()).env("HF_HUB_CACHE", place.path("cache"));
+        let shown = stdout(&command.assert().success());
+        for words in [last_stage, fetch, "`val_path`: data/", "cannot start yet"] {
+            assert!(shown.contains(words), "{name}: {words:?} is not in: {shown}");
+        }
+        assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 0, "{name} leaves files");
+    }
+}
+
+#[test]
+fn a_checkpoint_keeps_how_questions_are_put() {
+    let place = Place::new();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers/qwen");
+    let tokenizer = fixtures.join("tokenizer.json").display().to_string();
+    let keys = [
+        ("tokenizer", tokenizer.as_str()),
+        ("chat_template", "True"),
+        ("system_prompt", "Answer after ###."),
+    ];
+    train(&place.recipe(&keys), &[]).assert().success();
+    let generation = read_json(&place.checkpoint().join("generation_config.json"));
+    assert_eq!(generation["eos_token_id"], json!([318, 316]), "im_end, endoftext");
+
+    let mut generate = coconut(["generate"]);
+    generate.arg(place.checkpoint()).args(["--latents", "1", "--prompt", "3+4*2", "--json"]);
+    let found: Value = serde_json::from_str(&stdout(&generate.assert().success())).unwrap();
+    let ids = found["prompt_ids"].as_array().unwrap();
+    let turns = ids.iter().filter(|id| **id == 317).count(); // <|im_start|>
+    assert_eq!((&ids[0], turns), (&json!(317), 3), "system, user, assistant: {found}");
+
+    let gpt2 = fixtures.with_file_name("gpt2").join("tokenizer.json").display().to_string();
+    let recipe = place.recipe(&[("tokenizer", &gpt2), ("chat_template", "True"), ("name", "s")]);
+    refused(train(&recipe, &[]), &["gpt2", "chat template"]);
+}
+
+#[test]
+fn a_model_that_is_not_here_is_told_how_to_fetch() {
+    let place = Place::new();
+    let recipe = place.recipe(&[("model_id", "org/name"), ("revision", "v2")]);
+    let mut command = train(&recipe, &[]);
+    command.env("HF_HUB_CACHE", place.path("cache"));
+    refused(command, &["`model_id`", "hf download org/name --revision v2"]);
+}

@@ -61,7 +61,7 @@ fn generation_is_the_teacher_forced_argmax_alone_and_in_a_batch() {
     let options = GenerateOptions {
         latent: Some(LATENT),
         reinject: Reinject::LastHidden,
-        eos: 1000,
+        stops: &[1000],
         max_new_tokens: 12,
         sampling: Sampling::Greedy,
     };
@@ -81,7 +81,8 @@ fn generation_is_the_teacher_forced_argmax_alone_and_in_a_batch() {
 
         // Generation stops at the eos, row by row, and the first new token may be it.
         let first = batched.ids[0];
-        let stopped = generate(&model, &rows, &GenerateOptions { eos: first, ..options }).unwrap();
+        let stopped =
+            generate(&model, &rows, &GenerateOptions { stops: &[first], ..options }).unwrap();
         let at = prompts.iter().position(|p| p == prompt).unwrap();
         assert_eq!(stopped[at].ids, [first]);
         assert!(stopped[at].finished);
@@ -96,7 +97,7 @@ fn generation_ends_with_the_context() {
     let options = GenerateOptions {
         latent: None,
         reinject: Reinject::LastHidden,
-        eos: 1000,
+        stops: &[1000],
         max_new_tokens: 100,
         sampling: Sampling::Greedy,
     };

@@ -290,7 +290,7 @@ impl Subject {
         let options = GenerateOptions {
             latent: Some(self.markers.latent),
             reinject: Reinject::LastHidden,
-            eos: u32::MAX, // random weights: always as many tokens
+            stops: &[], // random weights: always as many tokens
             max_new_tokens: NEW_TOKENS,
             sampling: Sampling::Greedy,
         };

@@ -225,7 +225,7 @@ impl Generate {
         let options = GenerateOptions {
             latent: curriculum.feeds_back().then_some(markers.latent),
             reinject: latent.replacement_method,
-            eos: markers.eos,
+            stops: tokenizer.stops(),
             max_new_tokens: self.max_new_tokens,
             sampling: self.sampling.sampling(),
         };

@@ -53,7 +53,7 @@ impl Train {
             return dry_run(&config);
         }
         let folder = config.run_dir();
-        let data = Data::prepare(&config, config.model_folder())?;
+        let data = Data::prepare(&config, config.model_folder()?.as_deref())?;
         if self.overwrite && folder.join("metrics.jsonl").exists() {
             std::fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
         }
@@ -101,11 +101,23 @@ fn of_method(config: &RunConfig, method: Method, folder: &Path) -> (RunConfig, P
 
 fn dry_run(config: &RunConfig) -> Result<()> {
     println!("{}", config.to_yaml()?);
-    let data = Data::prepare(config, config.model_folder())?;
+    let missing = missing(config);
+    if !missing.is_empty() {
+        for (stage, epochs) in config.curriculum().stages() {
+            println!("# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
+        }
+        println!("\n# This run cannot start yet:");
+        for problem in missing {
+            println!("# {problem}");
+        }
+        return Ok(());
+    }
+    let folder = config.model_folder()?;
+    let data = Data::prepare(config, folder.as_deref())?;
     for warning in &data.warnings {
         println!("warning: {warning}");
     }
-    let shape = match config.model_folder() {
+    let shape = match &folder {
         Some(folder) => coconut::model::ModelConfig::load(folder)?,
         None => model_config(config, &data),
     };
@@ -139,6 +151,20 @@ fn dry_run(config: &RunConfig) -> Result<()> {
         println!("labels: {}", labels.join(" "));
     }
     Ok(())
+}
+
+/// What a recipe names and this machine does not have, a sentence each.
+fn missing(config: &RunConfig) -> Vec<String> {
+    let paths = [
+        ("load_model_path", &config.load_model_path),
+        ("train_path", &config.train_path),
+        ("val_path", &config.val_path),
+    ];
+    let absent = paths.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?)));
+    let absent = absent.filter(|(_, path)| !path.exists());
+    let said = absent.map(|(key, path)| format!("`{key}`: {} is missing", path.display()));
+    let model = config.model_folder().err().map(|error| error.to_string());
+    model.into_iter().chain(said).collect()
 }
 
 fn shown(tokenizer: &Tokenizer, ids: &[u32]) -> String {

@@ -8,14 +8,12 @@ mod check;
 mod read;
 mod task;
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::{fmt, path::PathBuf};
 
 use crate::{
     Error, Result,
-    data::{Curriculum, Method},
+    data::{Curriculum, Method, tokenizer::chat::PromptStyle},
+    hub::HubCache,
     latent::Reinject,
 };
 use serde::{Deserialize, Serialize};
@@ -54,8 +52,11 @@ pub struct RunConfig {
     /// Graph task: a stage's label comes from the whole frontier.
     pub frontier: bool,
 
-    /// A pretrained model: a Hugging Face folder. Without it the model starts from random weights.
-    pub model_id: Option<PathBuf>,
+    /// A pretrained model: a Hugging Face folder, or `org/name` in the local Hugging Face cache, also
+    /// `org/name@revision`. Without it the model starts from random weights.
+    pub model_id: Option<String>,
+    /// A branch, tag or commit of `model_id`; `main` if absent.
+    pub revision: Option<String>,
     /// A checkpoint to start from.
     pub load_model_path: Option<PathBuf>,
     /// Shape of a model from random weights: blocks.
@@ -102,6 +103,10 @@ pub struct RunConfig {
     /// `words`, `symbols`, or the path of a `tokenizer.json`; that of the model, or found from the
     /// task, if absent.
     pub tokenizer: Option<String>,
+    /// Stands before every question: the chat's system turn, or a line of its own without a template.
+    pub system_prompt: Option<String>,
+    /// Put questions through the tokenizer's chat template, as a user's turn that awaits the answer.
+    pub chat_template: bool,
 
     /// Seed of weights, order and draws.
     pub seed: u64,
@@ -165,6 +170,9 @@ impl Default for RunConfig {
             replacement_method: Reinject::LastHidden,
             frontier: false,
             model_id: None,
+            revision: None,
+            system_prompt: None,
+            chat_template: false,
             load_model_path: None,
             n_layer: 4,
             n_embd: 128,
@@ -237,8 +245,25 @@ pub enum EvalAt {
 
 impl RunConfig {
     /// The folder of the model to start from, if it does not start from random weights.
-    pub fn model_folder(&self) -> Option<&Path> {
-        self.load_model_path.as_deref().or(self.model_id.as_deref())
+    ///
+    /// # Errors
+    /// A `model_id` that is not on this machine, with the command that fetches it.
+    pub fn model_folder(&self) -> Result<Option<PathBuf>> {
+        if let Some(path) = &self.load_model_path {
+            return Ok(Some(path.clone()));
+        }
+        let Some(model) = &self.model_id else { return Ok(None) };
+        let found = HubCache::from_env().folder(model, self.revision.as_deref());
+        found.map(Some).map_err(|problem| Error::Config {
+            origin: "recipe".into(),
+            key: "model_id".into(),
+            problem,
+        })
+    }
+
+    /// How questions are put to the model.
+    pub fn prompt_style(&self) -> PromptStyle {
+        PromptStyle { system_prompt: self.system_prompt.clone(), chat_template: self.chat_template }
     }
 
     /// The folder of the run.

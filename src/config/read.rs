@@ -8,14 +8,13 @@ use super::RunConfig;
 use crate::{Error, Result, data::Method};
 
 /// Published keys that this version knows but cannot carry out, with the values that ask for nothing.
-const REFUSED: [(&str, &[Value], &str); 9] = [
+const REFUSED: [(&str, &[Value], &str); 8] = [
     ("bf16", &[Value::Bool(false), Value::Null], "training is in f32"),
     ("bf16_weight", &[Value::Bool(false), Value::Null], "weights are held in f32"),
     ("opt_8b", &[Value::Bool(false), Value::Null], "the optimizer's moments are held in f32"),
     ("use_position_ids", &[Value::Bool(false), Value::Null], "thoughts have ordinary positions"),
     ("loss_seq_vcr", &[Value::Bool(false), Value::Null], "the loss is cross entropy"),
     ("n_detached_recursions", &[Value::Null], "gradients flow through every pass"),
-    ("system_prompt", &[Value::Null], "questions are used as they are"),
     (
         "resume_epochs",
         &[Value::Null],

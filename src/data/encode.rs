@@ -189,17 +189,17 @@ struct Checked {
 }
 
 fn encode_checked(example: &Example, tokenizer: &Tokenizer) -> Result<Checked> {
-    let question_text = format!("{}\n", example.question);
+    let (question_text, special) = tokenizer.put(&example.question)?;
     let step_texts: Vec<String> = example.steps.iter().map(|step| format!("{step}\n")).collect();
     let answer_text = format!("{ANSWER_MARK} {}", example.answer);
 
-    let question = tokenizer.encode(&question_text, true)?;
+    let question = tokenizer.encode(&question_text, special)?;
     let steps: Vec<_> =
         step_texts.iter().map(|step| tokenizer.encode(step, false)).collect::<Result<_>>()?;
     let answer = tokenizer.encode(&answer_text, false)?;
 
     let whole =
-        tokenizer.encode(&[question_text, step_texts.concat(), answer_text].concat(), true)?;
+        tokenizer.encode(&[question_text, step_texts.concat(), answer_text].concat(), special)?;
     let pieces: Vec<u32> = [&question]
         .into_iter()
         .chain(&steps)

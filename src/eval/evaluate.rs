@@ -192,7 +192,7 @@ impl Evaluator<'_> {
         let options = GenerateOptions {
             latent: self.latent(),
             reinject: self.reinject,
-            eos: self.tokenizer.markers().eos,
+            stops: self.tokenizer.stops(),
             max_new_tokens: limit,
             sampling: self.sampling,
         };
@@ -221,7 +221,7 @@ impl Evaluator<'_> {
             encoded @ Encoded::Text(_) => (
                 encoded.answer_mark(),
                 example.answer.clone(),
-                self.tokenizer.decode(&generation.ids)?,
+                self.tokenizer.decode(without_eos(generation))?,
             ),
             encoded @ Encoded::Graph(graph) => {
                 let answer = self.tokenizer.token_strings(&[graph.target]).concat();

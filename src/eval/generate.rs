@@ -30,13 +30,13 @@ pub enum Sampling {
 
 /// When generation stops, and what is fed back.
 #[derive(Clone, Copy, Debug)]
-pub struct GenerateOptions {
+pub struct GenerateOptions<'a> {
     /// The latent token's id; `None` if latents are ordinary tokens.
     pub latent: Option<u32>,
     /// What a latent is fed.
     pub reinject: Reinject,
-    /// Ends a row.
-    pub eos: u32,
+    /// Each of them ends a row.
+    pub stops: &'a [u32],
     /// Most tokens generated a row.
     pub max_new_tokens: usize,
     /// How tokens are chosen.
@@ -54,7 +54,7 @@ pub struct Generation {
     pub positions: usize,
 }
 
-/// Generates after each prompt. Rows end one by one: at `eos`, after `max_new_tokens`, or where the
+/// Generates after each prompt. Rows end one by one: at a stop, after `max_new_tokens`, or where the
 /// model's context ends. A row's tokens do not depend on its batch mates.
 ///
 /// # Errors
@@ -63,7 +63,7 @@ pub struct Generation {
 pub fn generate(
     model: &Transformer,
     prompts: &[&[u32]],
-    options: &GenerateOptions,
+    options: &GenerateOptions<'_>,
 ) -> Result<Vec<Generation>, String> {
     let context = model.config.n_positions;
     if let Some(row) = prompts.iter().position(|prompt| prompt.len() > context) {
@@ -93,7 +93,7 @@ pub fn generate(
             }
             let token = tokens[row];
             generation.ids.push(token);
-            generation.finished = token == options.eos;
+            generation.finished = options.stops.contains(&token);
             let length = prompts[row].len() + generation.ids.len();
             done[row] = generation.finished
                 || generation.ids.len() >= options.max_new_tokens

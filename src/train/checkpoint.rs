@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{dataset::Format, optim::AdamW};
 use crate::{
     Error, Result,
-    data::{Curriculum, Method, Stage, Tokenizer},
+    data::{Curriculum, Method, Stage, Tokenizer, tokenizer::chat::PromptStyle},
     latent::Reinject,
     model::{Transformer, weights},
     report::Row,
@@ -38,6 +38,9 @@ pub struct LatentInfo {
     pub replacement_method: Reinject,
     /// How examples become tokens.
     pub format: Format,
+    /// How questions are put.
+    #[serde(default)]
+    pub prompt: PromptStyle,
 }
 
 impl LatentInfo {
@@ -97,17 +100,18 @@ impl Checkpoint {
     /// # Errors
     /// A missing or damaged file, and weights that do not fit each other.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let latent = read_json(&folder.join(LATENT_FILE))?;
+        let latent: LatentInfo = read_json(&folder.join(LATENT_FILE))?;
         let model = Transformer::load(folder, device)?;
-        let tokenizer = Tokenizer::load(folder)?;
+        let tokenizer = Tokenizer::load(folder)?.with_prompt(&latent.prompt)?;
         check_vocabulary(&tokenizer, &model, folder)?;
         Ok(Self { model, tokenizer, latent })
     }
 }
 
-/// Refuses a tokenizer with more tokens than the model has embeddings.
+/// Refuses a tokenizer whose files give more tokens than the model has embeddings; markers added since
+/// are not counted.
 pub fn check_vocabulary(tokenizer: &Tokenizer, model: &Transformer, folder: &Path) -> Result<()> {
-    let (tokens, rows) = (tokenizer.vocab_size(), model.config.vocab_size);
+    let (tokens, rows) = (tokenizer.loaded_size(), model.config.vocab_size);
     if tokens > rows {
         let problem = format!(
             "the tokenizer has {tokens} tokens, but the model only {rows} embeddings. The two must come from the same model."
@@ -134,9 +138,13 @@ pub fn save(
     model.save(&partial)?;
     tokenizer.save(&partial)?;
     let markers = tokenizer.markers();
+    let eos = match tokenizer.stops() {
+        [one] => serde_json::json!(one),
+        several => serde_json::json!(several),
+    };
     write_json(
         &partial.join("generation_config.json"),
-        &serde_json::json!({"eos_token_id": markers.eos, "pad_token_id": markers.pad}),
+        &serde_json::json!({"eos_token_id": eos, "pad_token_id": markers.pad}),
     )?;
     write_json(&partial.join(LATENT_FILE), latent)?;
     write_json(&partial.join(STATE_FILE), state)?;

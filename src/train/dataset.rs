@@ -58,6 +58,7 @@ impl Data {
         let train_origin = origin(config.train_path.as_deref(), "generated training examples");
         let val_origin = origin(config.val_path.as_deref(), "generated test examples");
         let (tokenizer, format) = tokenizer(config, model, &train, &val)?;
+        let tokenizer = tokenizer.with_prompt(&config.prompt_style())?;
         let mut warnings = Vec::new();
         let mut encode = |examples: Vec<Example>, origin: &Path| -> Result<Dataset> {
             let encoded = match format {

@@ -45,9 +45,11 @@ pub struct Trainer<'a> {
 
 /// The model that a recipe starts from: a folder's, or random weights for the data's vocabulary.
 pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result<Transformer> {
-    if let Some(folder) = config.model_folder() {
-        let model = Transformer::load(folder, device)?;
-        checkpoint::check_vocabulary(&data.tokenizer, &model, folder)?;
+    if let Some(folder) = config.model_folder()? {
+        let model = Transformer::load(&folder, device)?;
+        checkpoint::check_vocabulary(&data.tokenizer, &model, &folder)?;
+        let (markers, source) = (data.tokenizer.added_markers(), data.tokenizer.marker_source());
+        let model = model.start_rows(&markers, source);
         data.check_context(config, model.config.n_positions)?;
         return Ok(model);
     }
@@ -376,6 +378,7 @@ impl<'a> Trainer<'a> {
             pad_latent_to_max: self.config.pad_latent_to_max,
             replacement_method: self.config.replacement_method,
             format: self.data.format,
+            prompt: self.config.prompt_style(),
         };
         let folder = self.folder.join("checkpoints");
         let path = folder.join(place);

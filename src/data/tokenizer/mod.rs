@@ -1,0 +1,154 @@
+//! Text to token ids and back: a Hugging Face `tokenizer.json`, loaded or built from the data.
+//!
+//! | to change … | open … |
+//! | --- | --- |
+//! | how text becomes ids and ids text | here |
+//! | what is read from a folder and written to it | `files` |
+//! | a tokenizer made from the data | [`build`] |
+//! | how a question is put: system prompt, chat template | [`chat`] |
+
+pub mod build;
+pub mod chat;
+mod files;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+pub use build::Units;
+
+use crate::{Error, Result};
+
+/// Opens the continuous thoughts (`bot` in METHOD's tables).
+pub const START_LATENT: &str = "<|start-latent|>";
+/// Closes the continuous thoughts (`eot`).
+pub const END_LATENT: &str = "<|end-latent|>";
+/// Holds the place of one continuous thought.
+pub const LATENT: &str = "<|latent|>";
+/// Stands between the reasoning and the answer.
+pub const ANSWER_MARK: &str = "###";
+
+/// The ids that the curriculum and the batches need beside the text's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Markers {
+    /// [`START_LATENT`].
+    pub start_latent: u32,
+    /// [`END_LATENT`].
+    pub end_latent: u32,
+    /// [`LATENT`].
+    pub latent: u32,
+    /// Ends every answer.
+    pub eos: u32,
+    /// Fills rows up to a batch's width; the eos if the tokenizer has no pad token.
+    pub pad: u32,
+}
+
+/// A tokenizer with the three latent markers.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    markers: Markers,
+    /// Tokens that end a generation; the eos is the first.
+    stops: Vec<u32>,
+    unknown: Option<u32>,
+    /// One more than the largest id before the markers were added.
+    loaded_size: usize,
+    style: chat::PromptStyle,
+    chat: Option<chat::Chat>,
+    origin: PathBuf,
+    /// `tokenizer_config.json`, kept so that a loaded tokenizer is saved with all it came with.
+    config: Map<String, Value>,
+}
+
+/// Token ids, and the first piece of the text that the vocabulary lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// One id a token.
+    pub ids: Vec<u32>,
+    /// The text behind the first unknown token.
+    pub unknown: Option<String>,
+}
+
+impl Tokenizer {
+    /// Token ids of a text; `special` adds what the tokenizer puts around a text, such as a first `<s>`.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Tokens> {
+        let encoding = self.inner.encode(text, special).map_err(|error| self.failed(error))?;
+        let ids = encoding.get_ids().to_vec();
+        let unknown = self.unknown.and_then(|unknown| {
+            let place = ids.iter().position(|&id| id == unknown)?;
+            let &(start, end) = encoding.get_offsets().get(place)?;
+            Some(text.get(start..end).unwrap_or(text).to_owned())
+        });
+        Ok(Tokens { ids, unknown })
+    }
+
+    /// Text of token ids, without special tokens.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(|error| self.failed(error))
+    }
+
+    /// Each token as the vocabulary writes it; `?` and the number for an id beyond the vocabulary.
+    pub fn token_strings(&self, ids: &[u32]) -> Vec<String> {
+        let string = |&id: &u32| self.inner.id_to_token(id).unwrap_or_else(|| format!("?{id}"));
+        ids.iter().map(string).collect()
+    }
+
+    /// The id of one token, if the vocabulary has it.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The id that the markers' embeddings are copied from: `<<`, if that is one token.
+    pub fn marker_source(&self) -> Option<u32> {
+        match self.encode("<<", false).ok()?.ids.as_slice() {
+            &[id] if Some(id) != self.unknown => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Markers, eos and pad.
+    pub fn markers(&self) -> Markers {
+        self.markers
+    }
+
+    /// The tokens that end a generation, each of them: the eos, and those that the folder's
+    /// `generation_config.json` lists beside it.
+    pub fn stops(&self) -> &[u32] {
+        &self.stops
+    }
+
+    /// The markers that the files did not have: their embeddings are still to be started.
+    pub fn added_markers(&self) -> Vec<u32> {
+        let Markers { start_latent, end_latent, latent, .. } = self.markers;
+        let all = [start_latent, end_latent, latent];
+        all.into_iter().filter(|&id| id as usize >= self.loaded_size).collect()
+    }
+
+    /// One more than the largest id that the files gave, before markers were added.
+    pub fn loaded_size(&self) -> usize {
+        self.loaded_size
+    }
+
+    /// The token that stands for what the vocabulary lacks, if there is such a token.
+    pub fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
+    /// One more than the largest id: the number of rows that the embedding needs.
+    pub fn vocab_size(&self) -> usize {
+        size(&self.inner)
+    }
+
+    /// The file that it was loaded from, or the path given when it was built.
+    pub fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    fn failed(&self, error: tokenizers::Error) -> Error {
+        Error::input(&self.origin, "", format!("the tokenizer failed: {error}"))
+    }
+}
+
+fn size(inner: &tokenizers::Tokenizer) -> usize {
+    inner.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1)
+}

@@ -1,0 +1,140 @@
+//! Pretrained models by name: a folder, or `org/name` in the local Hugging Face cache. Nothing is fetched.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// The local cache, as `huggingface_hub` lays it out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubCache {
+    /// The folder with `models--org--name` in it.
+    pub root: PathBuf,
+}
+
+impl HubCache {
+    /// `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`.
+    pub fn from_env() -> Self {
+        let set =
+            |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = || env::home_dir().unwrap_or_default();
+        let root = set("HF_HUB_CACHE").or_else(|| Some(set("HF_HOME")?.join("hub")));
+        Self { root: root.unwrap_or_else(|| home().join(".cache/huggingface/hub")) }
+    }
+
+    /// The folder of a model: `model` itself if it is a folder, else its snapshot in the cache.
+    /// `model` is `name`, `org/name` or either with `@revision`; `revision` is a branch, a tag or a
+    /// commit, `main` if neither gives one.
+    ///
+    /// # Errors
+    /// What is wrong with the name, or the command that fetches the model.
+    pub fn folder(&self, model: &str, revision: Option<&str>) -> Result<PathBuf, String> {
+        if Path::new(model).is_dir() {
+            return Ok(model.into());
+        }
+        let (name, revision) = match (model.split_once('@'), revision) {
+            (Some((_, inner)), Some(outer)) if inner != outer => {
+                return Err(format!(
+                    "is `{model}`, but `revision` is `{outer}`; name one revision"
+                ));
+            }
+            (Some((name, inner)), _) => (name, Some(inner)),
+            (None, outer) => (model, outer),
+        };
+        let parts: Vec<&str> = name.split('/').collect();
+        if parts.len() > 2 || !parts.iter().all(|part| is_plain(part)) {
+            return Err(format!(
+                "is `{model}`, which is neither a folder that exists nor a name such as `org/name`"
+            ));
+        }
+        let wanted = revision.unwrap_or("main");
+        // A revision such as `refs/pr/1` is a path below `refs`; none may lead out of it.
+        if !wanted.split('/').all(is_plain) {
+            return Err(format!("is `{model}`; `{wanted}` is no revision"));
+        }
+
+        let repository = self.root.join(format!("models--{}", parts.join("--")));
+        let commit = std::fs::read_to_string(repository.join("refs").join(wanted));
+        let commit = commit.map_or_else(|_| wanted.to_owned(), |text| text.trim().to_owned());
+        let snapshot = repository.join("snapshots").join(&commit);
+        if is_plain(&commit) && snapshot.join("config.json").is_file() {
+            return Ok(snapshot);
+        }
+        let option = revision.map_or(String::new(), |revision| format!(" --revision {revision}"));
+        Err(format!(
+            "is `{model}`, which is neither a folder nor whole in the Hugging Face cache {}. Fetch it with `hf download {name}{option}`, or set HF_HOME or HF_HUB_CACHE to the cache that has it.",
+            self.root.display()
+        ))
+    }
+}
+
+/// Letters, digits, `-`, `_` and `.`, not beginning with a point.
+fn is_plain(part: &str) -> bool {
+    let known = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    !part.is_empty() && !part.starts_with('.') && part.chars().all(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const COMMIT: &str = "607a30d783dfa663caf39e06633721c8d4cfcd7e";
+
+    fn cache() -> (tempfile::TempDir, HubCache) {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = folder.path().join("models--org--name");
+        let snapshot = repository.join("snapshots").join(COMMIT);
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::create_dir_all(repository.join("refs/refs/pr")).unwrap();
+        fs::write(repository.join("refs/main"), COMMIT).unwrap();
+        fs::write(repository.join("refs/refs/pr/1"), format!("{COMMIT}\n")).unwrap();
+        fs::write(repository.join("refs/half"), "abc").unwrap();
+        fs::write(snapshot.join("config.json"), "{}").unwrap();
+        let cache = HubCache { root: folder.path().to_owned() };
+        (folder, cache)
+    }
+
+    #[test]
+    fn names_and_revisions_are_found() {
+        let (_folder, cache) = cache();
+        let expected = cache.root.join("models--org--name/snapshots").join(COMMIT);
+        let at = format!("org/name@{COMMIT}");
+        for (model, revision) in [
+            ("org/name", None),
+            ("org/name", Some("main")),
+            ("org/name@main", None),
+            ("org/name@main", Some("main")),
+            ("org/name", Some("refs/pr/1")),
+            (at.as_str(), None),
+        ] {
+            assert_eq!(
+                cache.folder(model, revision).as_ref(),
+                Ok(&expected),
+                "{model} {revision:?}"
+            );
+        }
+        let folder = cache.root.display().to_string();
+        assert_eq!(cache.folder(&folder, None), Ok(cache.root.clone()));
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_how_to_fetch() {
+        let (_folder, cache) = cache();
+        for (model, revision, words) in [
+            ("org/other", None, "`hf download org/other`"),
+            ("gpt2", None, "`hf download gpt2`"),
+            ("org/name", Some("v2"), "`hf download org/name --revision v2`"),
+            ("org/name@half", None, "`hf download org/name --revision half`"),
+            ("org/name@a", Some("b"), "name one revision"),
+            ("org/name@../../x", None, "no revision"),
+            ("a/b/c", None, "neither a folder"),
+            ("../x", None, "neither a folder"),
+            ("", None, "neither a folder"),
+        ] {
+            let problem = cache.folder(model, revision).unwrap_err();
+            assert!(problem.contains(words), "{problem:?} lacks {words:?}");
+        }
+    }
+}
