@@ -12,6 +12,7 @@ pub mod loss;
 pub mod model;
 pub mod report;
 pub mod rng;
+pub mod sweep;
 pub mod train;
 
 pub use error::{Error, Result};

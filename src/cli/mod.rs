@@ -3,9 +3,16 @@
 mod bench;
 mod data;
 mod inspect;
+mod sweep;
 mod train;
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use clap::{Parser, Subcommand};
 use coconut::Result;
@@ -29,6 +36,17 @@ enum Command {
     ///   coconut train configs/quickstart.yaml --resume
     #[command(verbatim_doc_comment)]
     Train(train::Train),
+    /// Train a grid of variants with several seeds each, and compare them.
+    ///
+    /// Goes on where it stopped, skips what is done, and keeps going past a run that fails.
+    ///
+    /// Examples:
+    ///   coconut sweep configs/sweep_ablations.yaml --jobs 2
+    ///   coconut sweep configs/quickstart.yaml --over lr=1e-3,2e-3 --over c_thought=1,2 --seeds 0,1,2
+    ///   coconut sweep configs/quickstart.yaml --over "replacement_method=hs[-1],norm(hs[-1]),zero"
+    ///   coconut sweep configs/quickstart.yaml --over "v={label: no thoughts, method: no_thoughts},{method: pause}"
+    #[command(verbatim_doc_comment)]
+    Sweep(sweep::Sweep),
     /// Evaluate a checkpoint on a file of examples.
     ///
     /// Example: coconut eval runs/quickstart/checkpoints/5-12 --data test.json
@@ -64,6 +82,7 @@ enum Command {
 pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Train(train) => train.run(),
+        Command::Sweep(sweep) => sweep.run(),
         Command::Eval(eval) => eval.run(),
         Command::Generate(generate) => generate.run(),
         Command::Logits(logits) => logits.run(),
@@ -88,6 +107,18 @@ fn print_report(report: &coconut::report::Report) {
     for file in &report.files {
         println!("wrote {}", file.display());
     }
+}
+
+/// True once Ctrl-C was pressed; pressed again, the process ends at once.
+fn stop_on_ctrl_c() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    let _ = ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    });
+    stop
 }
 
 /// JSON on one line.

@@ -2,10 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use clap::Args;
@@ -38,6 +35,9 @@ pub struct Train {
     /// Show what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Save and stop, as on Ctrl-C, when standard input closes: for programs that start runs.
+    #[arg(long)]
+    stop_with_stdin: bool,
     /// Print the results as one line of JSON.
     #[arg(long)]
     json: bool,
@@ -62,14 +62,15 @@ impl Train {
         for warning in &data.warnings {
             tracing::warn!("{warning}");
         }
-        let stop = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&stop);
-        // A second Ctrl-C ends at once.
-        let _ = ctrlc::set_handler(move || {
-            if asked.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-        });
+        let stop = super::stop_on_ctrl_c();
+        if self.stop_with_stdin {
+            let asked = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                // An error is an end as well: whoever started the run is gone.
+                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                asked.store(true, Ordering::Relaxed);
+            });
+        }
 
         let mut rows = Vec::new();
         for method in std::iter::once(config.method).chain(config.baselines.iter().copied()) {

@@ -8,6 +8,8 @@ mod check;
 mod read;
 mod task;
 
+pub(crate) use read::{SWEEP, read_keys};
+
 use std::{fmt, path::PathBuf};
 
 use crate::{
@@ -293,6 +295,27 @@ impl RunConfig {
             .filter(|(key, value)| theirs.get(key) != Some(value))
             .map(|(key, _)| key)
             .collect()
+    }
+
+    /// Whether two runs answer the same test questions, so that their answers can be compared one by one.
+    /// Generated test questions do not depend on a run's seed.
+    pub fn same_questions(&self, other: &Self) -> bool {
+        const DECIDE: [&str; 12] = [
+            "val_path",
+            "task",
+            "operands",
+            "operators",
+            "operations",
+            "modulus",
+            "value_steps",
+            "digits",
+            "nodes",
+            "distance",
+            "val_examples",
+            "debug",
+        ];
+        let (ours, theirs) = (read::to_keys(self), read::to_keys(other));
+        DECIDE.iter().all(|key| ours.get(*key) == theirs.get(*key))
     }
 
     /// The recipe as YAML, every key written out.

@@ -33,21 +33,28 @@ const METHODS: [(&str, Method); 6] = [
     ("no_curriculum", Method::NoCurriculum),
 ];
 
+/// The key under which a recipe holds the grid of `coconut sweep`.
+pub(crate) const SWEEP: &str = "sweep";
+
+/// Reads the keys of a recipe, unchecked.
+pub(crate) fn read_keys(recipe: &Path) -> Result<Map<String, Value>> {
+    let text = std::fs::read_to_string(recipe).map_err(Error::io("read", recipe))?;
+    serde_saphyr::from_str::<Map<String, Value>>(&text).map_err(|e| {
+        Error::input(
+            recipe,
+            "",
+            format!("not a flat YAML recipe: {e}. Expected lines `key: value`."),
+        )
+    })
+}
+
 impl RunConfig {
     /// Reads a recipe and applies overrides, each `key=value` with the value in YAML.
     ///
     /// # Errors
     /// The first key at fault by name, with what is allowed; for an unknown key, the nearest known.
     pub fn load(recipe: &Path, overrides: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(recipe).map_err(Error::io("read", recipe))?;
-        let keys = serde_saphyr::from_str::<Map<String, Value>>(&text).map_err(|e| {
-            Error::input(
-                recipe,
-                "",
-                format!("not a flat YAML recipe: {e}. Expected lines `key: value`."),
-            )
-        })?;
-        Self::from_keys(keys, overrides, &recipe.display().to_string())
+        Self::from_keys(read_keys(recipe)?, overrides, &recipe.display().to_string())
     }
 
     /// Like [`RunConfig::load`] from keys already read; `origin` names them in errors.
@@ -65,8 +72,9 @@ impl RunConfig {
             })?;
             let value = serde_saphyr::from_str::<Value>(value)
                 .unwrap_or_else(|_| Value::String(value.into()));
-            // An override of one method switch replaces whichever the recipe had.
-            if METHODS.iter().any(|(name, _)| *name == key) && value == Value::Bool(true) {
+            // An override of the method replaces whichever the recipe had, in either spelling.
+            let switch = METHODS.iter().any(|(name, _)| *name == key);
+            if key == "method" || (switch && value == Value::Bool(true)) {
                 keys.retain(|name, _| name != "method" && METHODS.iter().all(|(m, _)| m != name));
             }
             keys.insert(key.into(), value);
@@ -95,6 +103,10 @@ impl RunConfig {
                 }
                 _ => {}
             }
+        }
+        if keys.contains_key(SWEEP) {
+            let problem = "is a grid of runs; use `coconut sweep` with this recipe";
+            return Err(error(SWEEP, problem.into()));
         }
         take_method(&mut keys).map_err(|(key, problem)| error(&key, problem))?;
         let defaults = to_keys(&Self::default());

@@ -35,6 +35,16 @@ impl Progress {
         self.0.set_message(text.into());
     }
 
+    /// Writes a line of text to stderr, above the bar where there is one.
+    pub fn line(&self, text: &str) {
+        SCREEN.suspend(|| eprintln!("{text}"));
+    }
+
+    /// So many are done by now.
+    pub fn at(&self, done: u64) {
+        self.0.set_position(done);
+    }
+
     /// Counts `n` more as done.
     pub fn advance(&self, n: u64) {
         self.0.inc(n);

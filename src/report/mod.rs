@@ -3,10 +3,11 @@
 //! `results` (the rows) → `series` (merged by method, one row a stage) → `table`, `plot`, `html`.
 
 mod html;
-mod plot;
+pub(crate) mod plot;
 mod results;
 mod samples;
 mod series;
+pub mod stats;
 pub mod table;
 
 pub use plot::{Curve, accuracy as accuracy_svg, loss as loss_svg};

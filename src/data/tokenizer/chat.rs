@@ -37,8 +37,9 @@ impl Chat {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
-        // Templates are programs from elsewhere: a loop without an end is stopped.
+        // Templates are programs from elsewhere: one that goes on too long is stopped.
         environment.set_recursion_limit(100);
+        environment.set_fuel(Some(10_000_000));
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |message: String| -> Result<String, _> {

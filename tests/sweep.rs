@@ -1,0 +1,284 @@
+//! `coconut sweep` as its users meet it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use assert_cmd::assert::{Assert, OutputAssertExt};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const RECIPE: &str = "
+name: s
+coconut: True
+task: arithmetic
+operands: [0, 9]
+operations: [2, 2]
+modulus: 10
+value_steps: True
+train_examples: 200
+val_examples: 20
+n_layer: 1
+n_embd: 16
+n_head: 2
+max_latent_stage: 1
+num_epochs: 3
+batch_size_training: 20
+lr: 1e-3
+eval_at: stage
+";
+
+struct Place(TempDir);
+
+impl Place {
+    fn new(more: &str) -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        let runs = place.path("runs");
+        let recipe = format!("{RECIPE}save_path: {}\n{more}", runs.display());
+        fs::write(place.path("recipe.yaml"), recipe).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn sweep(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coconut"));
+        command.arg("sweep").arg(self.path("recipe.yaml")).args(args).stdin(Stdio::null());
+        command
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.path("runs/s")
+    }
+
+    fn summary(&self) -> Value {
+        read_json(&self.folder().join("sweep.json"))
+    }
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn text(assert: &Assert) -> (String, String) {
+    let output = assert.get_output();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+fn variants(summary: &Value) -> Vec<&Value> {
+    let groups = summary["groups"].as_array().unwrap();
+    groups.iter().flat_map(|group| group["variants"].as_array().unwrap()).collect()
+}
+
+/// When each file of a kind was last written.
+fn written(folder: &Path, name: &str) -> BTreeMap<PathBuf, std::time::SystemTime> {
+    let runs = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path().join(name));
+    let files = runs.filter(|path| path.is_file());
+    files.map(|path| (path.clone(), path.metadata().unwrap().modified().unwrap())).collect()
+}
+
+#[test]
+fn trains_the_grid_once_and_tells_of_it_four_ways() {
+    let place = Place::new("");
+    let grid = [
+        "--over",
+        "replacement_method=hs[-1],zero",
+        "--over",
+        "lr=1e-3",
+        "--seeds",
+        "0,1",
+        "--jobs",
+        "2",
+    ];
+    let (printed, _) = text(&place.sweep(&grid).assert().success());
+    let folder = place.folder();
+    for run in ["hs_-1_lr=0.001-seed0", "hs_-1_lr=0.001-seed1", "zero_lr=0.001-seed1"] {
+        assert!(folder.join(run).join("results.json").is_file(), "{run}");
+    }
+    assert!(printed.contains("hs[-1], lr=0.001") && printed.contains(" ± "), "{printed}");
+    assert!(printed.contains("last evaluation") && printed.contains("Holm"), "{printed}");
+    assert_eq!(fs::read_to_string(folder.join("sweep.csv")).unwrap().lines().count(), 3);
+    assert!(fs::read_to_string(folder.join("sweep.md")).unwrap().contains("| --- |"));
+    let figure = fs::read_to_string(folder.join("sweep.svg")).unwrap();
+    assert!(figure.starts_with("<svg") && figure.contains("zero, lr=0.001"));
+
+    // Numbers are those of the runs.
+    let summary = place.summary();
+    let found = variants(&summary);
+    assert_eq!(found.len(), 2);
+    for variant in found {
+        let mut accuracies = Vec::new();
+        for run in variant["folders"].as_array().unwrap() {
+            let results = read_json(&Path::new(run.as_str().unwrap()).join("results.json"));
+            let last = results["rows"].as_array().unwrap().last().unwrap().clone();
+            assert_eq!((&last["stage"], &variant["stage"]), (&Value::from(2), &Value::from(2)));
+            accuracies.push(last["eval_acc"].as_f64().unwrap());
+        }
+        let mean = accuracies.iter().sum::<f64>() / 2.0;
+        let error = (accuracies[0] - accuracies[1]).abs() / 2.0; // of two values: |a - b| / 2
+        assert!((variant["accuracy"]["mean"].as_f64().unwrap() - mean).abs() < 1e-12);
+        let found = variant["accuracy"]["standard_error"].as_f64().unwrap();
+        assert!((found - error).abs() < 1e-12);
+    }
+
+    // Again: nothing is trained, the same is told.
+    let before = written(&folder, "metrics.jsonl");
+    let (again, told) = text(&place.sweep(&grid).assert().success());
+    assert_eq!(again, printed);
+    assert!(told.contains("4 of 4 runs were done before"), "{told}");
+    assert_eq!(written(&folder, "metrics.jsonl"), before);
+    // One more seed: only its runs are trained.
+    let grid = [&grid[..5], &["0,1,2"]].concat();
+    place.sweep(&grid).assert().success();
+    let after = written(&folder, "metrics.jsonl");
+    assert_eq!(after.len(), 6);
+    assert!(before.iter().all(|(path, time)| after[path] == *time));
+}
+
+#[test]
+fn a_failed_run_is_told_of_and_the_others_go_on() {
+    let place = Place::new("");
+    let grid = ["--over", "method=cot", "--over", "lr=1e9,1e-3", "--json"];
+    let (printed, told) = text(&place.sweep(&grid).assert().code(1));
+    assert!(told.contains("failed: cot, lr=1000000000.0, seed 0"), "{told}");
+    assert!(told.contains("1 of 2 runs failed"), "{told}");
+    let summary: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(summary, place.summary());
+    let failure = summary["failures"][0].as_str().unwrap();
+    assert!(failure.contains("not finite"), "{failure}");
+    let seeds = |label: &str| {
+        let found = variants(&summary).into_iter().find(|v| v["label"] == label);
+        found.unwrap()["seeds"].as_array().unwrap().len()
+    };
+    assert_eq!((seeds("cot, lr=0.001"), seeds("cot, lr=1000000000.0")), (1, 0));
+}
+
+#[test]
+fn a_killed_sweep_goes_on_from_where_it_was() {
+    let keys = ["-s", "train_examples=4000", "-s", "save_steps=5", "--over", "method=cot,no_cot"];
+    let place = Place::new("");
+    let mut child = place.sweep(&keys).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let metrics = place.folder().join("cot-seed0/metrics.jsonl");
+    let lines = || fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+    let start = Instant::now();
+    while lines() < 20 {
+        assert!(start.elapsed() < Duration::from_secs(60), "no 20 steps within a minute");
+        sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The run's own process sees that the sweep is gone, saves and ends.
+    let folder = place.folder();
+    let ended =
+        || fs::read_to_string(folder.join("cot-seed0/errors.txt")).unwrap().contains("saved");
+    while !ended() {
+        assert!(start.elapsed() < Duration::from_secs(60), "the run outlives its sweep");
+        sleep(Duration::from_millis(10));
+    }
+    assert!(lines() < 600, "nothing is left to resume");
+    let (listed, _) = text(&place.sweep(&[&keys[..], &["--dry-run"]].concat()).assert().success());
+    assert!(listed.contains("begun") && listed.contains("to do"), "{listed}");
+
+    place.sweep(&keys).assert().success();
+    let steps: Vec<u64> = fs::read_to_string(&metrics)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|record| record.get("loss").is_some())
+        .map(|record| record["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, (1..=600).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_recipe_may_hold_the_grid_and_cells_of_several_keys() {
+    let place = Place::new(
+        "sweep:
+  seeds: [3, 4]
+  against: plain
+  over:
+    task:
+      - {label: short, operations: [2, 2]}
+      - {label: long, operations: [3, 3]}
+    variant:
+      - {label: plain, replacement_method: zero}
+      - {label: none, method: no_cot}
+",
+    );
+    let (listed, _) = text(&place.sweep(&["--dry-run"]).assert().success());
+    assert_eq!(listed.lines().count(), 8, "{listed}");
+    assert!(!place.folder().exists());
+    place.sweep(&["--seeds", "3"]).assert().success();
+    let summary = place.summary();
+    let groups = summary["groups"].as_array().unwrap();
+    let titles: Vec<&str> = groups.iter().map(|group| group["title"].as_str().unwrap()).collect();
+    assert_eq!(titles, ["short", "long"], "different questions are not compared");
+    for group in groups {
+        assert_eq!(group["n_comparisons"], 1);
+        let of = |label: &str| {
+            let all = group["variants"].as_array().unwrap();
+            all.iter().find(|variant| variant["label"] == label).unwrap()["comparison"].clone()
+        };
+        assert!(of("plain").is_null());
+        let comparison = of("none");
+        assert_eq!(comparison["with"], "plain");
+        assert!(comparison["p_seeds"].is_null(), "one seed says nothing of seeds");
+
+        // Discordant answers, counted anew from the samples.
+        let answers = |name: &str| -> BTreeMap<u64, bool> {
+            let folder = format!("{}_{name}-seed3", group["title"].as_str().unwrap());
+            let samples = fs::read_to_string(place.folder().join(folder).join("samples.jsonl"));
+            let samples = samples.unwrap();
+            let samples = samples.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let last = samples.filter(|sample| sample["epoch"] == 2);
+            last.map(|s| (s["index"].as_u64().unwrap(), s["correct"].as_bool().unwrap())).collect()
+        };
+        let (none, plain) = (answers("none"), answers("plain"));
+        let count = |a: &BTreeMap<u64, bool>, b: &BTreeMap<u64, bool>| {
+            a.iter().filter(|(index, right)| **right && !b[index]).count()
+        };
+        assert_eq!(none.len(), 20);
+        assert_eq!(comparison["only_this"], count(&none, &plain));
+        assert_eq!(comparison["only_reference"], count(&plain, &none));
+    }
+}
+
+#[test]
+fn faults_are_named_before_anything_is_trained() {
+    let place = Place::new("");
+    let refused = |args: &[&str], parts: &[&str]| {
+        let (_, told) = text(&place.sweep(args).assert().code(2));
+        for part in parts {
+            assert!(told.contains(part), "{part:?} is missing from {told:?}");
+        }
+    };
+    refused(&["--over", "lr=1e-3,fast"], &["the variant `fast`", "`lr`"]);
+    refused(&["--over", "lrr=1"], &["`lrr`", "`lr`"]);
+    refused(&["--over", "x=a(b"], &["not closed", "^"]);
+    refused(&["--over", "lr=1,2", "-s", "lr=3"], &["-s lr=3", "--over lr"]);
+    refused(&["--over", "lr=1,1"], &["twice", "label"]);
+    refused(&["--over", "lr=1,2", "--against", "three"], &["--against three", "lr=1; lr=2"]);
+    refused(&["--seeds", "a"], &["--seeds"]);
+    assert!(!place.path("runs").exists());
+
+    place.sweep(&["--over", "lr=1e-3"]).assert().success();
+    let other = ["--over", "lr=1e-3", "-s", "n_embd=8"];
+    refused(&other, &["other settings of `n_embd`", "--overwrite"]);
+    place.sweep(&[&other[..], &["--overwrite"]].concat()).assert().success();
+
+    let sweep = Place::new("sweep: {over: {lr: 1}}\n");
+    let (_, told) = text(&sweep.sweep(&[]).assert().code(2));
+    assert!(told.contains("`sweep`") && told.contains("not a list"), "{told}");
+    let mut train = Command::new(env!("CARGO_BIN_EXE_coconut"));
+    train.arg("train").arg(sweep.path("recipe.yaml"));
+    let (_, told) = text(&train.assert().code(2));
+    assert!(told.contains("coconut sweep"), "{told}");
+}
