@@ -161,7 +161,7 @@ fn two_hundred_prompts_generate_the_same_tokens() {
         let options = GenerateOptions {
             latent: Some(about.latent),
             reinject: Reinject::LastHidden,
-            eos: about.eos,
+            stops: &[about.eos],
             max_new_tokens: 8,
             sampling: Sampling::Greedy,
         };

@@ -5,8 +5,8 @@ use burn::tensor::Tensor;
 /// Per layer, the packed queries, keys and values of earlier columns, oldest first.
 ///
 /// A value: it is passed into a pass and a longer one comes back. Gradients flow through it unless
-/// it was detached. Keeping the packed rows as the projection made them costs no copy; attention
-/// reads the keys and values where they lie.
+/// it was detached. Keeping whole packed rows costs no copy; attention reads the keys and values
+/// where they lie.
 #[derive(Clone, Debug, Default)]
 pub struct Cache {
     /// `layers[l]`: chunks `[batch, columns, packed]`: the first pass's, then all later ones joined.

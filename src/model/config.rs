@@ -227,19 +227,21 @@ impl ModelConfig {
                 "`head_dim` is {dim}; rotary positions need an even width, at most 65536"
             ));
         }
+        let gpt2 = self.family == Family::Gpt2;
         let Dropout { embedding, attention, residual } = self.dropout;
-        for (part, p) in
-            [("embeddings", embedding), ("attention", attention), ("residuals", residual)]
-        {
+        for (key, p) in [
+            ("embd_pdrop", embedding),
+            (if gpt2 { "attn_pdrop" } else { "attention_dropout" }, attention),
+            ("resid_pdrop", residual),
+        ] {
             if !(0.0..1.0).contains(&p) {
-                return Err(format!(
-                    "dropout of {part} is {p}; a dropout probability lies in [0, 1)"
-                ));
+                return Err(format!("`{key}` is {p}; a dropout probability lies in [0, 1)"));
             }
         }
-        for (key, value) in
-            [("the norms' epsilon", self.norm_eps), ("initializer_range", self.initializer_range)]
-        {
+        for (key, value) in [
+            (if gpt2 { "layer_norm_epsilon" } else { "rms_norm_eps" }, self.norm_eps),
+            ("initializer_range", self.initializer_range),
+        ] {
             if !(0.0..=1e3).contains(&value) {
                 return Err(format!("`{key}` is {value}; it must lie in 0 to 1000"));
             }

@@ -1,0 +1,142 @@
+"""Check that what coconut trains is what transformers loads, for every family.
+
+    cargo build --release
+    venv/bin/python python/check_transformers.py [COCONUT]
+
+For GPT-2, Qwen2, Qwen3 and Llama: transformers writes a folder with a tiny random model and a byte-level
+tokenizer; `coconut train` trains it for some steps; AutoModelForCausalLM and AutoTokenizer load the
+checkpoint, whose logits must equal those of `coconut logits` to 1e-4, and must differ from the start's.
+COCONUT is the binary, by default target/release/coconut. Run by hand; takes about a minute.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+ROOT = Path(__file__).parent.parent
+COCONUT = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/release/coconut").resolve()
+MARKERS = ["<|start-latent|>", "<|end-latent|>", "<|latent|>"]
+
+LLAMA_KIN = dict(
+    hidden_size=32,
+    intermediate_size=56,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=128,
+    initializer_range=0.1,
+)
+LLAMA3 = dict(
+    rope_type="llama3",
+    rope_theta=10_000.0,
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=64,
+)
+FAMILIES = {
+    "gpt2": dict(n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.1),
+    "qwen2": LLAMA_KIN | dict(tie_word_embeddings=True),
+    "qwen3": LLAMA_KIN | dict(head_dim=12, tie_word_embeddings=True),
+    "llama": LLAMA_KIN | dict(head_dim=12, rope_parameters=LLAMA3),
+}
+
+
+def write_model(folder, family, dtype):
+    """A folder as `save_pretrained` leaves it; the markers have rows of their own from the start."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    specials = ["<|endoftext|>", *MARKERS]
+    inner = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(specials)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=specials[0], pad_token=specials[0])
+    eos = tokenizer.eos_token_id
+    config = transformers.AutoConfig.for_model(
+        family, vocab_size=len(tokenizer), bos_token_id=eos, eos_token_id=eos, pad_token_id=eos, **FAMILIES[family]
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).to(dtype)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim == 1:  # norms and biases, which start at one and zero
+                p.add_(0.1 * torch.randn_like(p))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_recipe(folder):
+    examples = [
+        {"question": f"{a}+{b}-{c}", "steps": [f"<<{a}+{b}={a + b}>>"], "answer": str(a + b - c)}
+        for a in range(4)
+        for b in range(4)
+        for c in range(4)
+    ]
+    (folder / "data.json").write_text(json.dumps(examples))
+    recipe = {
+        "name": "run",
+        "save_path": folder / "runs",
+        "model_id": folder / "model",
+        "train_path": folder / "data.json",
+        "val_path": folder / "data.json",
+        "coconut": True,
+        "c_thought": 1,
+        "max_latent_stage": 1,
+        "cot_epochs": 1,
+        "epochs_per_stage": 1,
+        "num_epochs": 3,
+        "batch_size_training": 16,
+        "lr": 1e-2,
+        "eval_at": "end",
+        "max_new_tokens": 4,
+    }
+    (folder / "recipe.yaml").write_text("".join(f"{key}: {value}\n" for key, value in recipe.items()))
+
+
+def run(*arguments):
+    done = subprocess.run([COCONUT, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, f"coconut {' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def check(family, dtype):
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_model(folder / "model", family, dtype)
+        write_recipe(folder)
+        run("train", folder / "recipe.yaml")
+        checkpoint = max((folder / "runs/run/checkpoints").glob("*-*"), key=lambda path: path.stat().st_mtime)
+
+        model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        assert model.dtype == torch.float32, model.dtype
+        assert model.get_input_embeddings().weight.shape[0] >= len(tokenizer)
+        assert tokenizer.eos_token == "<|endoftext|>"
+        for marker in MARKERS:
+            assert len(tokenizer.encode(marker, add_special_tokens=False)) == 1, marker
+
+        ids = tokenizer.encode("3+2-1\n<<3+2=5>>\n### 4", add_special_tokens=False)
+        assert tokenizer.decode(ids) == "3+2-1\n<<3+2=5>>\n### 4"
+        ours = torch.tensor(json.loads(run("logits", checkpoint, "--ids", ",".join(map(str, ids)), "--json"))["logits"])
+        with torch.no_grad():
+            theirs = model(input_ids=torch.tensor([ids])).logits[0]
+            start = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
+            moved = (start(input_ids=torch.tensor([ids])).logits[0] - theirs).abs().max().item()
+        off = (ours - theirs).abs().max().item()
+        print(f"{family:<6} {str(dtype).removeprefix('torch.'):<9} logits off by {off:.1e}; training moved them by {moved:.1f}")
+        assert off < 1e-4 and moved > 0.1
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    for family in FAMILIES:
+        for dtype in (torch.float32, torch.bfloat16):
+            check(family, dtype)
