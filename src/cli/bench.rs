@@ -13,10 +13,9 @@ use coconut::{
         tokenizer::Units,
     },
     eval::{GenerateOptions, Sampling, generate},
-    latent,
-    latent::Reinject,
+    latent::{LatentModel, Recompute, Trace, recompute::gradients},
     log, loss,
-    model::{ModelConfig, Transformer, parameters},
+    model::{ModelConfig, Transformer},
     train::optim::{self, AdamW},
 };
 use serde_json::json;
@@ -47,6 +46,9 @@ pub struct Bench {
     /// Rows of the embedding; the data's vocabulary if absent.
     #[arg(long)]
     vocab: Option<usize>,
+    /// Compute each pass again in backward: `none` or `passes`.
+    #[arg(long, default_value = "none", value_parser = recompute)]
+    recompute: Recompute,
     /// Steps measured; the median is told.
     #[arg(long, default_value_t = 7)]
     repeats: usize,
@@ -92,7 +94,9 @@ impl Bench {
     ) -> Result<()> {
         let markers = tokenizer.markers();
         let draw = |index: usize| Draw { seed: 0, epoch: 0, index: index as u64 };
-        let mut model = Transformer::random(shape, 0, &Device::flex()).train();
+        let model = Transformer::random(shape, 0, &Device::flex());
+        let model = LatentModel::new(model, Default::default(), Default::default());
+        let mut model = model.map_err(|(key, e)| Error::Usage(format!("{key} {e}.")))?.train();
         let mut optimizer = AdamW::new([0.9, 0.999], 0.01);
         let (mut seconds, mut tokens, mut last_loss) = (Vec::new(), 0, 0.0);
         for step in 0..self.repeats + 2 {
@@ -106,14 +110,15 @@ impl Bench {
                 rows.iter().map(|s| Row { ids: &s.ids, labels: &s.labels }).collect();
             let start = Instant::now();
             let batch = Batch::new(&rows, Some(markers.latent)).map_err(Error::Training)?;
-            let trace = latent::forward(&model, &batch, Reinject::LastHidden);
-            let Some(sum) = loss::cross_entropy(&model, &batch, &trace, &batch.targets) else {
-                continue;
+            let n = batch.targets.len() as f64;
+            let loss = |trace: &Trace| {
+                let head = &model.transformer;
+                let loss = loss::cross_entropy(head, &batch, trace, &batch.targets)? / n;
+                last_loss = f64::from(loss.clone().into_scalar::<f32>());
+                Some(loss)
             };
-            drop(trace);
-            last_loss = f64::from(sum.clone().into_scalar::<f32>()) / batch.targets.len() as f64;
-            let mut all = (sum / batch.targets.len() as f64).backward();
-            let gradients = parameters::take_gradients(&model, &mut all);
+            let found = gradients(&model, &batch, self.recompute, None, step as u64, loss);
+            let Some(gradients) = found else { continue };
             let scale = optim::clip_scale(optim::global_norm(&gradients), 1.0);
             model = optimizer.step(model, gradients, 1e-4, scale);
             if step >= 2 {
@@ -123,7 +128,6 @@ impl Bench {
         }
         let options = GenerateOptions {
             latent: Some(markers.latent),
-            reinject: Reinject::LastHidden,
             eos: u32::MAX, // random weights: always the full 32 tokens
             max_new_tokens: 32,
             sampling: Sampling::Greedy,
@@ -154,6 +158,7 @@ impl Bench {
             "gen_ms_per_question": 1e3 * median(&mut single),
             "gen_batch_ms_per_question": 1e3 * median(&mut batched),
             "rss_gb": log::resident_mb() / 1e3,
+            "peak_gb": log::peak_mb() / 1e3,
             "loss": last_loss,
         }));
         Ok(())
@@ -163,4 +168,8 @@ impl Bench {
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn recompute(text: &str) -> Result<Recompute, String> {
+    serde_json::from_value(json!(text)).map_err(|_| "expected none or passes".into())
 }

@@ -138,6 +138,14 @@ pub fn resident_mb() -> f64 {
     memory_stats::memory_stats().map_or(f64::NAN, |stats| stats.physical_mem as f64 / 1e6)
 }
 
+/// Largest resident memory of this process so far in MB (10⁶ bytes); NaN where the system does not tell.
+pub fn peak_mb() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kib.map_or(f64::NAN, |kib| kib * 1.024e-3)
+}
+
 /// Reads a `metrics.jsonl`. A last line that was cut short by a killed process is dropped.
 ///
 /// # Errors

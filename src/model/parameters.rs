@@ -30,6 +30,11 @@ pub fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Named
     visit(module, Some(gradients))
 }
 
+/// A module's part of a name. The parts of a latent model, each a file of its own, give none.
+fn part(name: &str, container: &str) -> String {
+    if container == "Struct:LatentModel" { String::new() } else { format!(".{name}") }
+}
+
 fn visit<M: Module>(module: &M, gradients: Option<&mut Gradients>) -> Named {
     struct Visitor<'a> {
         path: Vec<String>,
@@ -37,8 +42,8 @@ fn visit<M: Module>(module: &M, gradients: Option<&mut Gradients>) -> Named {
         named: Named,
     }
     impl ModuleVisitor for Visitor<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.push(part(name, container));
         }
         fn exit_module(&mut self, _: &str, _: &str) {
             self.path.pop();
@@ -51,7 +56,7 @@ fn visit<M: Module>(module: &M, gradients: Option<&mut Gradients>) -> Named {
             if let Some(value) = value {
                 let elements = value.shape().num_elements();
                 let flat = Flat { shape: value.dims().to_vec(), values: value.reshape([elements]) };
-                self.named.insert(self.path.join("."), flat);
+                self.named.insert(self.path.concat()[1..].to_owned(), flat);
             }
         }
     }
@@ -68,14 +73,14 @@ pub fn map<M: Module>(module: M, update: impl FnMut(&str, Tensor<1>) -> Tensor<1
         update: F,
     }
     impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Map<F> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.push(part(name, container));
         }
         fn exit_module(&mut self, _: &str, _: &str) {
             self.path.pop();
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let name = self.path.join(".");
+            let name = self.path.concat()[1..].to_owned();
             param.map(|tensor| {
                 let (shape, training) = (tensor.dims(), tensor.is_autodiff());
                 let elements = tensor.shape().num_elements();

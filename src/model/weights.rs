@@ -6,7 +6,6 @@ use burn::{
     module::Param,
     tensor::{DType, Device, Tensor, TensorData},
 };
-use rand::Rng;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::{
@@ -35,7 +34,7 @@ impl Transformer {
                 vec![1.0; elements]
             } else {
                 let std = if name.ends_with("c_proj.weight") { residual_std } else { std };
-                (0..elements).map(|_| std * standard_normal(&mut rng)).collect()
+                (0..elements).map(|_| std * rng::standard_normal(&mut rng)).collect()
             }
         })
     }
@@ -165,12 +164,6 @@ impl Make<'_> {
             bias: self.param(&format!("{name}.bias"), [d]),
         }
     }
-}
-
-/// Box and Muller 1958.
-fn standard_normal(rng: &mut impl Rng) -> f32 {
-    let (u, v): (f64, f64) = (rng.random(), rng.random());
-    ((-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
 }
 
 /// Tensors by name: shape and elements, row-major.

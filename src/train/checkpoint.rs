@@ -12,7 +12,7 @@ use super::{dataset::Format, optim::AdamW};
 use crate::{
     Error, Result,
     data::{Curriculum, Method, Stage, Tokenizer},
-    latent::Reinject,
+    latent::{LatentModel, Thinking},
     model::{Transformer, weights},
     report::Row,
 };
@@ -34,8 +34,9 @@ pub struct LatentInfo {
     pub max_latent_stage: usize,
     /// Whether short examples get as many latents as others.
     pub pad_latent_to_max: bool,
-    /// What a latent is fed.
-    pub replacement_method: Reinject,
+    /// How thoughts are made.
+    #[serde(flatten)]
+    pub thinking: Thinking,
     /// How examples become tokens.
     pub format: Format,
 }
@@ -84,7 +85,7 @@ pub struct State {
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// Without autodiff.
-    pub model: Transformer,
+    pub model: LatentModel,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// How it thinks.
@@ -97,10 +98,11 @@ impl Checkpoint {
     /// # Errors
     /// A missing or damaged file, and weights that do not fit each other.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let latent = read_json(&folder.join(LATENT_FILE))?;
+        let latent: LatentInfo = read_json(&folder.join(LATENT_FILE))?;
         let model = Transformer::load(folder, device)?;
         let tokenizer = Tokenizer::load(folder)?;
         check_vocabulary(&tokenizer, &model, folder)?;
+        let model = LatentModel::load(model, latent.thinking.clone(), folder)?;
         Ok(Self { model, tokenizer, latent })
     }
 }
@@ -120,7 +122,7 @@ pub fn check_vocabulary(tokenizer: &Tokenizer, model: &Transformer, folder: &Pat
 /// Writes a checkpoint beside its place and renames it, so that a kill never leaves half a one.
 pub fn save(
     folder: &Path,
-    model: &Transformer,
+    model: &LatentModel,
     tokenizer: &Tokenizer,
     latent: &LatentInfo,
     optimizer: &AdamW,
