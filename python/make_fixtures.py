@@ -14,6 +14,8 @@ families/    tiny odd models of qwen2, qwen3 and llama as `save_pretrained` writ
              head_dim that is not width / heads, scaled RoPE, untied heads; qwen2 also in other files
              (f16, bf16, shards), with the logits of what those hold
 <family>_*   for each: logits, latent loss and every gradient, and 200 greedy generations (GPT-2's too)
+reinject_*   the same forward with other reinjections, and with early passes detached
+seq_vcr_*    the Seq-VCR loss and its gradient, one time step at a time
 optim_*      torch.optim.AdamW with clipping under the schedules of transformers
 
 The latent forward here shares nothing with a cached one: for every thought, in order, the whole
@@ -209,6 +211,161 @@ def make_latent():
         | meta,
     )
     store("latent_cases.safetensors", tensors)
+
+
+# ---------------------------------------------------------------- reinjections
+
+
+def reinjected(model, ids, feedback, detached=None):
+    """Logits of one row, latents fed with feedback(hidden states at p - 1, input embedding at p - 1).
+
+    With `detached` k, gradients flow through the last k passes only. A pass ends before each latent, and the last
+    one with the row; keys and values of a position belong to the pass that computed it. The row is run layer
+    by layer on a cache of tensors that are detached where their pass is.
+    """
+    T = ids.shape[0]
+    latents = [t for t in range(T) if ids[t] == LATENT]
+    starts, ends = [0] + latents, latents + [T]
+    gpt = model.transformer
+    past = [([], []) for _ in gpt.h]
+    heads, logits, before = model.config.n_head, [], None
+    for number, (a, b) in enumerate(zip(starts, ends)):
+        constant = detached is not None and number < len(starts) - detached
+        e = gpt.wte(ids[a:b])
+        if number > 0:
+            e = torch.cat([before[None], e[1:]])
+        x = e + gpt.wpe(torch.arange(a, b))
+        hidden = [x]
+        for block, (keys, values) in zip(gpt.h, past):
+            q, k, v = block.attn.c_attn(block.ln_1(x)).split(model.config.n_embd, -1)
+            keys.append(k.detach() if constant else k)
+            values.append(v.detach() if constant else v)
+            split = lambda m: m.view(m.shape[0], heads, -1).transpose(0, 1)
+            scores = split(q) @ split(torch.cat(keys)).transpose(1, 2) / (q.shape[-1] // heads) ** 0.5
+            mask = torch.arange(b)[None] <= torch.arange(a, b)[:, None]
+            weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+            mixed = (weights @ split(torch.cat(values))).transpose(0, 1).reshape(b - a, -1)
+            x = x + block.attn.c_proj(mixed)
+            x = x + block.mlp(block.ln_2(x))
+            hidden.append(x)
+        raw = hidden[-1]
+        hidden[-1] = gpt.ln_f(raw)
+        if constant:
+            hidden, e, raw = [h.detach() for h in hidden], e.detach(), raw.detach()
+        logits.append(model.lm_head(hidden[-1]))
+        before = feedback([h[-1] for h in hidden], e[-1], raw[-1])
+        if constant and number + 1 < len(starts) - detached:
+            before = before.detach()
+    return torch.cat(logits)
+
+
+def suppressed(h, layers, W, epsilon=0.1, relative=False):
+    """Through the pseudo-inverse, as the definition has it."""
+    total = 0
+    for l in layers:
+        delta = torch.linalg.pinv(W) @ (W @ (h[l + 1] - h[l]))
+        limit = epsilon * h[l + 1].square().mean().sqrt() if relative else epsilon
+        total = total + h[l + 1] * (delta < -limit).detach()
+    return total
+
+
+def make_reinject():
+    folder = OUT / "latent"
+    meta = json.loads((OUT / "latent_cases.json").read_text())
+    gen = torch.Generator().manual_seed(6)
+    d = 16
+    rand = lambda *shape: (0.3 * torch.randn(*shape, generator=gen)).float().double()
+    parts = {
+        "proj.0.weight": rand(d, d), "proj.0.bias": rand(d),
+        "mlp.0.ln.weight": 1 + rand(d), "mlp.0.ln.bias": rand(d),
+        "mlp.0.c_fc.weight": rand(d, 4 * d), "mlp.0.c_fc.bias": rand(4 * d),
+        "mlp.0.c_proj.weight": rand(4 * d, d), "mlp.0.c_proj.bias": rand(d),
+        "pause.0.weight": rand(d),
+    }
+    F = torch.nn.functional
+    model = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager").to(torch.float64).eval()
+    W = lambda: model.lm_head.weight.detach()
+    E = model.transformer.wte.weight
+    length = lambda: E.detach().norm(dim=1).mean()
+
+    def mlp(x, p):
+        x = F.layer_norm(x, (d,), p["mlp.0.ln.weight"], p["mlp.0.ln.bias"])
+        x = F.gelu(x @ p["mlp.0.c_fc.weight"] + p["mlp.0.c_fc.bias"], approximate="tanh")
+        return x @ p["mlp.0.c_proj.weight"] + p["mlp.0.c_proj.bias"]
+
+    # N = 3 states, 2 differences: int(0.5 * 3) = 1.
+    feedbacks = {
+        "hs[-2]": lambda h, e, r, p: h[-2],
+        "suppressed[0:]": lambda h, e, r, p: suppressed(h, [0, 1], W()),
+        "ie+suppressed[0.5:]": lambda h, e, r, p: e + suppressed(h, [1], W()),
+        "suppressed[0:] relative": lambda h, e, r, p: suppressed(h, [0, 1], W(), 0.5, True),
+        "hs[-1]+suppressed[0:] unnormed": lambda h, e, r, p: r + suppressed(h[:-1] + [r], [0, 1], W()),
+        "soft[0.7]": lambda h, e, r, p: (model.lm_head(h[-1]) / 0.7).softmax(-1) @ E,
+        "norm(hs[-1])": lambda h, e, r, p: h[-1] / h[-1].norm() * length(),
+        "proj(hs[-1])": lambda h, e, r, p: h[-1] @ p["proj.0.weight"] + p["proj.0.bias"],
+        "mlp(hs[1]+ie)": lambda h, e, r, p: mlp(h[1] + e, p),
+        "hs[-1]+pause": lambda h, e, r, p: h[-1] + p["pause.0.weight"],
+        "zero": lambda h, e, r, p: torch.zeros_like(e),
+        "hs[-1]": lambda h, e, r, p: h[-1],
+    }
+    names = list(feedbacks)
+    # "hs[-1]" agrees with the uncached reference above; each case, and the last 1, 2, 3, 99 passes of it.
+    runs = [(n, n, None) for n in names[:-1]] + [(f"hs[-1] last {k}", "hs[-1]", k) for k in (1, 2, 3, 99)]
+    runs += [("ie+suppressed[0.5:] last 2", "ie+suppressed[0.5:]", 2)]
+    rows = meta["mixed"]["rows"]
+    about, tensors = {"versions": VERSIONS, "rows": rows, "latent": LATENT}, {f"part.{k}": v for k, v in parts.items()}
+    for name, expression, detached in [("hs[-1]", "hs[-1]", None)] + runs:
+        p = {k: v.clone().requires_grad_() for k, v in parts.items()}
+        feedback = lambda h, e, r: feedbacks[expression](h, e, r, p)
+        model.zero_grad()
+        total, count = 0, 0
+        for row in rows:
+            # A short row's last words are spoken in the batch's last pass; its own passes are the last ones only
+            # if it has as many latents. Here each row is a batch of its own.
+            out = reinjected(model, torch.tensor(row["ids"]), feedback, detached)
+            labels = torch.tensor(row["labels"])
+            total = total + F.cross_entropy(out[:-1], labels[1:], ignore_index=-100, reduction="sum")
+            count += int((labels[1:] != -100).sum())
+        loss = total / count
+        loss.backward()
+        if name == "hs[-1]":
+            assert abs(loss.item() - meta["mixed"]["loss"]) < 1e-12
+            continue
+        about[name] = {"loss": loss.item(), "reinject": expression, "detached": detached}
+        for key, value in list(model.named_parameters()) + [(f"reinject.{k}", v) for k, v in p.items()]:
+            if value.grad is not None:
+                tensors[f"{name}.grad.{key}"] = value.grad.clone()
+    dump("reinject_cases.json", about)
+    store("reinject_cases.safetensors", tensors)
+
+
+# ---------------------------------------------------------------- Seq-VCR
+
+
+def make_seq_vcr():
+    gen = torch.Generator().manual_seed(7)
+    rows, time, width, l1, l2, eta = 4, 6, 5, 0.3, 0.2, 1e-3
+    x = (0.6 * torch.randn(rows, time, width, generator=gen)).float().double().requires_grad_()
+    mask = [[0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1], [1, 0, 1, 0, 1, 1]]  # step 0: 1 row, step 1: 1
+    tensors, about = {"x": x}, {"versions": VERSIONS, "mask": mask, "lambda1": l1, "lambda2": l2, "eta": eta}
+    for divisor in ("pairs", "width"):
+        variance, covariance, steps = 0, 0, 0
+        for t in range(time):
+            valid = [i for i in range(rows) if mask[i][t]]
+            if len(valid) < 2:
+                continue
+            C = torch.cov(x[valid, t].T)
+            steps += 1
+            variance = variance + torch.relu(1 - (C.diagonal() + eta).sqrt()).sum()
+            covariance = covariance + (C - torch.diag(C.diagonal())).square().sum()
+        variance = l1 * variance / (steps * width)
+        covariance = l2 * covariance / (steps * width * (width - 1 if divisor == "pairs" else 1))
+        x.grad = None
+        (variance + covariance).backward()
+        about[divisor] = {"variance": variance.item(), "covariance": covariance.item()}
+        tensors[f"{divisor}.grad"] = x.grad.clone()
+    dump("seq_vcr.json", about)
+    store("seq_vcr.safetensors", tensors)
 
 
 def check_by_differences(model, rows):
@@ -459,9 +616,11 @@ if __name__ == "__main__":
     make_logits()
     make_latent()
     make_families()
+    make_reinject()
+    make_seq_vcr()
     make_optim()
     for path in OUT.rglob("*.safetensors"):
         path.chmod(0o644)
     size = sum(f.stat().st_size for f in OUT.rglob("*") if f.is_file())
     print(f"{OUT}: {size / 1024:.0f} KiB")
-    assert size < 1500 * 1024
+    assert size < 2000 * 1024

@@ -3,7 +3,7 @@
 //! Nothing about randomness has to be saved with a checkpoint, and an example's draw does not
 //! depend on which others were drawn before it.
 
-use rand::SeedableRng;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Stream of the initial weights.
@@ -18,6 +18,9 @@ pub const DEVICE: u64 = 4;
 pub const SAMPLING: u64 = 5;
 /// Stream of a generated set of examples.
 pub const GENERATED: u64 = 6;
+
+/// Stream of the parameters that only thoughts have.
+pub const THOUGHTS: u64 = 7;
 
 /// The generator at `place` (a stream and indices into it) of a run seeded with `seed`.
 pub fn stream(seed: u64, place: &[u64]) -> ChaCha8Rng {
@@ -34,4 +37,15 @@ fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
+}
+
+/// A draw from the normal distribution (Box and Muller 1958).
+pub fn standard_normal(rng: &mut impl Rng) -> f32 {
+    let (u, v): (f64, f64) = (rng.random(), rng.random());
+    ((-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+}
+
+/// `n` draws with standard deviation `std`.
+pub fn normals(rng: &mut impl Rng, n: usize, std: f32) -> Vec<f32> {
+    (0..n).map(|_| std * standard_normal(rng)).collect()
 }

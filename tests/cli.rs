@@ -217,7 +217,18 @@ fn training_leaves_a_whole_run() {
 #[test]
 fn a_killed_run_goes_on_as_if_unbroken() {
     const STEPS: usize = 5 * 800 / 20;
-    let keys = [("train_examples", "800"), ("save_steps", "3")];
+    // Every parameter that thoughts can have, and dropout, which is drawn by step.
+    let keys = [
+        ("train_examples", "800"),
+        ("save_steps", "3"),
+        ("replacement_method", "mlp(hs[-1])+proj(ie)+pause"),
+        ("latent_positions", "learned"),
+        ("loss_seq_vcr", "True"),
+        ("seq_vcr_projection", "trained"),
+        ("seq_vcr_dim", "8"),
+        ("recompute", "passes"),
+        ("dropout", "0.1"),
+    ];
     let whole = Place::new();
     train(&whole.recipe(&keys), &[]).assert().success();
     let expected = losses(&whole.run());
@@ -282,6 +293,17 @@ fn faults_of_a_recipe_are_named() {
         &["`epochs_per_stge`", "`epochs_per_stage`", "recipe.yaml"],
     );
     refused(with("bf16", "True"), &["`bf16`"]);
+    refused(
+        with("replacement_method", "hs[-1]+hx"),
+        &["`replacement_method`", "`hx` is no term", "  hs[-1]+hx\n         ^"],
+    );
+    refused(with("replacement_method", "hs[7]"), &["`replacement_method`", "`hs[7]`", "1 blocks"]);
+    refused(with("use_position_ids", "True"), &["`latent_positions`", "offset[100000]", "gpt2"]);
+    refused(with("latent_positions", "left"), &["`latent_positions`", "sinusoidal"]);
+    refused(
+        train(&place.recipe(&[("loss_seq_vcr", "True"), ("batch_size_training", "1")]), &[]),
+        &["`batch_size_training`", "Seq-VCR", "at least 2"],
+    );
     refused(with("lr", "fast"), &["`lr`", "fast"]);
     refused(with("n_embd", "15"), &["`n_embd`", "`n_head`"]);
     refused(with("task", "chess"), &["`task`", "chess", "arithmetic"]);

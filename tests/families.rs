@@ -8,7 +8,7 @@ use burn::{module::Module, tensor::Device};
 use coconut::{
     data::batch::{Batch, Row},
     eval::{GenerateOptions, Sampling, generate},
-    latent::{self, Reinject},
+    latent::{self, LatentModel},
     loss,
     model::{Transformer, parameters, weights},
 };
@@ -25,8 +25,9 @@ fn json<T: DeserializeOwned>(name: &str) -> T {
     serde_json::from_str(&text).unwrap()
 }
 
-fn load(folder: &str) -> Transformer {
-    Transformer::load(&fixtures().join(folder), &Device::flex()).unwrap()
+fn load(folder: &str) -> LatentModel {
+    let model = Transformer::load(&fixtures().join(folder), &Device::flex()).unwrap();
+    LatentModel::new(model, Default::default(), Default::default()).unwrap()
 }
 
 #[derive(Deserialize)]
@@ -55,11 +56,11 @@ fn largest_difference(ours: &[f32], theirs: &[f32]) -> f32 {
 }
 
 /// Logits at every position of one row of a batch.
-fn logits(model: &Transformer, batch: &Batch, row: usize) -> Vec<f32> {
-    let trace = latent::forward(model, batch, Reinject::LastHidden);
+fn logits(model: &LatentModel, batch: &Batch, row: usize) -> Vec<f32> {
+    let trace = latent::forward(model, batch);
     let cells: Vec<_> = batch.columns_of(row).into_iter().map(|column| (row, column)).collect();
     let hidden = trace.last_hidden(batch, &cells).unwrap();
-    model.logits(hidden).into_data().try_into_vec().unwrap()
+    model.transformer.logits(hidden).into_data().try_into_vec().unwrap()
 }
 
 #[test]
@@ -100,9 +101,10 @@ fn loss_and_every_gradient_equal_pytorch() {
                 .map(|(row, labels)| Row { ids: &row.ids, labels })
                 .collect();
             let batch = Batch::new(&rows, Some(cases.latent)).unwrap();
-            let trace = latent::forward(&model, &batch, Reinject::LastHidden);
+            let trace = latent::forward(&model, &batch);
             assert_eq!(batch.targets.len(), case.labelled_tokens);
-            let loss = loss::cross_entropy(&model, &batch, &trace, &batch.targets).unwrap()
+            let loss = loss::cross_entropy(&model.transformer, &batch, &trace, &batch.targets)
+                .unwrap()
                 / case.labelled_tokens as f64;
             let value = f64::from(loss.clone().into_scalar::<f32>());
             assert!((value / case.loss - 1.0).abs() < 1e-4, "{family}, {name}: {value}");
@@ -160,7 +162,6 @@ fn two_hundred_prompts_generate_the_same_tokens() {
         assert_eq!(about.prompts.len(), 200);
         let options = GenerateOptions {
             latent: Some(about.latent),
-            reinject: Reinject::LastHidden,
             stops: &[about.eos],
             max_new_tokens: 8,
             sampling: Sampling::Greedy,

@@ -6,10 +6,14 @@ use burn::tensor::Device;
 use coconut::{
     data::batch::{Batch, Row},
     eval::{GenerateOptions, Sampling, generate},
-    latent::{self, Reinject},
+    latent::{self, LatentModel},
     model::{Transformer, weights},
 };
 use serde_json::Value;
+
+fn thinking(model: Transformer) -> LatentModel {
+    LatentModel::new(model, Default::default(), Default::default()).unwrap()
+}
 
 fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch")
@@ -17,20 +21,20 @@ fn fixtures() -> PathBuf {
 
 #[test]
 fn gpt2_logits_equal_transformers() {
-    let model = Transformer::load(&fixtures().join("gpt2"), &Device::flex()).unwrap();
+    let model = thinking(Transformer::load(&fixtures().join("gpt2"), &Device::flex()).unwrap());
     let text = std::fs::read_to_string(fixtures().join("gpt2_logits.json")).unwrap();
     let about: Value = serde_json::from_str(&text).unwrap();
     let tensors = weights::read_tensors(&fixtures().join("gpt2_logits.safetensors")).unwrap();
     let ids: Vec<Vec<u32>> = serde_json::from_value(about["full"].clone()).unwrap();
     let rows: Vec<Row> = ids.iter().map(|ids| Row { ids, labels: &[] }).collect();
     let batch = Batch::new(&rows, None).unwrap();
-    let trace = latent::forward(&model, &batch, Reinject::LastHidden);
+    let trace = latent::forward(&model, &batch);
     let theirs = &tensors["logits_full"].1;
-    let vocabulary = model.config.vocab_size;
+    let vocabulary = model.transformer.config.vocab_size;
     for row in 0..2 {
         let cells: Vec<_> = batch.columns_of(row).into_iter().map(|column| (row, column)).collect();
         let hidden = trace.last_hidden(&batch, &cells).unwrap();
-        let ours: Vec<f32> = model.logits(hidden).into_data().try_into_vec().unwrap();
+        let ours: Vec<f32> = model.transformer.logits(hidden).into_data().try_into_vec().unwrap();
         let from = row * ours.len();
         for (at, (a, b)) in ours.iter().zip(&theirs[from..]).enumerate() {
             let (token, place) = (at % vocabulary, at / vocabulary);
@@ -40,17 +44,17 @@ fn gpt2_logits_equal_transformers() {
 }
 
 /// The token that is most probable after each row, by running the whole row again.
-fn next(model: &Transformer, ids: &[u32], latent: Option<u32>) -> u32 {
+fn next(model: &LatentModel, ids: &[u32], latent: Option<u32>) -> u32 {
     let batch = Batch::new(&[Row { ids, labels: &[] }], latent).unwrap();
-    let hidden = latent::forward(model, &batch, Reinject::LastHidden).ends(&batch).unwrap();
-    let logits: Vec<f32> = model.logits(hidden).into_data().try_into_vec().unwrap();
+    let hidden = latent::forward(model, &batch).ends(&batch).unwrap();
+    let logits: Vec<f32> = model.transformer.logits(hidden).into_data().try_into_vec().unwrap();
     (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
 }
 
 #[test]
 fn generation_is_the_teacher_forced_argmax_alone_and_in_a_batch() {
     const LATENT: u32 = 40;
-    let model = Transformer::load(&fixtures().join("gpt2"), &Device::flex()).unwrap();
+    let model = thinking(Transformer::load(&fixtures().join("gpt2"), &Device::flex()).unwrap());
     let mut compared = 0;
     let prompts: Vec<Vec<u32>> = vec![
         vec![5, 25, 30, 13, 38, LATENT, LATENT, LATENT, 39],
@@ -60,7 +64,6 @@ fn generation_is_the_teacher_forced_argmax_alone_and_in_a_batch() {
     ];
     let options = GenerateOptions {
         latent: Some(LATENT),
-        reinject: Reinject::LastHidden,
         stops: &[1000],
         max_new_tokens: 12,
         sampling: Sampling::Greedy,
@@ -92,11 +95,10 @@ fn generation_is_the_teacher_forced_argmax_alone_and_in_a_batch() {
 
 #[test]
 fn generation_ends_with_the_context() {
-    let model = Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap();
-    let context = model.config.n_positions;
+    let model = thinking(Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap());
+    let context = model.transformer.config.n_positions;
     let options = GenerateOptions {
         latent: None,
-        reinject: Reinject::LastHidden,
         stops: &[1000],
         max_new_tokens: 100,
         sampling: Sampling::Greedy,

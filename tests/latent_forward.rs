@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use coconut::{
     data::batch::{Batch, Row},
-    latent::{self, Reinject},
+    latent::{self, LatentModel},
     loss,
     model::{Transformer, parameters, weights},
 };
@@ -34,13 +34,17 @@ struct CaseRow {
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
+fn thinking(model: Transformer) -> LatentModel {
+    LatentModel::new(model, Default::default(), Default::default()).unwrap()
+}
+
 fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch")
 }
 
-fn load() -> (Transformer, Cases, Tensors) {
+fn load() -> (LatentModel, Cases, Tensors) {
     let folder = fixtures();
-    let model = Transformer::load(&folder.join("latent"), &Device::flex()).unwrap();
+    let model = thinking(Transformer::load(&folder.join("latent"), &Device::flex()).unwrap());
     let text = std::fs::read_to_string(folder.join("latent_cases.json")).unwrap();
     let file: BTreeMap<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
     let latent = file["latent"].as_u64().unwrap() as u32;
@@ -77,9 +81,9 @@ fn loss_and_every_gradient_equal_pytorch() {
             .map(|(row, labels)| Row { ids: &row.ids, labels })
             .collect();
         let batch = Batch::new(&rows, Some(cases.latent)).unwrap();
-        let trace = latent::forward(&model, &batch, Reinject::LastHidden);
+        let trace = latent::forward(&model, &batch);
         assert_eq!(batch.targets.len(), case.labelled_tokens, "{name}");
-        let loss = loss::cross_entropy(&model, &batch, &trace, &batch.targets).unwrap()
+        let loss = loss::cross_entropy(&model.transformer, &batch, &trace, &batch.targets).unwrap()
             / case.labelled_tokens as f64;
         let value = loss.clone().into_scalar::<f32>() as f64;
         assert!(
@@ -108,12 +112,13 @@ fn logits_at_every_position_equal_pytorch_alone_and_among_batch_mates() {
         let batches = (rows.iter().map(std::slice::from_ref)).chain([rows.as_slice()]);
         for rows in batches {
             let batch = Batch::new(rows, Some(cases.latent)).unwrap();
-            let trace = latent::forward(&model, &batch, Reinject::LastHidden);
+            let trace = latent::forward(&model, &batch);
             for (index, row) in rows.iter().enumerate() {
                 let cells: Vec<_> =
                     batch.columns_of(index).into_iter().map(|column| (index, column)).collect();
                 let hidden = trace.last_hidden(&batch, &cells).unwrap();
-                let ours: Vec<f32> = model.logits(hidden).into_data().try_into_vec().unwrap();
+                let ours: Vec<f32> =
+                    model.transformer.logits(hidden).into_data().try_into_vec().unwrap();
                 let position = case.rows.iter().position(|r| r.ids == row.ids).unwrap();
                 let (_, theirs) = &reference[&format!("{name}.logits.{position}")];
                 let distance = distance(&ours, theirs);

@@ -18,10 +18,9 @@ use coconut::{
         tokenizer::Units,
     },
     eval::{GenerateOptions, Sampling, generate},
-    latent,
-    latent::Reinject,
+    latent::{LatentModel, Recompute, Trace, recompute::gradients},
     log, loss,
-    model::{ModelConfig, Transformer, parameters},
+    model::{ModelConfig, Transformer},
     train::optim::{self, AdamW},
 };
 use serde_json::{Value, json};
@@ -55,6 +54,9 @@ pub struct Bench {
     /// Rows of the embedding; the data's vocabulary if absent.
     #[arg(long)]
     vocab: Option<usize>,
+    /// Compute each pass again in backward: `none` or `passes`.
+    #[arg(long, default_value = "none", value_parser = recompute)]
+    recompute: Recompute,
     /// Steps measured, after two that are not; the median is told.
     #[arg(long, default_value_t = 9)]
     repeats: usize,
@@ -114,6 +116,9 @@ impl Bench {
                 command.arg(format!("{flag}={value}"));
             }
         }
+        if let Some(recompute) = json!(self.recompute).as_str() {
+            command.arg(format!("--recompute={recompute}"));
+        }
         let output = command
             .args(["--json".to_owned(), format!("--stages={stage}")])
             .arg("--data")
@@ -129,11 +134,12 @@ impl Bench {
 /// What is measured: a model from random weights, and the batches of one stage.
 struct Subject {
     stage: Stage,
+    recompute: Recompute,
     encoded: Vec<Encoded>,
     curriculum: Curriculum,
     markers: Markers,
     batch: usize,
-    model: Option<Transformer>,
+    model: Option<LatentModel>,
     optimizer: AdamW,
     /// Measurements of each kind so far.
     steps: usize,
@@ -174,13 +180,17 @@ impl Subject {
         let context = longest + NEW_TOKENS;
         let shape = ModelConfig::gpt2(vocabulary, context, bench.dim, bench.layers, bench.heads);
         shape.check().map_err(|problem| Error::Usage(format!("{problem}.")))?;
+        let model = Transformer::random(shape, 0, &Device::flex());
+        let model = LatentModel::new(model, Default::default(), Default::default())
+            .map_err(|(key, problem)| Error::Usage(format!("{key} {problem}.")))?;
         Ok(Self {
             stage,
+            recompute: bench.recompute,
             encoded,
             curriculum,
             markers,
             batch: bench.batch.max(1),
-            model: Some(Transformer::random(shape, 0, &Device::flex()).train()),
+            model: Some(model.train()),
             optimizer: AdamW::new([0.9, 0.999], 0.01),
             steps: 0,
             singles: 0,
@@ -225,8 +235,8 @@ impl Subject {
                         "ids": step.rows.iter().map(|s| s.ids.clone()).collect::<Vec<_>>(),
                         "labels": step.rows.iter().map(labels).collect::<Vec<_>>(),
                         "markers": [self.markers.start_latent, self.markers.end_latent, self.markers.latent],
-                        "vocab": self.model()?.config.vocab_size,
-                        "positions": self.model()?.config.n_positions,
+                        "vocab": self.model()?.transformer.config.vocab_size,
+                        "positions": self.model()?.transformer.config.n_positions,
                         "peak_gb": log::peak_mb() / 1e3,
                     })
                 }
@@ -263,20 +273,26 @@ impl Subject {
             rows.iter().map(|s| Row { ids: &s.ids, labels: &s.labels }).collect();
         let batch = Batch::new(&layout, Some(self.markers.latent)).map_err(Error::Training)?;
         let model = self.model()?.clone();
-        let trace = latent::forward(&model, &batch, Reinject::LastHidden);
-        let Some(sum) = loss::cross_entropy(&model, &batch, &trace, &batch.targets) else {
-            return Err(Error::Training("a batch has no labels".into()));
+        let n = batch.targets.len() as f64;
+        let mut mean = f64::NAN;
+        let loss = |trace: &Trace| {
+            let loss = loss::cross_entropy(&model.transformer, &batch, trace, &batch.targets)? / n;
+            mean = f64::from(loss.clone().into_scalar::<f32>());
+            Some(loss)
         };
-        drop(trace);
-        let labels = batch.targets.len() as f64;
-        let loss = f64::from(sum.clone().into_scalar::<f32>()) / labels;
-        let mut all = (sum / labels).backward();
-        let gradients = parameters::take_gradients(&model, &mut all);
-        drop((model, all));
+        let found = gradients(&model, &batch, self.recompute, None, self.steps as u64, loss);
+        let gradients =
+            found.ok_or_else(|| Error::Training("a batch of the data has no labels".into()))?;
+        drop(model);
         let scale = optim::clip_scale(optim::global_norm(&gradients), 1.0);
         let optimizer = &mut self.optimizer;
         self.model = self.model.take().map(|m| optimizer.step(m, gradients, 1e-4, scale));
-        Ok(Step { seconds: start.elapsed().as_secs_f64(), loss, tokens: batch.tokens(), rows })
+        Ok(Step {
+            seconds: start.elapsed().as_secs_f64(),
+            loss: mean,
+            tokens: batch.tokens(),
+            rows,
+        })
     }
 
     /// The next question alone: its ids, and the seconds it took.
@@ -289,7 +305,6 @@ impl Subject {
     fn questions(&self, n: usize, first: usize) -> Result<(Vec<Vec<u32>>, f64)> {
         let options = GenerateOptions {
             latent: Some(self.markers.latent),
-            reinject: Reinject::LastHidden,
             stops: &[], // random weights: always as many tokens
             max_new_tokens: NEW_TOKENS,
             sampling: Sampling::Greedy,
@@ -309,7 +324,7 @@ impl Subject {
         Ok((ids, seconds))
     }
 
-    fn model(&self) -> Result<&Transformer> {
+    fn model(&self) -> Result<&LatentModel> {
         let lost = || Error::Training("the model was lost in a failed step".into());
         self.model.as_ref().ok_or_else(lost)
     }
@@ -353,4 +368,8 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn recompute(text: &str) -> Result<Recompute, String> {
+    serde_json::from_value(json!(text)).map_err(|_| "expected none or passes".into())
 }

@@ -96,7 +96,7 @@ impl Eval {
             }
         };
         let curriculum = latent.curriculum();
-        let context = model.config.n_positions;
+        let context = model.transformer.config.n_positions;
         let stage = self.stage.map_or(latent.stage, Stage);
         for (index, example) in encoded.iter().enumerate() {
             let draw = Draw { seed: 0, epoch: 0, index: index as u64 };
@@ -114,7 +114,6 @@ impl Eval {
             data: &data,
             tokenizer: &tokenizer,
             curriculum,
-            reinject: latent.replacement_method,
             batch_size: self.batch_size,
             max_new_tokens: self.max_new_tokens,
             sampling: self.sampling.sampling(),
@@ -123,8 +122,14 @@ impl Eval {
         let found = evaluator.evaluate(&model, stage, |n| progress.advance(n as u64))?;
         drop(progress);
         let feeds_back = evaluator.curriculum.feeds_back();
-        let row =
-            row(&found, stage, 0, &latent.method, latent.replacement_method.name(), feeds_back);
+        let row = row(
+            &found,
+            stage,
+            0,
+            &latent.method,
+            &latent.thinking.reinject.to_string(),
+            feeds_back,
+        );
         if let Some(path) = &self.samples {
             append_samples(path, &found, stage, 0, &name(&latent.method))?;
         }
@@ -224,7 +229,6 @@ impl Generate {
         };
         let options = GenerateOptions {
             latent: curriculum.feeds_back().then_some(markers.latent),
-            reinject: latent.replacement_method,
             stops: tokenizer.stops(),
             max_new_tokens: self.max_new_tokens,
             sampling: self.sampling.sampling(),
@@ -268,26 +272,27 @@ impl Logits {
     pub fn run(self) -> Result<()> {
         let Checkpoint { model, tokenizer, latent } =
             Checkpoint::load(&self.checkpoint, &device::named("cpu")?)?;
-        let vocabulary = model.config.vocab_size;
+        let vocabulary = model.transformer.config.vocab_size;
         if let Some(id) = self.ids.iter().find(|&&id| id as usize >= vocabulary) {
             return Err(Error::Usage(format!(
                 "--ids: {id} is beyond the vocabulary of {vocabulary} tokens."
             )));
         }
-        if self.ids.len() > model.config.n_positions {
+        if self.ids.len() > model.transformer.config.n_positions {
             return Err(Error::Usage(format!(
                 "--ids: {} tokens are more than the model's context of {}.",
                 self.ids.len(),
-                model.config.n_positions
+                model.transformer.config.n_positions
             )));
         }
         let feedback = latent.curriculum().feeds_back().then_some(tokenizer.markers().latent);
         let batch = Batch::new(&[Row { ids: &self.ids, labels: &[] }], feedback)
             .map_err(|problem| Error::Usage(format!("--ids: {problem}.")))?;
-        let trace = latent::forward(&model, &batch, latent.replacement_method);
+        let trace = latent::forward(&model, &batch);
         let cells: Vec<(usize, usize)> = batch.columns_of(0).into_iter().map(|c| (0, c)).collect();
         let Some(hidden) = trace.last_hidden(&batch, &cells) else { return Ok(()) };
-        let logits: Vec<f32> = model.logits(hidden).into_data().try_into_vec().unwrap_or_default();
+        let logits: Vec<f32> =
+            model.transformer.logits(hidden).into_data().try_into_vec().unwrap_or_default();
         let rows: Vec<&[f32]> = logits.chunks(vocabulary).collect();
         super::print_json(&json!({ "logits": rows }));
         Ok(())

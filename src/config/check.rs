@@ -27,6 +27,17 @@ impl RunConfig {
                 return Err((key, format!("is {value}; it must be at most 1000")));
             }
         }
+        if self.model_id.is_none() && self.load_model_path.is_none() {
+            self.thinking().check(self.n_layer, "gpt2")?;
+        }
+        at_least("seq_vcr_dim", self.seq_vcr_dim.unwrap_or(1), 1)?;
+        if self.loss_seq_vcr && self.batch_size_training < 2 {
+            let problem = format!(
+                "is {}; Seq-VCR compares the rows of a batch (`loss_seq_vcr: True`), so it needs at least 2",
+                self.batch_size_training
+            );
+            return Err(("batch_size_training", problem));
+        }
         if !self.n_embd.is_multiple_of(self.n_head) {
             let problem =
                 format!("is {}; it must be a multiple of `n_head` ({})", self.n_embd, self.n_head);
@@ -39,6 +50,10 @@ impl RunConfig {
             ("weight_decay", self.weight_decay, 0.0..=f64::MAX),
             ("grad_clip", self.grad_clip, 0.0..=f64::MAX),
             ("initializer_range", self.initializer_range, 0.0..=f64::MAX),
+            ("suppressed_epsilon", self.suppressed_epsilon, 0.0..=f64::MAX),
+            ("seq_vcr_lambda1", self.seq_vcr_lambda1, 0.0..=f64::MAX),
+            ("seq_vcr_lambda2", self.seq_vcr_lambda2, 0.0..=f64::MAX),
+            ("seq_vcr_eta", self.seq_vcr_eta, 0.0..=f64::MAX),
             ("betas", self.betas[0], 0.0..=0.999_999),
             ("betas", self.betas[1], 0.0..=0.999_999),
         ] {

@@ -16,7 +16,8 @@ use crate::{
     Error, Result,
     data::{Curriculum, Method, tokenizer::chat::PromptStyle},
     hub::HubCache,
-    latent::Reinject,
+    latent::{Compat, LatentPositions, Recompute, Reinject, Thinking},
+    loss::seq_vcr::{Divisor, Layers, Projection, SeqVcr},
 };
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +52,36 @@ pub struct RunConfig {
     pub uniform_prob: f64,
     /// What a latent is fed.
     pub replacement_method: Reinject,
+    /// ε of `suppressed`.
+    pub suppressed_epsilon: f64,
+    /// ε is a share of the root mean square of the state.
+    pub suppressed_relative: bool,
+    /// The last hidden state is taken before the final norm.
+    pub last_state_unnormed: bool,
+    /// `replication`: reinjections as the published table computed them.
+    pub compat: Compat,
+    /// `none`, `offset[100000]` (`use_position_ids: True`), `learned` or `sinusoidal`.
+    pub latent_positions: LatentPositions,
+    /// Gradients flow through so many of the last passes only; 0 for all.
+    pub n_detached_recursions: usize,
+    /// `passes`: each pass's activations are computed again in backward.
+    pub recompute: Recompute,
+    /// Add the Seq-VCR loss.
+    pub loss_seq_vcr: bool,
+    /// Its λ₁, of the variance term.
+    pub seq_vcr_lambda1: f64,
+    /// Its λ₂, of the covariance term.
+    pub seq_vcr_lambda2: f64,
+    /// Its η, added to variances.
+    pub seq_vcr_eta: f64,
+    /// `all` hidden states of the last pass, or the `last` of every pass.
+    pub seq_vcr_layers: Layers,
+    /// `fixed` or `trained`.
+    pub seq_vcr_projection: Projection,
+    /// Dimensions projected to; 32 if fixed and 2048 if trained, if absent.
+    pub seq_vcr_dim: Option<usize>,
+    /// The covariance term's divisor: `pairs`, T·P·(P − 1), or `width`, T·P.
+    pub seq_vcr_divisor: Divisor,
     /// Graph task: a stage's label comes from the whole frontier.
     pub frontier: bool,
 
@@ -169,7 +200,22 @@ impl Default for RunConfig {
             max_latent_stage: 3,
             pad_latent_to_max: false,
             uniform_prob: 0.0,
-            replacement_method: Reinject::LastHidden,
+            replacement_method: Reinject::default(),
+            suppressed_epsilon: 0.1,
+            suppressed_relative: false,
+            last_state_unnormed: false,
+            compat: Compat::None,
+            latent_positions: LatentPositions::None,
+            n_detached_recursions: 0,
+            recompute: Recompute::None,
+            loss_seq_vcr: false,
+            seq_vcr_lambda1: 1e-3,
+            seq_vcr_lambda2: 1e-4,
+            seq_vcr_eta: 1e-3,
+            seq_vcr_layers: Layers::All,
+            seq_vcr_projection: Projection::Fixed,
+            seq_vcr_dim: None,
+            seq_vcr_divisor: Divisor::Pairs,
             frontier: false,
             model_id: None,
             revision: None,
@@ -286,6 +332,31 @@ impl RunConfig {
             num_epochs: self.num_epochs,
             frontier: self.frontier,
         }
+    }
+
+    /// How thoughts are made.
+    pub fn thinking(&self) -> Thinking {
+        Thinking {
+            reinject: self.replacement_method.clone(),
+            suppressed_epsilon: self.suppressed_epsilon,
+            suppressed_relative: self.suppressed_relative,
+            last_state_unnormed: self.last_state_unnormed,
+            compat: self.compat,
+            latent_positions: self.latent_positions,
+        }
+    }
+
+    /// The Seq-VCR loss, if it is asked for, and the dimensions that it projects to.
+    pub fn seq_vcr(&self) -> Option<(SeqVcr, usize)> {
+        let usual = if self.seq_vcr_projection == Projection::Trained { 2048 } else { 32 };
+        let loss = SeqVcr {
+            lambda1: self.seq_vcr_lambda1,
+            lambda2: self.seq_vcr_lambda2,
+            eta: self.seq_vcr_eta,
+            layers: self.seq_vcr_layers,
+            divisor: self.seq_vcr_divisor,
+        };
+        self.loss_seq_vcr.then(|| (loss, self.seq_vcr_dim.unwrap_or(usual)))
     }
 
     /// The keys in which two configurations differ.

@@ -5,22 +5,22 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::RunConfig;
-use crate::{Error, Result, data::Method};
+use crate::{
+    Error, Result,
+    data::Method,
+    latent::{LatentPositions, position::PUBLISHED_OFFSET},
+};
 
 /// Published keys that this version knows but cannot carry out, with the values that ask for nothing.
-const REFUSED: [(&str, &[Value], &str); 8] = [
+const REFUSED: [(&str, &[Value], &str); 4] = [
     ("bf16", &[Value::Bool(false), Value::Null], "training is in f32"),
     ("bf16_weight", &[Value::Bool(false), Value::Null], "weights are held in f32"),
     ("opt_8b", &[Value::Bool(false), Value::Null], "the optimizer's moments are held in f32"),
-    ("use_position_ids", &[Value::Bool(false), Value::Null], "thoughts have ordinary positions"),
-    ("loss_seq_vcr", &[Value::Bool(false), Value::Null], "the loss is cross entropy"),
-    ("n_detached_recursions", &[Value::Null], "gradients flow through every pass"),
     (
         "resume_epochs",
         &[Value::Null],
         "use `resume` to skip epochs, or `--resume` to go on with a run",
     ),
-    ("latent_positions", &[Value::Null], "thoughts have ordinary positions"),
 ];
 
 /// Keys that each stand for a method, as the published files have them.
@@ -108,6 +108,7 @@ impl RunConfig {
             let problem = "is a grid of runs; use `coconut sweep` with this recipe";
             return Err(error(SWEEP, problem.into()));
         }
+        take_position_ids(&mut keys).map_err(|problem| error("use_position_ids", problem))?;
         take_method(&mut keys).map_err(|(key, problem)| error(&key, problem))?;
         let defaults = to_keys(&Self::default());
         if let Some(unknown) = keys.keys().find(|key| !defaults.contains_key(*key)) {
@@ -139,6 +140,22 @@ pub(super) fn to_keys(config: &RunConfig) -> Map<String, Value> {
     match serde_json::to_value(config) {
         Ok(Value::Object(keys)) => keys,
         _ => Map::new(),
+    }
+}
+
+/// Turns the published `use_position_ids` into `latent_positions`.
+fn take_position_ids(keys: &mut Map<String, Value>) -> Result<(), String> {
+    match keys.remove("use_position_ids") {
+        Some(Value::Bool(true)) => {}
+        Some(Value::Bool(false) | Value::Null) | None => return Ok(()),
+        Some(other) => return Err(format!("is {other}; expected True or False")),
+    }
+    let offset = Value::String(LatentPositions::Offset(PUBLISHED_OFFSET).to_string());
+    match keys.insert("latent_positions".into(), offset.clone()) {
+        Some(other) if other != offset && !other.is_null() => {
+            Err(format!("contradicts `latent_positions: {}`; keep one of the two", show(&other)))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     generate::{GenerateOptions, Generation, Sampling, generate},
     score,
+    spread::{Spread, Thoughts},
 };
 use crate::{
     Error, Result,
@@ -15,9 +16,8 @@ use crate::{
         batch::{Batch, Row, Target},
         encode::Text,
     },
-    latent::{self, Reinject},
+    latent::{self, LatentModel},
     loss,
-    model::Transformer,
     train::dataset::Dataset,
 };
 
@@ -30,8 +30,6 @@ pub struct Evaluator<'a> {
     pub tokenizer: &'a Tokenizer,
     /// What a stage shows; `uniform_prob` is ignored.
     pub curriculum: Curriculum,
-    /// What a latent is fed.
-    pub reinject: Reinject,
     /// Questions generated at once.
     pub batch_size: usize,
     /// Most tokens generated for one question.
@@ -84,6 +82,8 @@ pub struct Evaluation {
     pub answer_perplexity: Option<f64>,
     /// Perplexity of another question's answer in its place, over that of the right one.
     pub perplexity_ratio: Option<f64>,
+    /// How far the thoughts of different questions differ, if there are any.
+    pub thoughts: Option<Spread>,
     /// One a question, in the set's order.
     pub samples: Vec<Sample>,
 }
@@ -117,7 +117,7 @@ impl Evaluator<'_> {
     /// Evaluates a model without autodiff at a stage. `advance` is told of each batch's questions.
     pub fn evaluate(
         &self,
-        model: &Transformer,
+        model: &LatentModel,
         stage: Stage,
         mut advance: impl FnMut(usize),
     ) -> Result<Evaluation> {
@@ -136,6 +136,7 @@ impl Evaluator<'_> {
 
         let mut evaluation = Evaluation::default();
         let mut nll = NegativeLogLikelihoods::default();
+        let mut thoughts = Thoughts::default();
         let mut seconds = 0.0;
         for indices in order.chunks(self.batch_size.max(1)) {
             let start = Instant::now();
@@ -152,7 +153,7 @@ impl Evaluator<'_> {
                 }
                 evaluation.samples.push(sample);
             }
-            self.likelihoods(model, stage, indices, &mut nll)?;
+            self.likelihoods(model, stage, indices, &mut nll, &mut thoughts)?;
             advance(indices.len());
         }
         let n = prompts.len().max(1) as f64;
@@ -160,6 +161,7 @@ impl Evaluator<'_> {
         evaluation.latents /= n;
         evaluation.forward_positions /= n;
         evaluation.ms_per_question = 1e3 * seconds / n;
+        evaluation.thoughts = thoughts.spread();
         evaluation.loss = nll.all.mean();
         if nll.answers.n > 0 {
             let perplexity = nll.answers.mean().exp();
@@ -182,7 +184,7 @@ impl Evaluator<'_> {
 
     fn generate(
         &self,
-        model: &Transformer,
+        model: &LatentModel,
         prompts: &[Sequence],
         indices: &[usize],
     ) -> Result<Vec<Generation>> {
@@ -191,7 +193,6 @@ impl Evaluator<'_> {
         let limit = if indices.iter().all(marked) { 1 } else { self.max_new_tokens };
         let options = GenerateOptions {
             latent: self.latent(),
-            reinject: self.reinject,
             stops: self.tokenizer.stops(),
             max_new_tokens: limit,
             sampling: self.sampling,
@@ -266,10 +267,11 @@ impl Evaluator<'_> {
     /// Teacher-forced: all labels, the right answer's, and a wrong answer's.
     fn likelihoods(
         &self,
-        model: &Transformer,
+        model: &LatentModel,
         stage: Stage,
         indices: &[usize],
         nll: &mut NegativeLogLikelihoods,
+        thoughts: &mut Thoughts,
     ) -> Result<()> {
         let curriculum = Curriculum { uniform_prob: 0.0, ..self.curriculum.clone() };
         let markers = self.tokenizer.markers();
@@ -278,7 +280,7 @@ impl Evaluator<'_> {
             let sequence = curriculum.train_sequence(example, stage, markers, self.draw(i));
             (sequence, answer_len(example))
         });
-        let (all, answers) = self.nll(model, &right.collect::<Vec<_>>())?;
+        let (all, answers) = self.nll(model, &right.collect::<Vec<_>>(), Some(thoughts))?;
         nll.all.add(all);
         nll.answers.add(answers);
 
@@ -287,7 +289,7 @@ impl Evaluator<'_> {
             let sequence = curriculum.train_sequence(&example, stage, markers, self.draw(i));
             Some((sequence, answer_len(&example)))
         });
-        let (_, answers) = self.nll(model, &wrong.collect::<Vec<_>>())?;
+        let (_, answers) = self.nll(model, &wrong.collect::<Vec<_>>(), None)?;
         nll.corrupted.add(answers);
         Ok(())
     }
@@ -305,8 +307,13 @@ impl Evaluator<'_> {
     }
 
     /// Summed −log p over all labels, and over the last `answer_len` of each row.
-    fn nll(&self, model: &Transformer, rows: &[(Sequence, usize)]) -> Result<(Sum, Sum)> {
-        let context = model.config.n_positions;
+    fn nll(
+        &self,
+        model: &LatentModel,
+        rows: &[(Sequence, usize)],
+        thoughts: Option<&mut Thoughts>,
+    ) -> Result<(Sum, Sum)> {
+        let context = model.transformer.config.n_positions;
         let rows: Vec<_> = rows.iter().filter(|(s, _)| s.ids.len() <= context).collect();
         if rows.is_empty() {
             return Ok(Default::default());
@@ -314,14 +321,17 @@ impl Evaluator<'_> {
         let layout: Vec<Row> =
             rows.iter().map(|(s, _)| Row { ids: &s.ids, labels: &s.labels }).collect();
         let batch = Batch::new(&layout, self.latent()).map_err(Error::Training)?;
-        let trace = latent::forward(model, &batch, self.reinject);
+        let trace = latent::forward(model, &batch);
+        if let Some(thoughts) = thoughts {
+            thoughts.add(&batch, &trace);
+        }
         let in_answer = |t: &&Target| {
             let (sequence, answer_len) = rows[t.row];
             t.position + answer_len >= sequence.ids.len()
         };
         let answers: Vec<Target> = batch.targets.iter().filter(in_answer).copied().collect();
         let sum = |targets: &[Target]| Sum {
-            nats: loss::cross_entropy(model, &batch, &trace, targets)
+            nats: loss::cross_entropy(&model.transformer, &batch, &trace, targets)
                 .map_or(0.0, |loss| f64::from(loss.into_scalar::<f32>())),
             n: targets.len(),
         };

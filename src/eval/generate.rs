@@ -6,8 +6,7 @@ use rand::Rng;
 
 use crate::{
     data::batch::{Batch, Row},
-    latent::{self, Reinject},
-    model::Transformer,
+    latent::{self, LatentModel},
     rng,
 };
 
@@ -33,8 +32,6 @@ pub enum Sampling {
 pub struct GenerateOptions<'a> {
     /// The latent token's id; `None` if latents are ordinary tokens.
     pub latent: Option<u32>,
-    /// What a latent is fed.
-    pub reinject: Reinject,
     /// Each of them ends a row.
     pub stops: &'a [u32],
     /// Most tokens generated a row.
@@ -61,19 +58,20 @@ pub struct Generation {
 /// A sentence naming the row (from 0) of a prompt that is empty, begins with a latent or is longer
 /// than the model's context.
 pub fn generate(
-    model: &Transformer,
+    model: &LatentModel,
     prompts: &[&[u32]],
     options: &GenerateOptions<'_>,
 ) -> Result<Vec<Generation>, String> {
-    let context = model.config.n_positions;
+    let context = model.transformer.config.n_positions;
     if let Some(row) = prompts.iter().position(|prompt| prompt.len() > context) {
         let length = prompts[row].len();
         return Err(format!("row {row} has {length} tokens; the model's context is {context}"));
     }
     let rows: Vec<Row> = prompts.iter().map(|ids| Row { ids, labels: &[] }).collect();
     let batch = Batch::new(&rows, options.latent)?;
-    let device = model.head().device();
-    let trace = latent::forward(model, &batch, options.reinject);
+    let device = model.device();
+    let trace = latent::forward(model, &batch);
+    let model = &model.transformer;
     let Some(mut hidden) = trace.ends(&batch) else { return Ok(Vec::new()) }; // [batch, d_model]
     let mut cache = trace.cache;
     let mut visible: Vec<Vec<bool>> =

@@ -1,12 +1,19 @@
 //! The forward pass with latents: each position computed once, on the cached keys and values of
 //! those before it (METHOD.md 3).
 
-use burn::tensor::Tensor;
+use burn::{
+    module::Module,
+    tensor::{Int, Tensor},
+};
 
-use super::Reinject;
+use super::{
+    LatentModel, LatentPositions,
+    reinject::{Source, terms},
+};
 use crate::{
     data::batch::{Batch, Target},
-    model::{Cache, HiddenStates, Transformer},
+    model::{Cache, HiddenStates},
+    rng,
 };
 
 /// Everything that a forward pass computed. Losses, generation and probes read the same one.
@@ -25,37 +32,146 @@ pub struct Trace {
 /// get `e_{p_i} = R(h_{p_i − 1})` (Hao et al. 2024, section 3), differentiably.
 ///
 /// `batch` must fit the model: ids below `vocab_size`, lengths at most `n_positions`.
-pub fn forward(model: &Transformer, batch: &Batch, reinject: Reinject) -> Trace {
-    let device = model.head().device();
-    let mut cache = Cache::new(model.config.n_layer);
+pub fn forward(model: &LatentModel, batch: &Batch) -> Trace {
+    forward_partly(model, batch, None)
+}
+
+/// As [`forward`], with gradients through the last `tracked` passes only (all if `None`): hidden states,
+/// thoughts, keys and values of the earlier ones are constants.
+pub fn forward_partly(model: &LatentModel, batch: &Batch, tracked: Option<usize>) -> Trace {
+    run(model, batch, Sweep { tracked, ..Sweep::default() })
+}
+
+/// How the passes are run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sweep {
+    /// Gradients flow through so many of the last passes; all if `None`.
+    pub tracked: Option<usize>,
+    /// Each pass draws its dropout from its own stream of this seed.
+    pub seed: Option<u64>,
+    /// Keep the last hidden state only, except of the last pass.
+    pub trim: bool,
+}
+
+pub(super) fn run(model: &LatentModel, batch: &Batch, sweep: Sweep) -> Trace {
+    let constants = batch.passes.len().saturating_sub(sweep.tracked.unwrap_or(usize::MAX));
+    // Untracked parameters record no graph; dropout stays as it is in training.
+    let constant_model = (constants > 0).then(|| model.clone().no_grad());
+    let row_space = row_space(model);
+    let mut cache = Cache::new(model.transformer.config.n_layer);
     let mut hidden: Vec<HiddenStates> = Vec::with_capacity(batch.passes.len());
     let mut thoughts = Vec::with_capacity(batch.passes.len().saturating_sub(1));
-    let mut before = 0; // first column of the pass before
+    let mut inputs: Vec<Tensor<3>> = Vec::with_capacity(2); // of the first pass, and of the one before
 
-    for pass in &batch.passes {
-        let columns = pass.columns.clone();
-        let embeddings = match hidden.last() {
-            None => model.embed(batch.ids(columns.clone(), &device)),
-            Some(states) => {
-                let sources: Vec<usize> = pass.sources.iter().map(|c| c - before).collect();
-                let thought = reinject.thoughts(states, &sources, &model.embeddings()); // [batch, 1, d_model]
-                thoughts.push(thought.clone());
-                let words = columns.start + 1..columns.end;
-                if words.is_empty() {
-                    thought
-                } else {
-                    Tensor::cat(vec![thought, model.embed(batch.ids(words, &device))], 1)
-                }
-            }
-        };
-        let position_ids = batch.position_ids(columns.clone(), &device);
-        let visible = batch.visible(columns.end);
-        let (states, longer) = model.forward(embeddings, position_ids, cache, &visible);
+    for number in 0..batch.passes.len() {
+        let model = constant_model.as_ref().filter(|_| number < constants).unwrap_or(model);
+        let thought = hidden
+            .last()
+            .map(|states| think(model, batch, number, states, &inputs, row_space.as_ref()));
+        let embeddings = embed(model, batch, number, thought.clone());
+        thoughts.extend(thought);
+        inputs.truncate(1);
+        inputs.push(embeddings.clone());
+        let (states, longer) = pass(model, batch, number, embeddings, cache, sweep.seed);
         cache = longer;
+        if let Some(before) = hidden.last_mut().filter(|_| sweep.trim) {
+            before.trim();
+        }
         hidden.push(states);
-        before = columns.start;
     }
     Trace { hidden, thoughts, cache }
+}
+
+pub(super) fn row_space(model: &LatentModel) -> Option<Tensor<2>> {
+    let reads = model.thinking.reinject.reads_head();
+    reads.then(|| terms::row_space(&model.transformer)).flatten()
+}
+
+/// The thoughts that pass `number` begins with, `[batch, 1, d_model]`, from the pass before. `inputs`: the
+/// input embeddings of the first pass, …, of the pass before.
+pub(super) fn think(
+    model: &LatentModel,
+    batch: &Batch,
+    number: usize,
+    states: &HiddenStates,
+    inputs: &[Tensor<3>],
+    row_space: Option<&Tensor<2>>,
+) -> Tensor<3> {
+    let before = &batch.passes[number - 1].columns;
+    let last = before.len() - 1;
+    let own = |column: &usize| column - before.start;
+    let columns: Vec<usize> = match model.thinking.replicates() {
+        true => vec![last; batch.rows],
+        false => batch.passes[number].sources.iter().map(own).collect(),
+    };
+    let source = Source {
+        states,
+        inputs: &inputs[inputs.len() - 1],
+        first: &inputs[0],
+        columns: &columns,
+        row_space,
+    };
+    let LatentModel { transformer, thoughts, thinking } = model;
+    thinking.reinject.thoughts(transformer, &thoughts.reinject, thinking, &source)
+}
+
+/// The input embeddings of a pass: its thought, then its words, `[batch, seq, d_model]`.
+pub(super) fn embed(
+    model: &LatentModel,
+    batch: &Batch,
+    number: usize,
+    thought: Option<Tensor<3>>,
+) -> Tensor<3> {
+    let columns = batch.passes[number].columns.clone();
+    let words = columns.start + usize::from(thought.is_some())..columns.end;
+    let words =
+        (!words.is_empty()).then(|| model.transformer.embed(batch.ids(words, &model.device())));
+    match (thought, words) {
+        (Some(thought), Some(words)) => Tensor::cat(vec![thought, words], 1),
+        (Some(only), None) | (None, Some(only)) => only,
+        (None, None) => unreachable!("a pass has columns"),
+    }
+}
+
+/// One pass of the transformer over embeddings, with the thought's position.
+pub(super) fn pass(
+    model: &LatentModel,
+    batch: &Batch,
+    number: usize,
+    mut embeddings: Tensor<3>,
+    cache: Cache,
+    seed: Option<u64>,
+) -> (HiddenStates, Cache) {
+    if let Some(seed) = seed {
+        model.device().seed(rng::hash(seed, &[rng::DEVICE, number as u64]));
+    }
+    let columns = batch.passes[number].columns.clone();
+    let mut position_ids = batch.position_ids(columns.clone(), &model.device());
+    if let Some(index) = number.checked_sub(1) {
+        if let Some(encoding) = model.position(index) {
+            let [rows, seq, d] = embeddings.dims();
+            let thought = embeddings.clone().narrow(1, 0, 1) + encoding.expand([rows, 1, d]);
+            embeddings = match seq {
+                1 => thought,
+                _ => Tensor::cat(vec![thought, embeddings.narrow(1, 1, seq - 1)], 1),
+            };
+        }
+        if let LatentPositions::Offset(offset) = model.thinking.latent_positions {
+            position_ids = with_offset(position_ids, offset + index);
+        }
+    }
+    let visible = batch.visible(columns.end);
+    model.transformer.forward(embeddings, position_ids, cache, &visible)
+}
+
+/// Position ids `[batch, seq]` with the first column, a thought's, set to `position`.
+fn with_offset(position_ids: Tensor<2, Int>, position: usize) -> Tensor<2, Int> {
+    let [rows, seq] = position_ids.dims();
+    let thought = Tensor::full([rows, 1], position as i32, &position_ids.device());
+    match seq {
+        1 => thought,
+        _ => Tensor::cat(vec![thought, position_ids.narrow(1, 1, seq - 1)], 1),
+    }
 }
 
 impl Trace {
@@ -106,5 +222,18 @@ impl Trace {
             1 => parts.pop(),
             _ => Some(Tensor::cat(parts, 0)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn a_thought_alone_is_moved_by_the_offset() {
+        let ids = Tensor::<2, Int>::from_data([[7, 8, 9], [3, 4, 5]], &Device::flex());
+        let moved: Vec<i32> = with_offset(ids, 100_002).into_data().try_into_vec().unwrap();
+        assert_eq!(moved, [100_002, 8, 9, 100_002, 4, 5]);
     }
 }

@@ -36,8 +36,11 @@ struct Path(Vec<String>);
 
 impl Path {
     fn enter(&mut self, name: &str, container: &str) {
+        if container == "Struct:LatentModel" {
+            // Its parts are files of their own.
+            self.0.push(String::new());
         // An enum's variant is no part of the name, nor is the field that holds the enum.
-        if container.starts_with("Enum:") {
+        } else if container.starts_with("Enum:") {
             self.0.last_mut().into_iter().for_each(String::clear);
             self.0.push(String::new());
         } else {

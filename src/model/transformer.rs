@@ -35,17 +35,37 @@ pub enum Body {
 /// Hugging Face's `hidden_states`: the embeddings with positions, then after each block, the last
 /// one after the final norm.
 #[derive(Clone, Debug)]
-pub struct HiddenStates(Vec<Tensor<3>>);
+pub struct HiddenStates {
+    states: Vec<Tensor<3>>,
+    unnormed: Tensor<3>,
+}
 
 impl HiddenStates {
-    /// After the last block and the final norm: `[batch, seq, d_model]`.
-    pub fn last(&self) -> Tensor<3> {
-        self.0[self.0.len() - 1].clone()
+    /// After the last block, before the final norm: `[batch, seq, d_model]`.
+    pub fn unnormed(&self) -> Tensor<3> {
+        self.unnormed.clone()
     }
 
-    /// All of them, first to last.
+    /// After the last block and the final norm: `[batch, seq, d_model]`.
+    pub fn last(&self) -> Tensor<3> {
+        self.states[self.states.len() - 1].clone()
+    }
+
+    /// Drops all but the last.
+    pub fn trim(&mut self) {
+        self.states.drain(..self.states.len() - 1);
+        self.unnormed = self.last();
+    }
+
+    /// The same with each state replaced.
+    pub fn map(self, replace: impl Fn(Tensor<3>) -> Tensor<3>) -> Self {
+        let states: Vec<_> = self.states.into_iter().map(&replace).collect();
+        Self { states, unnormed: replace(self.unnormed) }
+    }
+
+    /// All of them, first to last; only the last if they were trimmed.
     pub fn all(&self) -> &[Tensor<3>] {
-        &self.0
+        &self.states
     }
 }
 
@@ -93,8 +113,8 @@ impl Transformer {
                 states.push(x.clone());
             }
         }
-        states.push(self.finish(x));
-        (HiddenStates(states), cache)
+        states.push(self.finish(x.clone()));
+        (HiddenStates { states, unnormed: x }, cache)
     }
 
     /// What [`Transformer::enter`] and every [`Transformer::block`] of a pass need of

@@ -6,7 +6,6 @@ use burn::{
     module::Param,
     tensor::{Device, Tensor, TensorData},
 };
-use rand::Rng;
 
 pub use super::tensors::{HostTensors, WEIGHTS_FILE, read_tensors, write_tensors};
 use super::{
@@ -39,7 +38,7 @@ impl Transformer {
                 vec![1.0; elements]
             } else {
                 let std = if name.ends_with("c_proj.weight") { residual_std } else { std };
-                (0..elements).map(|_| std * standard_normal(&mut rng)).collect()
+                (0..elements).map(|_| std * rng::standard_normal(&mut rng)).collect()
             };
             TensorData::new(values, shape)
         })
@@ -267,10 +266,4 @@ fn start(table: &mut Embedding, ids: &[u32], source: Option<u32>, rows: usize) {
     }
     let data = TensorData::new(values, [rows, width]);
     table.weight = Param::from_tensor(Tensor::from_data(data, &device));
-}
-
-/// Box and Muller 1958.
-fn standard_normal(rng: &mut impl Rng) -> f32 {
-    let (u, v): (f64, f64) = (rng.random(), rng.random());
-    ((-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
 }

@@ -74,6 +74,12 @@ pub struct Row {
     /// Perplexity of the right answers over that of corrupted ones; below 1 is good.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_perplexity_ratio: Option<f64>,
+    /// Matrix entropy of the thoughts over questions, in nats; 0 if all are alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_thought_entropy: Option<f64>,
+    /// Mean cosine of two questions' thoughts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_thought_cosine: Option<f64>,
     /// Largest resident memory up to this row, in MB (10⁶ bytes).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resident_mb: Option<f64>,
@@ -140,6 +146,8 @@ impl Row {
             ("eval/loss", self.eval_loss),
             ("eval/answer_perplexity", self.eval_answer_perplexity),
             ("eval/perplexity_ratio", self.eval_perplexity_ratio),
+            ("eval/thought_entropy", self.eval_thought_entropy),
+            ("eval/thought_cosine", self.eval_thought_cosine),
         ];
         values
             .into_iter()

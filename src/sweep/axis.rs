@@ -178,7 +178,7 @@ mod tests {
     fn faults_are_pointed_at() {
         let message = |text| Axis::from_flag(text).unwrap_err().to_string();
         assert!(
-            message("lr=1,(2").ends_with("\n  --over lr=1,(2\n            ^"),
+            message("lr=1,(2").ends_with("\n  --over lr=1,(2\n              ^"),
             "{}",
             message("lr=1,(2")
         );

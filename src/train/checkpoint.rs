@@ -12,7 +12,7 @@ use super::{dataset::Format, optim::AdamW};
 use crate::{
     Error, Result,
     data::{Curriculum, Method, Stage, Tokenizer, tokenizer::chat::PromptStyle},
-    latent::Reinject,
+    latent::{LatentModel, Thinking},
     model::{Transformer, weights},
     report::Row,
 };
@@ -34,8 +34,9 @@ pub struct LatentInfo {
     pub max_latent_stage: usize,
     /// Whether short examples get as many latents as others.
     pub pad_latent_to_max: bool,
-    /// What a latent is fed.
-    pub replacement_method: Reinject,
+    /// How thoughts are made.
+    #[serde(flatten)]
+    pub thinking: Thinking,
     /// How examples become tokens.
     pub format: Format,
     /// How questions are put.
@@ -87,7 +88,7 @@ pub struct State {
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// Without autodiff.
-    pub model: Transformer,
+    pub model: LatentModel,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// How it thinks.
@@ -104,6 +105,7 @@ impl Checkpoint {
         let model = Transformer::load(folder, device)?;
         let tokenizer = Tokenizer::load(folder)?.with_prompt(&latent.prompt)?;
         check_vocabulary(&tokenizer, &model, folder)?;
+        let model = LatentModel::load(model, latent.thinking.clone(), folder)?;
         Ok(Self { model, tokenizer, latent })
     }
 }
@@ -124,7 +126,7 @@ pub fn check_vocabulary(tokenizer: &Tokenizer, model: &Transformer, folder: &Pat
 /// Writes a checkpoint beside its place and renames it, so that a kill never leaves half a one.
 pub fn save(
     folder: &Path,
-    model: &Transformer,
+    model: &LatentModel,
     tokenizer: &Tokenizer,
     latent: &LatentInfo,
     optimizer: &AdamW,

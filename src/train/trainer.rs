@@ -21,10 +21,11 @@ use crate::{
     data::{Curriculum, Stage},
     device,
     eval::{Evaluation, Evaluator, Sampling},
-    latent, log,
+    latent::{LatentModel, Trace, model::Extras, recompute},
+    log,
     log::{MetricsLog, Progress, Record, StepMetrics},
-    loss,
-    model::{ModelConfig, Transformer, parameters},
+    loss::{self, seq_vcr},
+    model::{ModelConfig, Transformer},
     report::{Results, Row},
     rng,
 };
@@ -35,25 +36,36 @@ pub struct Trainer<'a> {
     data: &'a Data,
     curriculum: Curriculum,
     folder: PathBuf,
-    device: Device,
     /// With autodiff; empty only while the optimizer holds it.
-    model: Option<Transformer>,
+    model: Option<LatentModel>,
     optimizer: AdamW,
     state: State,
     metrics: MetricsLog,
 }
 
 /// The model that a recipe starts from: a folder's, or random weights for the data's vocabulary.
-pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result<Transformer> {
-    if let Some(folder) = config.model_folder()? {
-        let model = Transformer::load(&folder, device)?;
-        checkpoint::check_vocabulary(&data.tokenizer, &model, &folder)?;
-        let (markers, source) = (data.tokenizer.added_markers(), data.tokenizer.marker_source());
-        let model = model.start_rows(&markers, source);
-        data.check_context(config, model.config.n_positions)?;
-        return Ok(model);
-    }
-    Ok(Transformer::random(model_config(config, data), config.seed, device))
+pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result<LatentModel> {
+    let transformer = match config.model_folder()? {
+        None => Transformer::random(model_config(config, data), config.seed, device),
+        Some(folder) => {
+            let model = Transformer::load(&folder, device)?;
+            checkpoint::check_vocabulary(&data.tokenizer, &model, &folder)?;
+            data.check_context(config, model.config.n_positions)?;
+            let (markers, source) =
+                (data.tokenizer.added_markers(), data.tokenizer.marker_source());
+            model.start_rows(&markers, source)
+        }
+    };
+    let extras = Extras {
+        latents: config.c_thought * config.max_latent_stage,
+        seq_vcr: (config.seq_vcr())
+            .filter(|_| config.seq_vcr_projection == seq_vcr::Projection::Trained)
+            .map(|(_, dim)| dim),
+        seed: config.seed,
+    };
+    LatentModel::new(transformer, config.thinking(), extras).map_err(|(key, problem)| {
+        Error::Config { origin: config.name.clone(), key: key.into(), problem }
+    })
 }
 
 /// The shape of a model from random weights.
@@ -105,6 +117,7 @@ impl<'a> Trainer<'a> {
         let (model, state) = match newest.filter(|_| resume) {
             Some(path) => {
                 let model = Transformer::load(&path, &device)?;
+                let model = LatentModel::load(model, config.thinking(), &path)?;
                 (model, checkpoint::restore(&path, &mut optimizer, &device)?)
             }
             None => {
@@ -126,7 +139,6 @@ impl<'a> Trainer<'a> {
             data,
             curriculum: config.curriculum(),
             folder: folder.to_owned(),
-            device,
             model: Some(model.train()),
             optimizer,
             state,
@@ -239,7 +251,7 @@ impl<'a> Trainer<'a> {
         progress: &Progress,
     ) -> Result<()> {
         let start = Instant::now();
-        self.device.seed(rng::hash(self.config.seed, &[rng::DEVICE, self.state.step as u64]));
+        let seed = rng::hash(self.config.seed, &[rng::DEVICE, self.state.step as u64]);
         let schedule = Schedule {
             scheduler: self.config.scheduler,
             peak: self.config.lr,
@@ -249,22 +261,37 @@ impl<'a> Trainer<'a> {
         let lr = schedule.lr(self.state.step);
         let labels = step.labels.max(1) as f64;
         let (mut gradients, mut nats, mut tokens) = (None, 0.0, 0);
+        let mut vcr = [0.0; 2]; // variance and covariance term, mean over micro-batches
+        let tracked = Some(self.config.n_detached_recursions).filter(|&k| k > 0);
         let model = self.model()?.clone();
-        for (batch, examples) in step.batches.iter().zip(&step.examples) {
-            let trace = latent::forward(&model, batch, self.config.replacement_method);
-            let Some(sum) = loss::cross_entropy(&model, batch, &trace, &batch.targets) else {
-                continue;
+        for (number, (batch, examples)) in step.batches.iter().zip(&step.examples).enumerate() {
+            let seed = rng::hash(seed, &[number as u64]);
+            let mut value = None;
+            let losses = |trace: &Trace| {
+                let sum = loss::cross_entropy(&model.transformer, batch, trace, &batch.targets)?;
+                value = Some(f64::from(sum.clone().into_scalar::<f32>()));
+                let mut total = sum / labels;
+                if let Some((loss, dim)) = self.config.seq_vcr() {
+                    let projection = seq_vcr::projection(&model, dim, self.config.seed);
+                    let terms = loss.loss(batch, trace, &projection);
+                    let terms = terms.map(|terms| [terms.variance, terms.covariance]);
+                    for (logged, term) in vcr.iter_mut().zip(terms.into_iter().flatten()) {
+                        let term = term / step.batches.len() as f64;
+                        *logged += f64::from(term.clone().into_scalar::<f32>());
+                        total = total + term;
+                    }
+                }
+                Some(total)
             };
-            drop(trace);
-            let value = f64::from(sum.clone().into_scalar::<f32>());
+            let found =
+                recompute::gradients(&model, batch, self.config.recompute, tracked, seed, losses);
+            let (Some(value), Some(found)) = (value, found) else { continue };
             if !value.is_finite() {
                 return Err(self.not_finite("loss", examples));
             }
             nats += value;
             tokens += batch.tokens();
-            let mut all = (sum / labels).backward();
-            gradients =
-                Some(optim::accumulate(gradients, parameters::take_gradients(&model, &mut all)));
+            gradients = Some(optim::accumulate(gradients, found));
         }
         drop(model);
         let mut grad_norm = 0.0;
@@ -292,7 +319,11 @@ impl<'a> Trainer<'a> {
             tokens_per_s: tokens as f64 / seconds,
             seconds: self.state.seconds,
         };
-        let record = Record::of_step(self.state.step as u64, self.state.epoch, stage.0, &measured);
+        let mut record =
+            Record::of_step(self.state.step as u64, self.state.epoch, stage.0, &measured);
+        if self.config.loss_seq_vcr {
+            record = record.with("loss_vcr_var", vcr[0]).with("loss_vcr_cov", vcr[1]);
+        }
         self.metrics.append(&record)?;
         progress
             .message(format!("loss {:.3}, {:.0} tokens/s", measured.loss, measured.tokens_per_s));
@@ -300,7 +331,7 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn model(&self) -> Result<&Transformer> {
+    fn model(&self) -> Result<&LatentModel> {
         self.model
             .as_ref()
             .ok_or_else(|| Error::Training("the model was lost in a failed step".into()))
@@ -324,7 +355,6 @@ impl<'a> Trainer<'a> {
             data: &self.data.val,
             tokenizer: &self.data.tokenizer,
             curriculum: self.curriculum.clone(),
-            reinject: self.config.replacement_method,
             batch_size: self.config.eval_batch_size,
             max_new_tokens: self.config.max_new_tokens,
             sampling: Sampling::Greedy,
@@ -340,7 +370,7 @@ impl<'a> Trainer<'a> {
                 stage,
                 epoch,
                 &self.config.method,
-                self.config.replacement_method.name(),
+                &self.config.replacement_method.to_string(),
                 self.curriculum.feeds_back(),
             )
         };
@@ -376,7 +406,7 @@ impl<'a> Trainer<'a> {
             c_thought: self.config.c_thought,
             max_latent_stage: self.config.max_latent_stage,
             pad_latent_to_max: self.config.pad_latent_to_max,
-            replacement_method: self.config.replacement_method,
+            thinking: self.config.thinking(),
             format: self.data.format,
             prompt: self.config.prompt_style(),
         };
@@ -431,6 +461,8 @@ pub fn row(
         eval_forward_positions: Some(found.forward_positions),
         eval_answer_perplexity: found.answer_perplexity,
         eval_perplexity_ratio: found.perplexity_ratio,
+        eval_thought_entropy: found.thoughts.map(|spread| spread.entropy),
+        eval_thought_cosine: found.thoughts.map(|spread| spread.cosine),
         ..Row::default()
     }
     .with_accuracy(found.accuracy.hits, found.accuracy.n)

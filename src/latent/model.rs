@@ -1,0 +1,246 @@
+//! A model that thinks: the transformer, what is fed back into it, and what only thoughts have.
+
+use std::path::Path;
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Device, Tensor, TensorData},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    LatentPositions, Reinject,
+    reinject::{Learned, terms},
+};
+use crate::{
+    Error, Result,
+    model::{Transformer, layers::Embedding, parameters, weights},
+    rng,
+};
+
+/// The file beside the transformer's weights that holds the parameters of thoughts, if there are any.
+pub const LATENT_WEIGHTS_FILE: &str = "latent.safetensors";
+
+/// How thoughts are made: under the names of the recipe's keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Thinking {
+    /// What a latent is fed.
+    #[serde(rename = "replacement_method")]
+    pub reinject: Reinject,
+    /// ε of `suppressed`.
+    pub suppressed_epsilon: f64,
+    /// Whether ε is a share of the root mean square of the state that may be suppressed.
+    pub suppressed_relative: bool,
+    /// Whether the last hidden state is taken before the final norm.
+    pub last_state_unnormed: bool,
+    /// Whose behaviour is reproduced.
+    pub compat: Compat,
+    /// Where thoughts stand.
+    pub latent_positions: LatentPositions,
+}
+
+impl Default for Thinking {
+    fn default() -> Self {
+        Self {
+            reinject: Reinject::default(),
+            suppressed_epsilon: 0.1,
+            suppressed_relative: false,
+            last_state_unnormed: false,
+            compat: Compat::None,
+            latent_positions: LatentPositions::None,
+        }
+    }
+}
+
+impl Thinking {
+    /// Whether the replication's readings are wanted.
+    pub fn replicates(&self) -> bool {
+        self.compat == Compat::Replication
+    }
+
+    /// Refuses what a model of `n_layer` blocks and of a family (`gpt2`) cannot do.
+    ///
+    /// # Errors
+    /// The recipe's key at fault, and what is wrong with it.
+    pub fn check(&self, n_layer: usize, family: &str) -> Result<(), (&'static str, String)> {
+        if !self.replicates() {
+            self.reinject.check(n_layer).map_err(|problem| ("replacement_method", problem))?;
+        }
+        if matches!(self.latent_positions, LatentPositions::Offset(_)) && family == "gpt2" {
+            let problem = format!(
+                "is `{}`, but the model is `gpt2`, whose positions are a learned table; choose none, learned or sinusoidal",
+                self.latent_positions
+            );
+            return Err(("latent_positions", problem));
+        }
+        Ok(())
+    }
+}
+
+impl From<Reinject> for Thinking {
+    fn from(reinject: Reinject) -> Self {
+        Self { reinject, ..Self::default() }
+    }
+}
+
+/// A published behaviour to reproduce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compat {
+    /// Everything does what its name says.
+    #[default]
+    None,
+    /// As `wassname/coconut` computed its table: one index k is the slice `k:k+1`, so `hs[-1]` is empty and
+    /// feeds back zero; every row is read at the last position of the pass; `ie` is read as many columns
+    /// from the row's start as the pass is long.
+    Replication,
+}
+
+/// The transformer, and what only thoughts have. The names of its parameters are those of the two
+/// files that hold them; the two fields give them no prefix.
+#[derive(Module, Debug)]
+pub struct LatentModel {
+    /// The transformer.
+    pub transformer: Transformer,
+    /// Parameters of thoughts.
+    pub thoughts: ThoughtParameters,
+    /// How thoughts are made.
+    #[module(skip)]
+    pub thinking: Thinking,
+}
+
+/// Parameters that are not the transformer's.
+#[derive(Module, Debug)]
+pub struct ThoughtParameters {
+    /// The reinjection's.
+    pub reinject: Learned,
+    /// Encodings of the thoughts' indices, `[latents, d_model]`, if they are learned.
+    pub latent_positions: Option<Embedding>,
+    /// Seq-VCR's projection, `[projected, d_model]`, if it is trained.
+    pub seq_vcr: Option<Embedding>,
+}
+
+/// Sizes of what a [`LatentModel`] adds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras {
+    /// Most latents of a row, for learned latent positions.
+    pub latents: usize,
+    /// Width of Seq-VCR's trained projection, if it has one.
+    pub seq_vcr: Option<usize>,
+    /// Seed of fresh parameters.
+    pub seed: u64,
+}
+
+impl LatentModel {
+    /// A transformer with fresh parameters of thoughts.
+    ///
+    /// # Errors
+    /// The recipe's key at fault, and what is wrong with it for this transformer.
+    pub fn new(
+        transformer: Transformer,
+        thinking: Thinking,
+        extras: Extras,
+    ) -> Result<Self, (&'static str, String)> {
+        let shape = &transformer.config;
+        thinking.check(shape.n_layer, shape.family.name())?;
+        let (d, std, device) =
+            (shape.d_model, shape.initializer_range, transformer.head().device());
+        let table = |rows: usize, std: f64, purpose: u64| {
+            let mut rng = rng::stream(extras.seed, &[rng::THOUGHTS, purpose]);
+            let data = TensorData::new(rng::normals(&mut rng, rows * d, std as f32), [rows, d]);
+            Embedding { weight: Param::from_tensor(Tensor::from_data(data, &device)) }
+        };
+        let learned = thinking.latent_positions == LatentPositions::Learned;
+        let thoughts = ThoughtParameters {
+            reinject: Learned::new(&thinking.reinject, d, std, extras.seed, &device),
+            latent_positions: learned.then(|| table(extras.latents.max(1), std, 1)),
+            seq_vcr: extras.seq_vcr.map(|rows| table(rows, 1.0 / (d as f64).sqrt(), 2)),
+        };
+        Ok(Self { transformer, thoughts, thinking })
+    }
+
+    /// Reads the parameters of thoughts that [`LatentModel::save`] wrote in a folder.
+    ///
+    /// # Errors
+    /// What is missing, left over or misshapen, by name.
+    pub fn load(transformer: Transformer, thinking: Thinking, folder: &Path) -> Result<Self> {
+        let path = folder.join(LATENT_WEIGHTS_FILE);
+        let mut found = match path.exists() {
+            true => weights::read_tensors(&path)?,
+            false => weights::HostTensors::new(),
+        };
+        let rows = |name: &str| found.get(name).map(|(shape, _)| shape[0]);
+        let extras = Extras {
+            latents: rows("latent_positions.weight").unwrap_or(0),
+            seq_vcr: rows("seq_vcr.weight"),
+            seed: 0,
+        };
+        let wrong = |problem: String| Error::input(&path, "", problem);
+        let model = Self::new(transformer, thinking, extras)
+            .map_err(|(key, problem)| wrong(format!("`{key}` {problem}")))?;
+        let mut problems = Vec::new();
+        let expected = parameters::named(&model.thoughts);
+        for (name, flat) in &expected {
+            match found.get(name) {
+                Some((shape, _)) if *shape == flat.shape => {}
+                Some(_) => problems.push(format!("`{name}` has another shape")),
+                None => problems.push(format!("`{name}` is missing")),
+            }
+        }
+        problems.extend(
+            found
+                .keys()
+                .filter(|name| !expected.contains_key(*name))
+                .map(|name| format!("`{name}` is not part of it")),
+        );
+        if !problems.is_empty() {
+            let problem = format!(
+                "the thoughts' parameters do not fit `latent.json`: {}. The two files must come from the same checkpoint.",
+                problems.join("; ")
+            );
+            return Err(wrong(problem));
+        }
+        let Self { transformer, thoughts, thinking } = model;
+        let thoughts = parameters::map(thoughts, |name, value| match found.remove(name) {
+            Some((_, values)) => Tensor::from_data(values.as_slice(), &value.device()),
+            None => value,
+        });
+        Ok(Self { transformer, thoughts, thinking })
+    }
+
+    /// Writes the transformer, and the parameters of thoughts beside it if there are any.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        self.transformer.save(folder)?;
+        let named = parameters::named(&self.thoughts);
+        if named.is_empty() {
+            return Ok(());
+        }
+        weights::write_tensors(&folder.join(LATENT_WEIGHTS_FILE), &named)
+    }
+
+    /// Where tensors live.
+    pub fn device(&self) -> Device {
+        self.transformer.head().device()
+    }
+
+    /// What is added to thought `index` (from 0) for its position, `[1, 1, d_model]`.
+    pub(super) fn position(&self, index: usize) -> Option<Tensor<3>> {
+        let d = self.transformer.config.d_model;
+        if let Some(table) = &self.thoughts.latent_positions {
+            let table = table.weight.val();
+            let row = index.min(table.dims()[0] - 1);
+            return Some(table.narrow(0, row, 1).reshape([1, 1, d]));
+        }
+        (self.thinking.latent_positions == LatentPositions::Sinusoidal).then(|| {
+            let unit = super::position::sinusoid(index, d, &self.device());
+            let length = terms::mean_length(&self.transformer);
+            let unit = if length.is_autodiff() && !unit.is_autodiff() {
+                Tensor::from_inner(unit)
+            } else {
+                unit
+            };
+            (unit * length).reshape([1, 1, d])
+        })
+    }
+}

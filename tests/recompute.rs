@@ -1,0 +1,83 @@
+//! Passes computed again in backward give the gradients of passes kept, dropout included. One test, since
+//! the device's generator is shared.
+
+use std::path::PathBuf;
+
+use burn::{module::Module, tensor::Device};
+use coconut::{
+    data::batch::{Batch, Row},
+    latent::{
+        Compat, LatentModel, LatentPositions, Recompute, Thinking, Trace, model::Extras,
+        recompute::gradients,
+    },
+    loss::{self, seq_vcr},
+    model::Transformer,
+};
+
+#[test]
+fn passes_computed_again_give_the_same_gradients() {
+    const L: u32 = 40;
+    let rows: [&[u32]; 4] = [
+        &[5, 6, 7, 38, L, L, L, L, 39, 1, 2, 3],
+        &[8, 9, 38, L, L, 39, 4],
+        &[3, 2, 38, L, 39, 7, 7, L, L, 1],
+        &[1, 2, 3, 4],
+    ];
+    let labels: Vec<Vec<Option<u32>>> =
+        (rows.iter()).map(|ids| ids.iter().map(|&id| (id < 38).then_some(id)).collect()).collect();
+    let rows: Vec<Row> =
+        rows.iter().zip(&labels).map(|(ids, labels)| Row { ids, labels }).collect();
+    let batch = Batch::new(&rows, Some(L)).unwrap();
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch/latent");
+    let vcr = loss::SeqVcr {
+        lambda1: 0.3,
+        lambda2: 0.2,
+        eta: 1e-3,
+        layers: seq_vcr::Layers::All,
+        divisor: seq_vcr::Divisor::Pairs,
+    };
+    let mut compared = 0;
+    for (text, tracked, dropout, compat, latent_positions) in [
+        ("hs[-1]", None, 0.0, Compat::None, LatentPositions::None),
+        ("hs[-1]", None, 0.3, Compat::None, LatentPositions::Learned),
+        ("hs[-1]", Some(2), 0.3, Compat::None, LatentPositions::None),
+        ("hs[-1]", Some(1), 0.0, Compat::None, LatentPositions::None),
+        ("norm(hs[1]+suppressed[0:])+ie", None, 0.3, Compat::None, LatentPositions::Sinusoidal),
+        ("mlp(hs[-1])+proj(ie)+soft[0.7]", None, 0.0, Compat::None, LatentPositions::None),
+        ("pause", None, 0.3, Compat::None, LatentPositions::None),
+        ("zero", None, 0.0, Compat::None, LatentPositions::None),
+        ("ie+hs[-2]", None, 0.0, Compat::Replication, LatentPositions::None),
+    ] {
+        let mut transformer = Transformer::load(&folder, &Device::flex()).unwrap();
+        transformer.config = transformer.config.with_dropout(dropout);
+        let thinking = Thinking {
+            compat,
+            latent_positions,
+            ..Thinking::from(text.parse::<coconut::latent::Reinject>().unwrap())
+        };
+        let extras = Extras { latents: 4, seq_vcr: Some(6), seed: 3 };
+        let model = LatentModel::new(transformer, thinking, extras).unwrap().train();
+        let loss = |trace: &Trace| {
+            let sum = loss::cross_entropy(&model.transformer, &batch, trace, &batch.targets)?;
+            let terms = vcr.loss(&batch, trace, &seq_vcr::projection(&model, 6, 0))?;
+            Some(sum / 9.0 + terms.variance + terms.covariance)
+        };
+        let kept = gradients(&model, &batch, Recompute::None, tracked, 11, loss).unwrap();
+        let again = gradients(&model, &batch, Recompute::Passes, tracked, 11, loss).unwrap();
+        assert_eq!(kept.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>(), "{text}");
+        for (name, flat) in &kept {
+            let values = |x: &coconut::model::parameters::Flat| -> Vec<f32> {
+                x.values.clone().into_data().try_into_vec().unwrap()
+            };
+            let (a, b) = (values(flat), values(&again[name]));
+            let scale = a.iter().fold(1e-12f32, |m, x| m.max(x.abs()));
+            let difference = a.iter().zip(&b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(
+                difference < 1e-6 * scale.max(1.0),
+                "{text} {tracked:?}: {name} {difference:e} of {scale:e}"
+            );
+            compared += 1;
+        }
+    }
+    assert!(compared > 9 * 20, "{compared} parameters compared");
+}
