@@ -150,12 +150,12 @@ fn matched(config: &ModelConfig, files: &ModelFiles) -> Result<BTreeMap<String, 
         match found.remove(&name) {
             Some((file_name, found_shape)) if found_shape == shape => {
                 // The first tensor is the token embedding, which a tied head repeats.
-                if let (0, Some((head, _))) = (at, head.take_if(|head| head.1 == shape)) {
-                    if files.read(head)? != files.read(file_name)? {
-                        problems.push(format!(
-                            "`{HEAD}` differs from `{name}`, though `tie_word_embeddings` is true"
-                        ));
-                    }
+                if let (0, Some((head, _))) = (at, head.take_if(|head| head.1 == shape))
+                    && files.read(head)? != files.read(file_name)?
+                {
+                    problems.push(format!(
+                        "`{HEAD}` differs from `{name}`, though `tie_word_embeddings` is true"
+                    ));
                 }
                 names.insert(name, file_name.to_owned());
             }
