@@ -138,6 +138,15 @@ pub fn resident_mb() -> f64 {
     memory_stats::memory_stats().map_or(f64::NAN, |stats| stats.physical_mem as f64 / 1e6)
 }
 
+/// The most that was ever resident of this process, in MB (10⁶ bytes), where the system keeps that
+/// (Linux: `VmHWM`); elsewhere what is resident now.
+pub fn peak_resident_mb() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = peak.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
+    kib.map_or_else(resident_mb, |kib| kib * 1024.0 / 1e6)
+}
+
 /// Reads a `metrics.jsonl`. A last line that was cut short by a killed process is dropped.
 ///
 /// # Errors

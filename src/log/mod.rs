@@ -10,6 +10,6 @@ mod progress;
 mod tensorboard;
 mod text;
 
-pub use metrics::{MetricsLog, Record, StepMetrics, read_metrics, resident_mb};
+pub use metrics::{MetricsLog, Record, StepMetrics, peak_resident_mb, read_metrics, resident_mb};
 pub use progress::Progress;
 pub use text::install;
