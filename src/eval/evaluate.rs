@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     generate::{GenerateOptions, Generation, Sampling, generate},
-    score,
+    lens, score,
     spread::{Spread, Thoughts},
 };
 use crate::{
@@ -111,6 +111,9 @@ pub struct Sample {
     pub latents: usize,
     /// Whether it ended by itself.
     pub finished: bool,
+    /// For each latent what it would say; of the first few questions only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub thoughts: Vec<lens::Reading>,
 }
 
 impl Evaluator<'_> {
@@ -170,6 +173,10 @@ impl Evaluator<'_> {
                 (nll.corrupted.n > 0).then(|| nll.corrupted.mean().exp() / perplexity);
         }
         evaluation.samples.sort_by_key(|sample| sample.index);
+        let looked_at = &prompts[..prompts.len().min(lens::QUESTIONS)];
+        for (sample, thoughts) in evaluation.samples.iter_mut().zip(self.lens(model, looked_at)?) {
+            sample.thoughts = thoughts;
+        }
         Ok(evaluation)
     }
 
@@ -178,7 +185,7 @@ impl Evaluator<'_> {
     }
 
     /// The latent's id if it is fed back.
-    fn latent(&self) -> Option<u32> {
+    pub(super) fn latent(&self) -> Option<u32> {
         self.curriculum.feeds_back().then_some(self.tokenizer.markers().latent)
     }
 
@@ -252,6 +259,7 @@ impl Evaluator<'_> {
             tokens: generation.ids.len(),
             latents: prompt.n_latents,
             finished: generation.finished,
+            thoughts: Vec::new(),
         })
     }
 

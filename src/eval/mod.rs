@@ -2,6 +2,7 @@
 
 pub mod evaluate;
 pub mod generate;
+pub mod lens;
 pub mod score;
 pub mod spread;
 

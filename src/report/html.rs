@@ -14,18 +14,17 @@ use std::path::Path;
 const SHOWN: usize = 50;
 
 /// The keys of a recipe that say most, in the order shown.
-const SUMMARY: [&str; 22] = [
-    "mode",
+const SUMMARY: [&str; 21] = [
+    "method",
     "task",
     "train_path",
     "val_path",
     "model_id",
     "load_model_path",
-    "layers",
-    "heads",
-    "dim",
+    "n_layer",
+    "n_head",
+    "n_embd",
     "replacement_method",
-    "reinject",
     "c_thought",
     "max_latent_stage",
     "pad_latent_to_max",

@@ -47,7 +47,7 @@ pub struct Row {
     pub eval_latents: Option<f64>,
     /// Milliseconds of generation a question.
     pub eval_ms_per_question: Option<f64>,
-    /// Seconds of training spent in this stage up to this row.
+    /// Seconds of training up to this row, all stages before it included.
     pub train_seconds: Option<f64>,
     /// Mean training loss of the epoch, in nats a token.
     pub train_loss: Option<f64>,

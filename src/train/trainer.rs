@@ -364,7 +364,7 @@ impl<'a> Trainer<'a> {
         let row = Row {
             train_seconds: Some(self.state.seconds),
             train_loss: Some(train_loss),
-            resident_mb: Some(log::resident_mb()).filter(|mb| mb.is_finite()),
+            resident_mb: Some(log::peak_mb()).filter(|mb| mb.is_finite()),
             ..row(
                 &found,
                 stage,
