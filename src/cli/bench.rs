@@ -80,6 +80,8 @@ impl Bench {
             super::print_json(&subject.measure(self.repeats)?);
             return Ok(());
         }
+        // What is wrong with the arguments or the data is said once, before any process starts.
+        self.stages.first().map(|&stage| Subject::new(&self, Stage(stage))).transpose()?;
         let progress = log::Progress::new("measuring", "stages", 0, self.stages.len() as u64);
         let mut rows = Vec::new();
         for stage in &self.stages {
