@@ -5,6 +5,7 @@
 //! ([`primitive`]) everywhere else. Both give the same values and gradients to rounding.
 
 mod adamw;
+pub mod allocator;
 mod attention;
 mod cross_entropy;
 mod embedding;
