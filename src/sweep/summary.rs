@@ -70,6 +70,10 @@ pub struct Variant {
     pub train_seconds: Option<Estimate>,
     /// Peak resident memory, MB.
     pub peak_mb: Option<Estimate>,
+    /// Matrix entropy of the thoughts over questions, in nats: 0 if they have collapsed.
+    pub thought_entropy: Option<Estimate>,
+    /// Mean cosine of two questions' thoughts.
+    pub thought_cosine: Option<Estimate>,
     /// Against the group's reference; absent for the reference itself.
     pub comparison: Option<Comparison>,
     #[serde(skip)]
@@ -205,6 +209,8 @@ impl Variant {
             latents: mean(|row| row.eval_latents),
             ms_per_question: mean(|row| row.eval_ms_per_question),
             train_seconds: mean(|row| row.train_seconds),
+            thought_entropy: mean(|row| row.eval_thought_entropy),
+            thought_cosine: mean(|row| row.eval_thought_cosine),
             peak_mb: Estimate::of(found.iter().filter_map(|(.., peak)| *peak).collect()),
             comparison: None,
             answers,

@@ -5,7 +5,7 @@ use comfy_table::{Attribute, Cell, CellAlignment, Table, TableComponent, presets
 use super::{Compared, Comparison, Group, Summary, Variant, Verdict, summary::LEVEL};
 use crate::report::{stage_name, stats::Estimate};
 
-const RESULTS: [&str; 9] = [
+const RESULTS: [&str; 11] = [
     "variant",
     "seeds",
     "stage",
@@ -15,6 +15,8 @@ const RESULTS: [&str; 9] = [
     "ms per\nquestion",
     "train\ns",
     "peak\nMB",
+    "thoughts'\nentropy",
+    "thoughts'\ncosine",
 ];
 
 const COMPARISONS: [&str; 7] = [
@@ -72,8 +74,17 @@ pub fn markdown(summary: &Summary) -> String {
 /// One line a variant, with everything that was measured; numbers as they are, shares 0 to 1.
 pub fn csv(summary: &Summary) -> String {
     let mut text = String::from("group,variant,n_seeds,seeds,stage");
-    let names =
-        ["accuracy", "cot_em", "tokens", "latents", "ms_per_question", "train_seconds", "peak_mb"];
+    let names = [
+        "accuracy",
+        "cot_em",
+        "tokens",
+        "latents",
+        "ms_per_question",
+        "train_seconds",
+        "peak_mb",
+        "thought_entropy",
+        "thought_cosine",
+    ];
     for name in names {
         text += &format!(",{name},{name}_se");
     }
@@ -98,6 +109,8 @@ pub fn csv(summary: &Summary) -> String {
             &variant.ms_per_question,
             &variant.train_seconds,
             &variant.peak_mb,
+            &variant.thought_entropy,
+            &variant.thought_cosine,
         ] {
             cells.push(plain(estimate.as_ref().map(|e| e.mean)));
             cells.push(plain(estimate.as_ref().and_then(|e| e.standard_error)));
@@ -166,6 +179,8 @@ fn results(group: &Group) -> Vec<Vec<String>> {
             mean(variant.ms_per_question.as_ref(), 1),
             estimate(variant.train_seconds.as_ref(), 1.0, 0),
             mean(variant.peak_mb.as_ref(), 0),
+            estimate(variant.thought_entropy.as_ref(), 1.0, 2),
+            estimate(variant.thought_cosine.as_ref(), 1.0, 2),
         ]
     };
     group.variants.iter().map(of).collect()
