@@ -11,7 +11,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     coconut_kernels::allocator::keep_freed_memory();
-    match cli::run(cli::Cli::parse()) {
+    // In rayon's pool: the many short operations of a step then begin on this thread, where from
+    // outside each would wait for one of the pool's to wake.
+    match rayon::scope(|_| cli::run(cli::Cli::parse())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
