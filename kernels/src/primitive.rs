@@ -3,7 +3,7 @@
 
 use burn::tensor::{Distribution, Int, Tensor, TensorData, activation};
 
-use crate::{AdamW, Heads, Visible};
+use crate::{AdamW, Heads, Table, Visible};
 
 /// See [`crate::gelu`].
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -81,10 +81,11 @@ pub fn head_norm(
 }
 
 /// See [`crate::embedding`].
-pub fn embedding(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
+pub fn embedding(table: impl Into<Table>, ids: Tensor<2, Int>) -> Tensor<3> {
     let [batch, seq] = ids.dims();
-    let [_, d_model] = weight.dims();
-    weight.select(0, ids.reshape([batch * seq])).reshape([batch, seq, d_model])
+    let table = table.into().whole();
+    let [_, d_model] = table.dims();
+    table.select(0, ids.reshape([batch * seq])).reshape([batch, seq, d_model])
 }
 
 /// See [`crate::attention`].
@@ -154,9 +155,13 @@ fn causal_bias(visible: &Visible, new: usize, like: &Tensor<3>) -> Tensor<4> {
 }
 
 /// See [`crate::cross_entropy`].
-pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+pub fn cross_entropy(
+    hidden: Tensor<2>,
+    head: impl Into<Table>,
+    targets: Tensor<1, Int>,
+) -> Tensor<1> {
     let [rows] = targets.dims();
-    let logits = hidden.matmul(weight.transpose()); // [rows, vocab]
+    let logits = head.into().logits(hidden); // [rows, vocab]
     -activation::log_softmax(logits, 1).gather(1, targets.reshape([rows, 1])).sum()
 }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use coconut_kernels::{self as kernels, Heads, Visible, primitive};
+use coconut_kernels::{self as kernels, Apart, Heads, Table, Visible, primitive};
 use common::{Body, Random, assert_close, check, constant, leaf, numbers, run};
 
 /// Calls an operation by either body.
@@ -61,6 +61,36 @@ fn cross_entropy() {
             let targets = Tensor::<1, Int>::from_data(targets, &Device::flex().autodiff());
             let hidden = x[0].clone().reshape([rows, width]);
             call!(body, cross_entropy(hidden, x[1].clone().reshape([vocab, width]), targets))
+        });
+    }
+}
+
+/// Rows given apart: the gradient goes to them and not to the weight's rows in their place.
+#[test]
+fn a_table_with_rows_apart() {
+    for (rows, width, vocab, ids) in [(5, 8, 33, &[32u32, 0, 7][..]), (40, 6, 90, &[11])] {
+        let mut random = Random(21);
+        let operands =
+            [rows * width, vocab * width, ids.len() * width].map(|len| random.numbers(len));
+        // Some of the targets and inputs are rows apart, some are not.
+        let tokens: Vec<i64> = (0..rows as i64).map(|i| (i * 11) % vocab as i64).collect();
+        check("rows apart", &operands, |x, body| {
+            let device = Device::flex().autodiff();
+            let tokens = Tensor::<1, Int>::from_data(TensorData::new(tokens.clone(), [rows]), &device);
+            let table = Table {
+                weight: x[1].clone().reshape([vocab, width]),
+                apart: Some(Apart {
+                    ids: ids.into(),
+                    rows: x[2].clone().reshape([ids.len(), width]),
+                }),
+            };
+            let hidden = x[0].clone().reshape([rows, width]);
+            let inputs = call!(body, embedding(table.clone(), tokens.clone().reshape([1, rows])));
+            let hidden = hidden + inputs.reshape([rows, width]);
+            let shares = table.logits(hidden.clone()).tanh();
+            call!(body, cross_entropy(hidden, table.clone(), tokens))
+                + table.mix(shares).sum()
+                + table.whole().powi_scalar(2).sum()
         });
     }
 }
