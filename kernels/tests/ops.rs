@@ -76,7 +76,8 @@ fn a_table_with_rows_apart() {
         let tokens: Vec<i64> = (0..rows as i64).map(|i| (i * 11) % vocab as i64).collect();
         check("rows apart", &operands, |x, body| {
             let device = Device::flex().autodiff();
-            let tokens = Tensor::<1, Int>::from_data(TensorData::new(tokens.clone(), [rows]), &device);
+            let tokens =
+                Tensor::<1, Int>::from_data(TensorData::new(tokens.clone(), [rows]), &device);
             let table = Table {
                 weight: x[1].clone().reshape([vocab, width]),
                 apart: Some(Apart {

@@ -2,12 +2,13 @@
 
 use burn::{
     module::Module,
-    tensor::{Int, Tensor},
+    tensor::{Device, Int, Tensor},
 };
-use coconut_kernels::Visible;
+use coconut_kernels::{Table, Visible};
 
 use super::{
-    Cache, ModelConfig, gpt2::Gpt2, layers::Embedding, llama::Llama, positions::Positions,
+    Cache, Lora, ModelConfig, gpt2::Gpt2, layers::Embedding, llama::Llama, lora::Map,
+    positions::Positions,
 };
 
 /// The model: blocks over a residual stream, and an output head.
@@ -20,6 +21,9 @@ pub struct Transformer {
     /// The shape.
     #[module(skip)]
     pub config: ModelConfig,
+    /// What its adapters are, if it has any; everything else is then frozen.
+    #[module(skip)]
+    pub lora: Option<Lora>,
 }
 
 /// Embeddings, blocks and final norm, by family.
@@ -76,8 +80,13 @@ impl Transformer {
     }
 
     /// The token embeddings, `[vocab, d_model]`.
-    pub fn embeddings(&self) -> Tensor<2> {
-        self.tokens().weight.val()
+    pub fn embeddings(&self) -> Table {
+        self.tokens().table()
+    }
+
+    /// Where tensors live.
+    pub fn device(&self) -> Device {
+        self.tokens().weight.val().device()
     }
 
     fn tokens(&self) -> &Embedding {
@@ -123,8 +132,7 @@ impl Transformer {
         match &self.config.rotary {
             None => Positions::learned(position_ids),
             Some(rotary) => {
-                let device = self.head().device();
-                Positions::rotary(rotary, self.config.heads.dim, position_ids, &device)
+                Positions::rotary(rotary, self.config.heads.dim, position_ids, &self.device())
             }
         }
     }
@@ -164,13 +172,31 @@ impl Transformer {
         }
     }
 
-    /// The output head's weight, `[vocab, d_model]`.
-    pub fn head(&self) -> Tensor<2> {
-        self.lm_head.as_ref().unwrap_or(self.tokens()).weight.val()
+    /// The output head, `[vocab, d_model]`.
+    pub fn head(&self) -> Table {
+        self.lm_head.as_ref().unwrap_or(self.tokens()).table()
     }
 
     /// `hidden: [rows, d_model]` → logits `[rows, vocab]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        hidden.matmul(self.head().transpose())
+        self.head().logits(hidden)
+    }
+
+    /// The maps of the blocks, by name.
+    pub(super) fn maps(&mut self) -> Vec<(String, Map<'_>)> {
+        match &mut self.body {
+            Body::Gpt2(body) => body.maps(),
+            Body::Llama(body) => body.maps(),
+        }
+    }
+
+    /// The token embeddings, and the output head if it is another table, by name.
+    pub(super) fn tables(&mut self) -> Vec<(String, &mut Embedding)> {
+        let tokens = match &mut self.body {
+            Body::Gpt2(body) => ("transformer.wte", &mut body.transformer.wte),
+            Body::Llama(body) => ("model.embed_tokens", &mut body.model.embed_tokens),
+        };
+        let head = self.lm_head.as_mut().map(|head| ("lm_head", head));
+        [tokens].into_iter().chain(head).map(|(name, table)| (name.to_owned(), table)).collect()
     }
 }
