@@ -10,6 +10,7 @@ use super::{
     Cache, Lora, ModelConfig, gpt2::Gpt2, layers::Embedding, llama::Llama, lora::Map,
     positions::Positions,
 };
+use crate::rng;
 
 /// The model: blocks over a residual stream, and an output head.
 #[derive(Module, Debug)]
@@ -102,6 +103,7 @@ impl Transformer {
     /// * `position_ids: [batch, new]`, each below `n_positions`.
     /// * `cache`: earlier columns; the new ones are appended to it.
     /// * `visible`: which of all the columns, cached and new, hold tokens.
+    /// * `seed`: the embeddings and each block draw their dropout from their own stream of it.
     ///
     /// Hidden states at columns that are not visible are finite and have no meaning.
     pub fn forward(
@@ -110,12 +112,13 @@ impl Transformer {
         position_ids: Tensor<2, Int>,
         mut cache: Cache,
         visible: &Visible,
+        seed: Option<u64>,
     ) -> (HiddenStates, Cache) {
         let positions = self.positions(position_ids);
-        let mut x = self.enter(embeddings, &positions);
+        let mut x = self.enter(embeddings, &positions, seed);
         let mut states = vec![x.clone()];
         for layer in 0..self.config.n_layer {
-            let (y, packed) = self.block(layer, x, cache.layer(layer), &positions, visible);
+            let (y, packed) = self.block(layer, x, cache.layer(layer), &positions, visible, seed);
             cache.push(layer, packed);
             x = y;
             if layer + 1 < self.config.n_layer {
@@ -138,7 +141,13 @@ impl Transformer {
     }
 
     /// The residual stream before the first block: `[batch, new, d_model]`, shape kept.
-    pub fn enter(&self, embeddings: Tensor<3>, positions: &Positions) -> Tensor<3> {
+    pub fn enter(
+        &self,
+        embeddings: Tensor<3>,
+        positions: &Positions,
+        seed: Option<u64>,
+    ) -> Tensor<3> {
+        self.start_dropout(seed, 0);
         match &self.body {
             Body::Gpt2(body) => body.enter(embeddings, positions, &self.config),
             Body::Llama(_) => embeddings,
@@ -154,13 +163,21 @@ impl Transformer {
         past: &[Tensor<3>],
         positions: &Positions,
         visible: &Visible,
+        seed: Option<u64>,
     ) -> (Tensor<3>, Tensor<3>) {
+        self.start_dropout(seed, layer + 1);
         let config = &self.config;
         match &self.body {
             Body::Gpt2(body) => body.transformer.h[layer].forward(x, past, visible, config),
             Body::Llama(body) => {
                 body.model.layers[layer].forward(x, past, positions, visible, config)
             }
+        }
+    }
+
+    fn start_dropout(&self, seed: Option<u64>, part: usize) {
+        if let Some(seed) = seed {
+            self.device().seed(rng::hash(seed, &[rng::DEVICE, part as u64]));
         }
     }
 
