@@ -471,6 +471,7 @@ fn every_recipe_can_be_tried_without_weights_or_data() {
         ("gsm_gpt2_cot", "stage CoT", "hf download openai-community/gpt2`"),
         ("gsm_gpt2", "stage 4", "runs/gsm_gpt2_cot/checkpoints/-1-21 is missing"),
         ("gsm_qwen3_0.6b", "stage 4", "hf download Qwen/Qwen3-0.6B`"),
+        ("gsm_qwen3_0.6b_lora", "stage 4", "hf download Qwen/Qwen3-0.6B`"),
         ("gsm_smollm2", "stage 3", "hf download HuggingFaceTB/SmolLM2-135M-Instruct`"),
         ("prosqa_gpt2", "stage 7", "hf download openai-community/gpt2`"),
         ("prontoqa_gpt2", "stage 7", "hf download openai-community/gpt2`"),

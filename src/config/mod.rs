@@ -72,7 +72,7 @@ pub struct RunConfig {
     pub latent_positions: LatentPositions,
     /// Gradients flow through so many of the last passes only; 0 for all.
     pub n_detached_recursions: usize,
-    /// `passes`: each pass's activations are computed again in backward.
+    /// `passes`, `blocks`: each pass's activations, or each block's, are computed again in backward.
     pub recompute: Recompute,
     /// Add the Seq-VCR loss.
     pub loss_seq_vcr: bool,

@@ -29,6 +29,7 @@ pub struct Transformer {
 
 /// Embeddings, blocks and final norm, by family.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // a program holds one or two
 pub enum Body {
     /// GPT-2.
     Gpt2(Gpt2),
