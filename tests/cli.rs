@@ -532,6 +532,7 @@ fn adapters_are_trained_resumed_and_merged() {
         ("lora_alpha", "9"),
         ("lora_dropout", "0.1"),
         ("lora_target_modules", "all-linear"),
+        ("frozen_dtype", "bf16"),
         ("replacement_method", "proj(hs[-1])"),
         ("lr", "1e-2"),
         ("num_epochs", "2"),

@@ -3,14 +3,17 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use burn::{module::Module, tensor::Device};
+use burn::{
+    module::Module,
+    tensor::{DType, Device},
+};
 use coconut::{
     data::batch::{Batch, Row},
-    latent::{self, LatentModel},
+    latent::{self, LatentModel, Recompute, recompute::gradients},
     loss,
     model::{
         Lora, Transformer,
-        lora::{ADAPTER_FILE, ALL_LINEAR, Targets},
+        lora::{ADAPTER_FILE, ALL_LINEAR, Frozen, Targets},
         parameters, weights,
     },
     train::{checkpoint::load_transformer, optim::AdamW},
@@ -42,7 +45,7 @@ fn fixtures() -> PathBuf {
 
 fn load(name: &str) -> (Transformer, Case, Tensors) {
     let folder = fixtures().join("lora").join(name);
-    let model = load_transformer(&folder, &Device::flex()).unwrap();
+    let model = load_transformer(&folder, Frozen::F32, &Device::flex()).unwrap();
     let text = std::fs::read_to_string(fixtures().join(format!("lora_{name}.json"))).unwrap();
     let reference = fixtures().join(format!("lora_{name}.safetensors"));
     (model, serde_json::from_str(&text).unwrap(), weights::read_tensors(&reference).unwrap())
@@ -220,9 +223,58 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
     ] {
         let text = about.replace(from, to);
         std::fs::write(place.path().join("adapter_config.json"), &text).unwrap();
-        match load_transformer(place.path(), &Device::flex()) {
+        match load_transformer(place.path(), Frozen::F32, &Device::flex()) {
             Ok(_) => assert_eq!(names, "", "{from} → {to} loads"),
             Err(error) => assert!(error.to_string().contains(names) && text != about, "{error}"),
         }
     }
+}
+
+/// Held in bf16, a model is the one whose matrices were rounded: same logits, loss and gradients.
+#[test]
+fn frozen_matrices_in_bf16_are_their_rounded_values() {
+    for name in MODELS {
+        let (model, case, _) = load(name);
+        let batch = batch(&case);
+        let matrix = |name: &str, flat: &parameters::Flat| {
+            flat.shape.len() == 2 && !name.contains("wpe") && !name.contains("lora_")
+        };
+        let flats = parameters::named(&model);
+        let rounded = parameters::map(model.clone(), |name, x| {
+            let own = name.contains("token_adapter") || !matrix(name, &flats[name]);
+            if own { x } else { x.cast(DType::BF16).cast(DType::F32) }
+        });
+        let held = model.clone().hold(Frozen::Bf16);
+        let off = logits_off_each_other(&thinking(model.clone()), &thinking(held.clone()), &case);
+        assert!(off > 1e-4, "{name}: nothing was rounded, {off:e}");
+        let off = logits_off_each_other(&thinking(rounded.clone()), &thinking(held.clone()), &case);
+        assert!(off < 1e-6, "{name}: {off:e}");
+        let merged = thinking(held.clone().merged());
+        let off = logits_off_each_other(&thinking(rounded.clone()), &merged, &case);
+        assert!(off < 1e-4, "{name}, merged: {off:e}");
+
+        let gradients = [rounded, held].map(|model| {
+            let model = thinking(model).train();
+            let loss = |trace: &latent::Trace| {
+                loss::cross_entropy(&model.transformer, &batch, trace, &batch.targets)
+            };
+            gradients(&model, &batch, Recompute::Blocks, None, 0, loss).unwrap()
+        });
+        assert!(gradients[0].keys().eq(gradients[1].keys()), "{name}");
+        for (parameter, flat) in &gradients[0] {
+            let (ours, theirs) = (values(&gradients[1][parameter]), values(flat));
+            let size = theirs.iter().fold(1e-12f32, |size, x| size.max(x.abs()));
+            let off = largest_difference(&ours, &theirs) / size;
+            assert!(off < 1e-6, "{name}, {parameter}: {off:e}");
+        }
+    }
+}
+
+fn logits_off_each_other(a: &LatentModel, b: &LatentModel, case: &Case) -> f32 {
+    let batch = batch(case);
+    let [a, b] = [a, b].map(|model| -> Vec<f32> {
+        let ends = latent::forward(model, &batch).ends(&batch).unwrap();
+        model.transformer.logits(ends).into_data().try_into_vec().unwrap()
+    });
+    largest_difference(&a, &b)
 }

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
 use crate::matrix::{Matrix, Threads, multiply};
 use crate::simd::{exp, max, simd, sum};
+use crate::weight::{Side, multiply_weight};
 
 /// Logits that a block of rows may take: 64 MiB. Every block adds to the whole gradient of the head,
 /// so blocks are as large as memory allows.
@@ -42,7 +43,7 @@ impl<const N: usize> Fused<N> for CrossEntropy {
         let blocks = (rows * vocab).div_ceil(LOGITS).max(1);
         let block = rows.div_ceil(blocks).max(1);
 
-        let [hidden, weight] = [slice(&operands[0]), slice(&operands[1])];
+        let (hidden, weight) = (slice(&operands[0]), &operands[1]);
         let apart = operands.get(2).map_or(&[][..], slice);
         let own = self.apart.len();
         let mut losses = vec![0.0; rows];
@@ -51,20 +52,20 @@ impl<const N: usize> Fused<N> for CrossEntropy {
         let mut at = 0;
         let mut grads = operands.each_ref().map(|x| {
             at += 1;
+            let elements = x.layout().num_elements();
             wanted[at - 1].then(|| match rows {
-                0 => vec![0.0; slice(x).len()],
-                _ => unfilled(slice(x).len()),
+                0 => vec![0.0; elements],
+                _ => unfilled(elements),
             })
         });
         for first in (0..rows).step_by(block) {
             let count = block.min(rows - first);
             let targets = &self.targets[first..first + count];
             let hidden = Matrix::new(&hidden[first * d_model..], count, d_model);
-            let weight = Matrix::new(weight, vocab, d_model);
             let apart = Matrix::new(apart, own, d_model);
             let logits = &mut logits[..count * vocab];
             let own_logits = &mut own_logits[..count * own];
-            multiply(logits, false, hidden, weight.t(), 1.0, Threads::All);
+            multiply_weight(logits, vocab, false, hidden, weight, Side::Transposed);
             multiply(own_logits, false, hidden, apart.t(), 1.0, Threads::One);
             self.exchange(logits, own_logits, vocab, |logit, own| *logit = *own);
             logits
@@ -78,7 +79,7 @@ impl<const N: usize> Fused<N> for CrossEntropy {
             let grad_own = Matrix::new(own_logits, count, own);
             if let Some(grad) = &mut grads[0] {
                 let grad = &mut grad[first * d_model..][..count * d_model];
-                multiply(grad, false, grad_logits, weight, 1.0, Threads::All);
+                multiply_weight(grad, d_model, false, grad_logits, weight, Side::Plain);
                 if own > 0 {
                     multiply(grad, true, grad_own, apart, 1.0, Threads::One);
                 }

@@ -3,6 +3,9 @@
 //! Every operation here is a plain function on [`Tensor`]; it chooses the fused body where one
 //! exists for the tensor's backend and type, and a body of Burn's primitive operations
 //! ([`primitive`]) everywhere else. Both give the same values and gradients to rounding.
+//!
+//! The matrix of [`linear`], [`projection`], [`embedding`] and [`cross_entropy`] may be stored in bf16 if it
+//! is a constant: results are those of the same values in f32.
 
 mod adamw;
 mod attention;
@@ -20,6 +23,7 @@ pub mod simd;
 mod swiglu;
 mod table;
 mod visible;
+mod weight;
 
 use burn::tensor::{Int, Tensor};
 
@@ -88,7 +92,7 @@ pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
 ///
 /// `x: [batch, seq, d_in]`, `bias: [d_out]`; result `[batch, seq, d_out]`.
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
-    if !(fusable(&x) && fusable(&weight) && bias.as_ref().is_none_or(fusable)) {
+    if !(fusable(&x) && weight::readable(&weight) && bias.as_ref().is_none_or(fusable)) {
         return primitive::linear(x, weight, bias);
     }
     let ([_, _, width], [d_in, d_out]) = (x.dims(), weight.dims());
@@ -120,7 +124,7 @@ pub fn projection(x: Tensor<3>, weights: &[Tensor<2>], biases: &[Tensor<1>]) -> 
         weights.iter().zip(biases).all(|(weight, bias)| weight.dims()[0] == bias.dims()[0]),
         "one bias a feature"
     );
-    if !(fusable(&x) && weights.iter().all(fusable) && biases.iter().all(fusable)) {
+    if !(fusable(&x) && weights.iter().all(weight::readable) && biases.iter().all(fusable)) {
         return primitive::projection(x, weights, biases);
     }
     projection::projection(x, weights, biases)
@@ -177,7 +181,7 @@ pub fn head_norm(
 /// If an id is not below `vocab`.
 pub fn embedding(table: impl Into<Table>, ids: Tensor<2, Int>) -> Tensor<3> {
     let Table { weight, apart } = table.into();
-    if !fusable(&weight) {
+    if !weight::readable(&weight) {
         return primitive::embedding(Table { weight, apart }, ids);
     }
     let shape = ids.dims();
@@ -235,7 +239,7 @@ pub fn cross_entropy(
 ) -> Tensor<1> {
     let head = head.into();
     let apart_fusable = head.apart.as_ref().is_none_or(|apart| fusable(&apart.rows));
-    if !(fusable(&hidden) && fusable(&head.weight) && apart_fusable) {
+    if !(fusable(&hidden) && weight::readable(&head.weight) && apart_fusable) {
         return primitive::cross_entropy(hidden, head, targets);
     }
     let ([rows, d_model], [vocab, width]) = (hidden.dims(), head.dims());

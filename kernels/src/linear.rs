@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
 use crate::matrix::{Matrix, Threads, add_up, multiply};
 use crate::simd::simd;
+use crate::weight::{Side, multiply_weight};
 
 /// Rows that one task sums. The tasks' sums are added in order, so this must not depend on the
 /// number of threads.
@@ -34,14 +35,8 @@ impl<const N: usize> Fused<N> for Linear {
                 y.chunks_exact_mut(d_out).for_each(|y| y.copy_from_slice(slice(bias)));
             });
         }
-        multiply(
-            &mut y,
-            bias.is_some(),
-            Matrix::new(slice(x), rows, d_in),
-            Matrix::new(slice(weight), d_in, d_out),
-            1.0,
-            Threads::All,
-        );
+        let x_rows = Matrix::new(slice(x), rows, d_in);
+        multiply_weight(&mut y, d_out, bias.is_some(), x_rows, weight, Side::Plain);
         let saved = || (wanted[1].then(|| x.clone()), weight.clone());
         let saved = wanted.contains(&true).then(saved);
         (tensor(y, shape), saved)
@@ -77,9 +72,8 @@ impl<const N: usize> Fused<N> for Linear {
             sinks.put(1, sum);
         }
         if sinks.wants(0) {
-            let weight = Matrix::new(slice(&weight), d_in, d_out);
             let mut grad_x = unfilled(rows * d_in);
-            multiply(&mut grad_x, false, grad_y, weight.t(), 1.0, Threads::All);
+            multiply_weight(&mut grad_x, d_in, false, grad_y, &weight, Side::Transposed);
             sinks.put(0, tensor(grad_x, [batch, seq, d_in]));
         }
     }

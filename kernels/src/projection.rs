@@ -6,7 +6,8 @@ use burn_flex::FlexTensor;
 
 use crate::flex::{Fused, Sinks, apply, slice, slice_mut, tensor, unfilled};
 use crate::linear::{sizes, sum_rows};
-use crate::matrix::{Matrix, Threads, multiply, multiply_part};
+use crate::matrix::{Matrix, Threads, multiply};
+use crate::weight::{Side, multiply_weight};
 
 /// [`crate::projection`] on operands that were found fit.
 pub(crate) fn projection(x: Tensor<3>, weights: &[Tensor<2>], biases: &[Tensor<1>]) -> Tensor<3> {
@@ -71,16 +72,10 @@ impl<const N: usize> Fused<N> for Projection {
             let bias: Vec<f32> = biases.iter().flat_map(slice).copied().collect();
             y.chunks_exact_mut(total.max(1)).for_each(|y| y.copy_from_slice(&bias));
         }
-        for (weight, &(first, width)) in weights.iter().zip(&columns) {
-            multiply_part(
-                y.get_mut(first..).unwrap_or_default(),
-                total,
-                !biases.is_empty(),
-                Matrix::new(slice(x), rows, d_in),
-                Matrix::new(slice(weight), width, d_in).t(),
-                1.0,
-                Threads::All,
-            );
+        for (weight, &(first, _)) in weights.iter().zip(&columns) {
+            let y = y.get_mut(first..).unwrap_or_default();
+            let x = Matrix::new(slice(x), rows, d_in);
+            multiply_weight(y, total, !biases.is_empty(), x, weight, Side::Transposed);
         }
         let weight_wanted = wanted[1..=self.parts].contains(&true);
         let saved = || (weight_wanted.then(|| x.clone()), weights.to_vec());
@@ -127,8 +122,8 @@ impl<const N: usize> Fused<N> for Projection {
         if sinks.wants(0) {
             let mut grad_x = unfilled(rows * d_in);
             for (i, (weight, &(first, width))) in weights.iter().zip(&columns).enumerate() {
-                let weight = Matrix::new(slice(weight), width, d_in);
-                multiply(&mut grad_x, i > 0, part(first, width), weight, 1.0, Threads::All);
+                let grad_y = part(first, width);
+                multiply_weight(&mut grad_x, d_in, i > 0, grad_y, weight, Side::Plain);
             }
             sinks.put(0, tensor(grad_x, [batch, seq, d_in]));
         }

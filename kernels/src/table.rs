@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 
+use crate::weight::wide;
+
 /// A table `[rows, d_model]`.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// `[rows, d_model]`.
+    /// `[rows, d_model]`; in bf16 perhaps, if it is a constant.
     pub weight: Tensor<2>,
     /// Rows that stand in place of the weight's.
     pub apart: Option<Apart>,
@@ -38,7 +40,7 @@ impl Table {
     /// The whole table in one tensor, `[rows, d_model]`: a copy where rows are given apart.
     pub fn whole(&self) -> Tensor<2> {
         let [_, width] = self.dims();
-        self.each_apart().fold(self.weight.clone(), |table, (id, row)| {
+        self.each_apart().fold(wide(self.weight.clone()), |table, (id, row)| {
             table.slice_assign([id..id + 1, 0..width], row)
         })
     }
@@ -46,7 +48,8 @@ impl Table {
     /// `hidden · tableᵀ`: `[n, d_model]` → `[n, rows]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         let [n, _] = hidden.dims();
-        let logits = hidden.clone().matmul(self.weight.clone().transpose());
+        let weight = std::slice::from_ref(&self.weight);
+        let logits = crate::projection(hidden.clone().unsqueeze(), weight, &[]).squeeze_dim(0);
         self.each_apart().fold(logits, |logits, (id, row)| {
             let own = hidden.clone().matmul(row.transpose()); // [n, 1]
             logits.slice_assign([0..n, id..id + 1], own)
@@ -61,9 +64,9 @@ impl Table {
             let none = rest.clone().slice(own(id)).zeros_like();
             rest.slice_assign(own(id), none)
         });
-        self.each_apart().fold(rest.matmul(self.weight.clone()), |sum, (id, row)| {
-            sum + shares.clone().slice(own(id)).matmul(row)
-        })
+        let sum = crate::linear(rest.unsqueeze(), self.weight.clone(), None).squeeze_dim(0);
+        self.each_apart()
+            .fold(sum, |sum, (id, row)| sum + shares.clone().slice(own(id)).matmul(row))
     }
 
     /// Each row given apart, `[1, d_model]`, with its id.

@@ -96,6 +96,43 @@ fn a_table_with_rows_apart() {
     }
 }
 
+/// The second weight is widened in several parts.
+#[test]
+fn weights_in_bf16_give_what_their_values_give_in_f32() {
+    for (rows, width, vocab) in [(3, 8, 5), (17, 96, 50_000)] {
+        let mut random = Random(22);
+        let (x, weight) = (random.numbers(rows * width), random.numbers(vocab * width));
+        let stored = constant(&weight, DType::F32).reshape([vocab, width]).cast(DType::BF16);
+        let wide = stored.clone().cast(DType::F32);
+        assert_ne!(
+            numbers(wide.clone()),
+            weight.iter().map(|&x| f64::from(x as f32)).collect::<Vec<_>>()
+        );
+        let through = |weight: &Tensor<2>| {
+            run(&[x.clone()], DType::F32, |x| {
+                let x = x[0].clone().reshape([1, rows, width]);
+                let ids: Vec<i64> = (0..rows as i64).map(|i| (i * 13) % vocab as i64).collect();
+                let ids = TensorData::new(ids, [1, rows]);
+                let ids = Tensor::<2, Int>::from_data(ids, &Device::flex().autodiff());
+                let both = kernels::projection(x.clone(), &[weight.clone(), weight.clone()], &[]);
+                let y = kernels::linear(both.narrow(2, vocab, vocab) / 100.0, weight.clone(), None);
+                let x = x + kernels::embedding(weight.clone(), ids.clone());
+                let hidden = (x + y).reshape([rows, width]) / 100.0;
+                let table = Table::from(weight.clone());
+                let mixed = table.mix(table.logits(hidden.clone()));
+                let loss = kernels::cross_entropy(hidden, weight.clone(), ids.reshape([rows]));
+                Tensor::cat(vec![mixed.flatten(0, 1), loss], 0)
+            })
+        };
+        let (values, grads) = through(&stored);
+        let (want, want_grads) = through(&wide);
+        // Not to the bit: the sums of a narrower product may be blocked otherwise.
+        assert_close("values", &values, &want, 1e-6);
+        assert_close("gradient", &grads[0], &want_grads[0], 1e-6);
+        assert!(values.iter().chain(&grads[0]).all(|x| x.is_finite()));
+    }
+}
+
 /// Several blocks of rows, against the same rows one after the other.
 #[test]
 fn cross_entropy_in_blocks() {

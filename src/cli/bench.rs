@@ -21,7 +21,10 @@ use coconut::{
     eval::{GenerateOptions, Sampling, generate},
     latent::{LatentModel, Recompute, Trace, recompute::gradients},
     log, loss,
-    model::{Lora, ModelConfig, Transformer, lora::Targets},
+    model::{
+        Lora, ModelConfig, Transformer,
+        lora::{Frozen, Targets},
+    },
     rng,
     train::optim::{self, AdamW},
 };
@@ -42,6 +45,9 @@ pub struct Bench {
     /// Names of the maps with adapters, or `all-linear`; PEFT's choice for the family if absent.
     #[arg(long, value_delimiter = ',')]
     lora_targets: Vec<String>,
+    /// Hold what is frozen in bf16.
+    #[arg(long, requires = "lora")]
+    bf16: bool,
     /// Blocks.
     #[arg(long, default_value_t = 4)]
     layers: usize,
@@ -150,8 +156,8 @@ impl Bench {
         if !self.lora_targets.is_empty() {
             command.arg(format!("--lora-targets={}", self.lora_targets.join(",")));
         }
-        if self.steps_only {
-            command.arg("--steps-only");
+        for (flag, set) in [("--steps-only", self.steps_only), ("--bf16", self.bf16)] {
+            command.args(set.then_some(flag));
         }
         let output = command
             .args(["--json".to_owned(), format!("--stages={stage}")])
@@ -290,7 +296,8 @@ impl Subject {
             let tokens = [markers.start_latent, markers.end_latent, markers.latent];
             model = model
                 .with_lora(Lora::new(bench.lora, targets), &tokens, 0)
-                .map_err(|(_, problem)| Error::Usage(format!("--lora-targets {problem}.")))?;
+                .map_err(|(_, problem)| Error::Usage(format!("--lora-targets {problem}.")))?
+                .hold(if bench.bf16 { Frozen::Bf16 } else { Frozen::F32 });
         }
         let model = LatentModel::new(model, Default::default(), Default::default())
             .map_err(|(key, problem)| Error::Usage(format!("{key} {problem}.")))?;

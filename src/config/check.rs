@@ -1,6 +1,7 @@
 //! What values are allowed, and which keys need one another.
 
 use super::RunConfig;
+use crate::model::lora::Frozen;
 
 impl RunConfig {
     /// The first key at fault, and what is wrong with it.
@@ -35,6 +36,7 @@ impl RunConfig {
                 ("lora_alpha", self.lora_alpha.is_some()),
                 ("lora_dropout", self.lora_dropout != 0.0),
                 ("lora_target_modules", self.lora_target_modules.is_some()),
+                ("frozen_dtype", self.frozen_dtype != Frozen::F32),
             ];
             if let Some((key, _)) = unused.into_iter().find(|(_, given)| *given) {
                 return Err((key, "is given without `lora_rank`; add one, such as 16".into()));

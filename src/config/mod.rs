@@ -24,7 +24,7 @@ use crate::{
     model::{
         Lora,
         config::Family,
-        lora::{Base, Targets},
+        lora::{Base, Frozen, Targets},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -110,6 +110,9 @@ pub struct RunConfig {
     /// Names of the maps with adapters, or `all-linear`; PEFT's choice for the family if absent:
     /// `[c_attn]`, or `[q_proj, v_proj]`.
     pub lora_target_modules: Option<Targets>,
+    /// How the frozen matrices below adapters are held: `f32`, or `bf16` in half the memory, exact
+    /// where the model's folder holds bf16.
+    pub frozen_dtype: Frozen,
     /// Shape of a model from random weights: blocks.
     pub n_layer: usize,
     /// Width.
@@ -244,6 +247,7 @@ impl Default for RunConfig {
             lora_alpha: None,
             lora_dropout: 0.0,
             lora_target_modules: None,
+            frozen_dtype: Frozen::F32,
             n_layer: 4,
             n_embd: 128,
             n_head: 4,

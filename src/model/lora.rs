@@ -9,7 +9,7 @@ use std::{
 
 use burn::{
     module::Param,
-    tensor::{Device, Tensor, TensorData},
+    tensor::{DType, Device, Tensor, TensorData},
 };
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,17 @@ pub struct Base {
     /// The revision of `org/name`.
     #[serde(default)]
     pub revision: Option<String>,
+}
+
+/// How the matrices below adapters are held in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Frozen {
+    /// In four bytes an element.
+    #[default]
+    F32,
+    /// In two, rounded; exact where the folder below holds bf16.
+    Bf16,
 }
 
 /// Which maps have adapters.
@@ -136,10 +147,15 @@ impl Map<'_> {
     fn merge(&mut self) {
         let Some(change) = self.adapter().take().map(|adapter| adapter.change()) else { return };
         match self {
-            Self::Linear(map) => map.weight = trained(map.weight.val() + change),
-            Self::Conv1d(map) => map.weight = trained(map.weight.val() + change.transpose()),
+            Self::Linear(map) => map.weight = trained(wide(&map.weight) + change),
+            Self::Conv1d(map) => map.weight = trained(wide(&map.weight) + change.transpose()),
         }
     }
+}
+
+/// A weight's values in f32.
+fn wide(weight: &Param<Tensor<2>>) -> Tensor<2> {
+    weight.val().cast(DType::F32)
 }
 
 /// A parameter that is trained from here on.
@@ -272,6 +288,26 @@ impl Transformer {
             "the adapters do not fit `{CONFIG_FILE}` and the model below: {}. The three must belong together.",
             listed(&problems)
         )))
+    }
+
+    /// Holds the matrices of the blocks and the tables as `frozen` says. Without adapters nothing is
+    /// frozen, and nothing changes.
+    pub fn hold(mut self, frozen: Frozen) -> Self {
+        if self.lora.is_none() || frozen == Frozen::F32 {
+            return self;
+        }
+        let narrow = |weight: &mut Param<Tensor<2>>| {
+            let stored = weight.val().detach().cast(DType::BF16);
+            *weight = Param::from_tensor(stored).set_require_grad(false);
+        };
+        for (_, map) in self.maps() {
+            match map {
+                Map::Linear(map) => narrow(&mut map.weight),
+                Map::Conv1d(map) => narrow(&mut map.weight),
+            }
+        }
+        self.tables().into_iter().for_each(|(_, table)| narrow(&mut table.weight));
+        self
     }
 
     /// Writes [`CONFIG_FILE`] and [`ADAPTER_FILE`].

@@ -16,7 +16,7 @@ use crate::{
     latent::{LatentModel, Thinking},
     model::{
         Lora, Transformer,
-        lora::{self, Base},
+        lora::{self, Base, Frozen},
         weights,
     },
     report::Row,
@@ -47,6 +47,9 @@ pub struct LatentInfo {
     /// How questions are put.
     #[serde(default)]
     pub prompt: PromptStyle,
+    /// How what lies below adapters is held, which it was trained with.
+    #[serde(default, rename = "frozen_dtype")]
+    pub frozen: Frozen,
 }
 
 impl LatentInfo {
@@ -107,7 +110,7 @@ impl Checkpoint {
     /// A missing or damaged file, and weights that do not fit each other.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let latent: LatentInfo = read_json(&folder.join(LATENT_FILE))?;
-        let model = load_transformer(folder, device)?;
+        let model = load_transformer(folder, latent.frozen, device)?;
         let tokenizer = Tokenizer::load(folder)?.with_prompt(&latent.prompt)?;
         check_vocabulary(&tokenizer, &model, folder)?;
         let model = LatentModel::load(model, latent.thinking.clone(), folder)?;
@@ -119,14 +122,14 @@ impl Checkpoint {
 ///
 /// # Errors
 /// Everything that reading either can report.
-pub fn load_transformer(folder: &Path, device: &Device) -> Result<Transformer> {
+pub fn load_transformer(folder: &Path, frozen: Frozen, device: &Device) -> Result<Transformer> {
     let Some(lora) = Lora::find(folder)? else { return Transformer::load(folder, device) };
     let Base { name, revision } = &lora.base;
     let below = HubCache::from_env().folder(name, revision.as_deref()).map_err(|problem| {
         let problem = format!("`base_model_name_or_path` {problem}");
         Error::input(folder.join(lora::CONFIG_FILE), "", problem)
     })?;
-    Transformer::load(&below, device)?.load_adapters(lora, folder)
+    Ok(Transformer::load(&below, device)?.load_adapters(lora, folder)?.hold(frozen))
 }
 
 /// Refuses a tokenizer whose files give more tokens than the model has embeddings; markers added since

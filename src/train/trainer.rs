@@ -70,7 +70,8 @@ pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result
             match config.lora(model.config.family)? {
                 Some(lora) => model
                     .with_lora(lora, &[start_latent, end_latent, latent], config.seed)
-                    .map_err(|(key, problem)| wrong(key, problem))?,
+                    .map_err(|(key, problem)| wrong(key, problem))?
+                    .hold(config.frozen_dtype),
                 None => model,
             }
         }
@@ -134,7 +135,7 @@ impl<'a> Trainer<'a> {
         let mut optimizer = AdamW::new(config.betas, config.weight_decay);
         let (model, state) = match newest.filter(|_| resume) {
             Some(path) => {
-                let model = checkpoint::load_transformer(&path, &device)?;
+                let model = checkpoint::load_transformer(&path, config.frozen_dtype, &device)?;
                 let model = LatentModel::load(model, config.thinking(), &path)?;
                 (model, checkpoint::restore(&path, &mut optimizer, &device)?)
             }
@@ -427,6 +428,7 @@ impl<'a> Trainer<'a> {
             thinking: self.config.thinking(),
             format: self.data.format,
             prompt: self.config.prompt_style(),
+            frozen: self.config.frozen_dtype,
         };
         let folder = self.folder.join("checkpoints");
         let path = folder.join(place);
