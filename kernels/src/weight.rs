@@ -1,5 +1,5 @@
 //! Matrices that stand still may be stored in bf16, half the memory: products widen them a part at a
-//! time, so that the result is that of the same values in f32.
+//! time, so that the result is that of the same values in f32 to rounding.
 
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Tensor, bf16};
@@ -58,7 +58,7 @@ pub(crate) fn multiply_weight(
         let weight = if side == Side::Plain { weight } else { weight.t() };
         return multiply_part(dst, row_stride, add, x, weight, 1.0, Threads::All);
     }
-    // Parts are columns of the result, so that every sum runs in the order it always does.
+    // Parts are columns of the result, so that no sum is split between them.
     let stored = narrow_slice(weight);
     let (inner, outer) = if side == Side::Plain { (rows, cols) } else { (cols, rows) };
     let count = (WIDENED / inner.max(1)).clamp(16, outer.max(16));

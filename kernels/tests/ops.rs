@@ -109,7 +109,7 @@ fn weights_in_bf16_give_what_their_values_give_in_f32() {
             weight.iter().map(|&x| f64::from(x as f32)).collect::<Vec<_>>()
         );
         let through = |weight: &Tensor<2>| {
-            run(&[x.clone()], DType::F32, |x| {
+            run(std::slice::from_ref(&x), DType::F32, |x| {
                 let x = x[0].clone().reshape([1, rows, width]);
                 let ids: Vec<i64> = (0..rows as i64).map(|i| (i * 13) % vocab as i64).collect();
                 let ids = TensorData::new(ids, [1, rows]);
