@@ -556,7 +556,7 @@ fn adapters_are_trained_resumed_and_merged() {
     }
 
     // Back to the middle of the first epoch, and on from there.
-    let (expected, results) = (losses(&run), rows(&run));
+    let expected = (losses(&run), rows(&run));
     for entry in fs::read_dir(run.join("checkpoints")).unwrap() {
         let path = entry.unwrap().path();
         if !path.ends_with("-1-0.6") {
@@ -564,8 +564,7 @@ fn adapters_are_trained_resumed_and_merged() {
         }
     }
     train(&recipe, &["--resume"]).assert().success();
-    assert_eq!(losses(&run), expected);
-    assert_eq!(rows(&run), results);
+    assert_eq!((losses(&run), rows(&run)), expected);
 
     let logits = |checkpoint: &Path| -> Vec<f64> {
         let mut command = coconut(["logits"]);
@@ -582,7 +581,6 @@ fn adapters_are_trained_resumed_and_merged() {
     assert!(off(&adapted, &merged_logits) < 1e-4, "{}", off(&adapted, &merged_logits));
     assert!(off(&adapted, &before) > 1e-2, "training moved nothing");
     assert!(!merged.join("adapter_config.json").exists());
-
     let mut generate = coconut(["generate"]);
     generate.arg(&checkpoint).args(["--prompt", "3+4*2"]).assert().success();
     let mut again = coconut(["merge"]);
@@ -591,8 +589,7 @@ fn adapters_are_trained_resumed_and_merged() {
     let mut whole = coconut(["merge"]);
     whole.arg(&base).arg("-o").arg(place.path("other"));
     refused(whole, &["whole model already"]);
-    let from = checkpoint.to_str().unwrap();
-    let onto = [("load_model_path", from), ("name", "onto")];
+    let onto = [("load_model_path", checkpoint.to_str().unwrap()), ("name", "onto")];
     refused(train(&place.recipe(&onto), &[]), &["coconut merge"]);
     refused(train(&place.recipe(&[("lora_rank", "4")]), &[]), &["`lora_rank`", "`model_id`"]);
     refused(train(&place.recipe(&[("lora_alpha", "4")]), &[]), &["`lora_alpha`", "`lora_rank`"]);
