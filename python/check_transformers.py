@@ -6,6 +6,8 @@
 For GPT-2, Qwen2, Qwen3 and Llama: transformers writes a folder with a tiny random model and a byte-level
 tokenizer; `coconut train` trains it for some steps; AutoModelForCausalLM and AutoTokenizer load the
 checkpoint, whose logits must equal those of `coconut logits` to 1e-4, and must differ from the start's.
+Then the same with adapters, on a folder that does not know the markers yet: PeftModel.from_pretrained on
+the base and the checkpoint must give those logits, and so must the folder of `coconut merge`.
 COCONUT is the binary, by default target/release/coconut. Run by hand; takes about a minute.
 """
 
@@ -15,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import peft
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -49,10 +52,10 @@ FAMILIES = {
 }
 
 
-def write_model(folder, family, dtype):
-    """A folder as `save_pretrained` leaves it; the markers have rows of their own from the start."""
+def write_model(folder, family, dtype, markers=MARKERS):
+    """A folder as `save_pretrained` leaves it; `markers` have rows of their own from the start."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    specials = ["<|endoftext|>", *MARKERS]
+    specials = ["<|endoftext|>", *markers]
     inner = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -72,7 +75,7 @@ def write_model(folder, family, dtype):
     tokenizer.save_pretrained(folder)
 
 
-def write_recipe(folder):
+def write_recipe(folder, **more):
     examples = [
         {"question": f"{a}+{b}-{c}", "steps": [f"<<{a}+{b}={a + b}>>"], "answer": str(a + b - c)}
         for a in range(4)
@@ -96,7 +99,7 @@ def write_recipe(folder):
         "lr": 1e-2,
         "eval_at": "end",
         "max_new_tokens": 4,
-    }
+    } | more
     (folder / "recipe.yaml").write_text("".join(f"{key}: {value}\n" for key, value in recipe.items()))
 
 
@@ -134,9 +137,38 @@ def check(family, dtype):
         assert off < 1e-4 and moved > 0.1
 
 
+def check_adapters(family, targets):
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_model(folder / "model", family, torch.float32, markers=[])
+        write_recipe(folder, lora_rank=4, lora_alpha=6, lora_target_modules=json.dumps(targets))
+        run("train", folder / "recipe.yaml")
+        checkpoint = max((folder / "runs/run/checkpoints").glob("*-*"), key=lambda path: path.stat().st_mtime)
+        run("merge", checkpoint, "-o", folder / "merged")
+
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        ids = tokenizer.encode("3+2-1\n<|start-latent|><|end-latent|>### 4", add_special_tokens=False)
+        assert tokenizer.decode(ids) == "3+2-1\n<|start-latent|><|end-latent|>### 4"
+        ours = torch.tensor(json.loads(run("logits", checkpoint, "--ids", ",".join(map(str, ids)), "--json"))["logits"])
+
+        base = AutoModelForCausalLM.from_pretrained(folder / "model")
+        base.resize_token_embeddings(len(tokenizer))
+        adapted = peft.PeftModel.from_pretrained(base, checkpoint).eval()
+        merged = AutoModelForCausalLM.from_pretrained(folder / "merged").eval()
+        with torch.no_grad():
+            theirs = [model(input_ids=torch.tensor([ids])).logits[0] for model in (adapted, merged)]
+            with adapted.disable_adapter():
+                moved = (adapted(input_ids=torch.tensor([ids])).logits[0] - theirs[0]).abs().max().item()
+        off = [(ours - logits).abs().max().item() for logits in theirs]
+        print(f"{family:<6} adapters: logits off by {off[0]:.1e}, merged by {off[1]:.1e}; training moved them by {moved:.1f}")
+        assert max(off) < 1e-4 and moved > 0.1
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     for family in FAMILIES:
         for dtype in (torch.float32, torch.bfloat16):
             check(family, dtype)
+        for targets in ("all-linear", None):
+            check_adapters(family, targets)

@@ -16,6 +16,8 @@ families/    tiny odd models of qwen2, qwen3 and llama as `save_pretrained` writ
 <family>_*   for each: logits, latent loss and every gradient, and 200 greedy generations (GPT-2's too)
 reinject_*   the same forward with other reinjections, and with early passes detached
 seq_vcr_*    the Seq-VCR loss and its gradient, one time step at a time
+lora/        adapters as PEFT writes them, on models named above
+lora_*       logits, latent loss and the gradient of everything that is trained
 optim_*      torch.optim.AdamW with clipping under the schedules of transformers
 
 The latent forward here shares nothing with a cached one: for every thought, in order, the whole
@@ -26,6 +28,7 @@ import json
 import sys
 from pathlib import Path
 
+import peft
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -541,6 +544,55 @@ def make_generations(family, model, seed):
     dump(f"generate_{family}.json", {"versions": VERSIONS, "latent": LATENT, "eos": EOS, "prompts": prompts, "generated": generated})
 
 
+# ---------------------------------------------------------------- adapters
+
+
+def make_lora():
+    """Random adapters as PEFT writes them, on models written above, and the latent forward through them."""
+    every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    for name, below, kind, targets in (
+        ("gpt2", "latent", GPT2LMHeadModel, ["c_attn", "c_fc", "c_proj"]),
+        ("qwen2", "families/qwen2", Qwen2ForCausalLM, ["q_proj", "v_proj"]),  # tied
+        ("qwen3", "families/qwen3", Qwen3ForCausalLM, every),  # untied
+    ):
+        torch.manual_seed(20)
+        load = lambda: kind.from_pretrained(OUT / below, attn_implementation="eager" if name == "gpt2" else "sdpa")
+        tables = ["wte"] if name == "gpt2" else ["embed_tokens"] if name == "qwen2" else ["embed_tokens", "lm_head"]
+        config = peft.LoraConfig(
+            task_type="CAUSAL_LM",
+            r=3,
+            lora_alpha=5,
+            target_modules=targets,
+            fan_in_fan_out=name == "gpt2",
+            trainable_token_indices={table: [BOT, EOT, LATENT] for table in tables},
+        )
+        model = peft.get_peft_model(load(), config)
+        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        with torch.no_grad():
+            for _, p in trained:
+                p.copy_(0.2 * torch.randn_like(p))
+        folder = OUT / "lora" / name
+        model.save_pretrained(folder)
+        (folder / "README.md").unlink()
+        about = json.loads((folder / "adapter_config.json").read_text())
+        about["base_model_name_or_path"] = f"tests/fixtures/torch/{below}"
+        about["target_modules"] = sorted(about["target_modules"])  # a set, in no order
+        (folder / "adapter_config.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+
+        model = in_double(peft.PeftModel.from_pretrained(load(), folder, is_trainable=True))
+        gen = torch.Generator().manual_seed(21)
+        rows = [make_row(gen, q, n, a) for q, n, a in ((9, 0, 3), (4, 1, 7), (5, 4, 4))]
+        loss, count, logits = latent_loss(model, rows)
+        loss.backward()
+        tensors = {f"logits.{i}": row for i, row in enumerate(logits)}
+        for key, p in model.named_parameters():
+            if p.requires_grad:
+                assert p.grad.abs().max() > 0, key
+                tensors["grad." + key.removeprefix("base_model.model.").replace(".default", "")] = p.grad
+        dump(f"lora_{name}.json", {"versions": VERSIONS, "latent": LATENT, "loss": loss.item(), "labelled_tokens": count, "rows": rows})
+        store(f"lora_{name}.safetensors", tensors)
+
+
 # ---------------------------------------------------------------- optimiser
 
 
@@ -618,6 +670,7 @@ if __name__ == "__main__":
     make_families()
     make_reinject()
     make_seq_vcr()
+    make_lora()
     make_optim()
     for path in OUT.rglob("*.safetensors"):
         path.chmod(0o644)

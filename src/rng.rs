@@ -21,6 +21,8 @@ pub const GENERATED: u64 = 6;
 
 /// Stream of the parameters that only thoughts have.
 pub const THOUGHTS: u64 = 7;
+/// Stream of fresh adapters.
+pub const ADAPTERS: u64 = 8;
 
 /// The generator at `place` (a stream and indices into it) of a run seeded with `seed`.
 pub fn stream(seed: u64, place: &[u64]) -> ChaCha8Rng {

@@ -471,6 +471,7 @@ fn every_recipe_can_be_tried_without_weights_or_data() {
         ("gsm_gpt2_cot", "stage CoT", "hf download openai-community/gpt2`"),
         ("gsm_gpt2", "stage 4", "runs/gsm_gpt2_cot/checkpoints/-1-21 is missing"),
         ("gsm_qwen3_0.6b", "stage 4", "hf download Qwen/Qwen3-0.6B`"),
+        ("gsm_qwen3_0.6b_lora", "stage 4", "hf download Qwen/Qwen3-0.6B`"),
         ("gsm_smollm2", "stage 3", "hf download HuggingFaceTB/SmolLM2-135M-Instruct`"),
         ("prosqa_gpt2", "stage 7", "hf download openai-community/gpt2`"),
         ("prontoqa_gpt2", "stage 7", "hf download openai-community/gpt2`"),
@@ -518,4 +519,81 @@ fn a_model_that_is_not_here_is_told_how_to_fetch() {
     let mut command = train(&recipe, &[]);
     command.env("HF_HUB_CACHE", place.path("cache"));
     refused(command, &["`model_id`", "hf download org/name --revision v2"]);
+}
+
+/// Adapters on a model that was trained before: resumed, used as they are, and merged.
+#[test]
+fn adapters_are_trained_resumed_and_merged() {
+    let place = trained();
+    let base = place.checkpoint();
+    let keys = [
+        ("load_model_path", base.to_str().unwrap()),
+        ("lora_rank", "3"),
+        ("lora_alpha", "9"),
+        ("lora_dropout", "0.1"),
+        ("lora_target_modules", "all-linear"),
+        ("frozen_dtype", "bf16"),
+        ("replacement_method", "proj(hs[-1])"),
+        ("lr", "1e-2"),
+        ("num_epochs", "2"),
+        ("save_steps", "3"),
+        ("keep_checkpoints", "0"),
+        ("name", "adapted"),
+    ];
+    let recipe = place.recipe(&keys);
+    train(&recipe, &[]).assert().success();
+    let run = place.path("runs/adapted");
+    let checkpoint = run.join("checkpoints/0-1");
+    for (file, there) in [
+        ("adapter_config.json", true),
+        ("adapter_model.safetensors", true),
+        ("latent.safetensors", true),
+        ("tokenizer.json", true),
+        ("model.safetensors", false),
+        ("config.json", false),
+    ] {
+        assert_eq!(checkpoint.join(file).exists(), there, "{file}");
+    }
+
+    // Back to the middle of the first epoch, and on from there.
+    let expected = (losses(&run), rows(&run));
+    for entry in fs::read_dir(run.join("checkpoints")).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.ends_with("-1-0.6") {
+            fs::remove_dir_all(path).unwrap();
+        }
+    }
+    train(&recipe, &["--resume"]).assert().success();
+    assert_eq!((losses(&run), rows(&run)), expected);
+
+    let logits = |checkpoint: &Path| -> Vec<f64> {
+        let mut command = coconut(["logits"]);
+        command.arg(checkpoint).args(["--ids", "3,4,5,6,7,8", "--json"]);
+        let printed: Value = serde_json::from_str(&stdout(&command.assert().success())).unwrap();
+        let rows = printed["logits"].as_array().unwrap().iter();
+        rows.flat_map(|row| row.as_array().unwrap()).map(|x| x.as_f64().unwrap()).collect()
+    };
+    let merged = place.path("merged");
+    coconut(["merge"]).arg(&checkpoint).arg("-o").arg(&merged).assert().success();
+    let [before, adapted, merged_logits] = [&base, &checkpoint, &merged].map(|x| logits(x));
+    let off =
+        |a: &[f64], b: &[f64]| a.iter().zip(b).fold(0f64, |most, (a, b)| most.max((a - b).abs()));
+    assert!(off(&adapted, &merged_logits) < 1e-4, "{}", off(&adapted, &merged_logits));
+    assert!(off(&adapted, &before) > 1e-2, "training moved nothing");
+    assert!(!merged.join("adapter_config.json").exists());
+    let mut generate = coconut(["generate"]);
+    generate.arg(&checkpoint).args(["--prompt", "3+4*2"]).assert().success();
+    let mut again = coconut(["merge"]);
+    again.arg(&checkpoint).arg("-o").arg(&merged);
+    refused(again, &["merged", "not empty"]);
+    let mut whole = coconut(["merge"]);
+    whole.arg(&base).arg("-o").arg(place.path("other"));
+    refused(whole, &["whole model already"]);
+    let onto = [("load_model_path", checkpoint.to_str().unwrap()), ("name", "onto")];
+    refused(train(&place.recipe(&onto), &[]), &["coconut merge"]);
+    refused(train(&place.recipe(&[("lora_rank", "4")]), &[]), &["`lora_rank`", "`model_id`"]);
+    refused(train(&place.recipe(&[("lora_alpha", "4")]), &[]), &["`lora_alpha`", "`lora_rank`"]);
+    let other = [("lora_target_modules", "q_proj"), ("name", "other")];
+    let other = place.recipe(&[&keys[..2], &other].concat());
+    refused(train(&other, &[]), &["`lora_target_modules`", "`q_proj`", "`c_attn`"]);
 }

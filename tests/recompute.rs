@@ -1,5 +1,5 @@
-//! Passes computed again in backward give the gradients of passes kept, dropout included. One test, since
-//! the device's generator is shared.
+//! Passes, and blocks, computed again in backward give the gradients of those kept, dropout included. One
+//! test, since the device's generator is shared.
 
 use std::path::PathBuf;
 
@@ -11,11 +11,14 @@ use coconut::{
         recompute::gradients,
     },
     loss::{self, seq_vcr},
-    model::Transformer,
+    model::{
+        Lora, Transformer,
+        lora::{ALL_LINEAR, Targets},
+    },
 };
 
 #[test]
-fn passes_computed_again_give_the_same_gradients() {
+fn what_is_computed_again_gives_the_same_gradients() {
     const L: u32 = 40;
     let rows: [&[u32]; 4] = [
         &[5, 6, 7, 38, L, L, L, L, 39, 1, 2, 3],
@@ -28,7 +31,7 @@ fn passes_computed_again_give_the_same_gradients() {
     let rows: Vec<Row> =
         rows.iter().zip(&labels).map(|(ids, labels)| Row { ids, labels }).collect();
     let batch = Batch::new(&rows, Some(L)).unwrap();
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch/latent");
+    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch");
     let vcr = loss::SeqVcr {
         lambda1: 0.3,
         lambda2: 0.2,
@@ -37,18 +40,41 @@ fn passes_computed_again_give_the_same_gradients() {
         divisor: seq_vcr::Divisor::Pairs,
     };
     let mut compared = 0;
-    for (text, tracked, dropout, compat, latent_positions) in [
-        ("hs[-1]", None, 0.0, Compat::None, LatentPositions::None),
-        ("hs[-1]", None, 0.3, Compat::None, LatentPositions::Learned),
-        ("hs[-1]", Some(2), 0.3, Compat::None, LatentPositions::None),
-        ("hs[-1]", Some(1), 0.0, Compat::None, LatentPositions::None),
-        ("norm(hs[1]+suppressed[0:])+ie", None, 0.3, Compat::None, LatentPositions::Sinusoidal),
-        ("mlp(hs[-1])+proj(ie)+soft[0.7]", None, 0.0, Compat::None, LatentPositions::None),
-        ("pause", None, 0.3, Compat::None, LatentPositions::None),
-        ("zero", None, 0.0, Compat::None, LatentPositions::None),
-        ("ie+hs[-2]", None, 0.0, Compat::Replication, LatentPositions::None),
+    for (place, text, tracked, dropout, compat, latent_positions) in [
+        ("latent", "hs[-1]", None, 0.0, Compat::None, LatentPositions::None),
+        ("latent", "hs[-1]", None, 0.3, Compat::None, LatentPositions::Learned),
+        ("latent", "hs[-1]", Some(2), 0.3, Compat::None, LatentPositions::None),
+        ("latent", "hs[-1]", Some(1), 0.0, Compat::None, LatentPositions::None),
+        (
+            "latent",
+            "norm(hs[1]+suppressed[0:])+ie",
+            None,
+            0.3,
+            Compat::None,
+            LatentPositions::Sinusoidal,
+        ),
+        (
+            "latent",
+            "mlp(hs[-1])+proj(ie)+soft[0.7]",
+            None,
+            0.0,
+            Compat::None,
+            LatentPositions::None,
+        ),
+        ("latent", "pause", None, 0.3, Compat::None, LatentPositions::None),
+        ("latent", "zero", None, 0.0, Compat::None, LatentPositions::None),
+        ("latent", "ie+hs[-2]", None, 0.0, Compat::Replication, LatentPositions::None),
+        ("families/qwen3", "hs[-1]", None, 0.0, Compat::None, LatentPositions::Offset(3)),
+        ("families/qwen2", "ie+hs[1]", Some(2), 0.0, Compat::None, LatentPositions::None),
+        ("adapters", "hs[-1]", None, 0.3, Compat::None, LatentPositions::None),
+        ("adapters", "proj(ie)+soft[0.7]", None, 0.3, Compat::None, LatentPositions::Learned),
     ] {
-        let mut transformer = Transformer::load(&folder, &Device::flex()).unwrap();
+        let load = |place: &str| Transformer::load(&fixtures.join(place), &Device::flex()).unwrap();
+        let adapted = |dropout| {
+            let lora = Lora { dropout, ..Lora::new(3, Targets::One(ALL_LINEAR.into())) };
+            load("latent").with_lora(lora, &[38, 39, 40], 5).unwrap()
+        };
+        let mut transformer = if place == "adapters" { adapted(dropout) } else { load(place) };
         transformer.config = transformer.config.with_dropout(dropout);
         let thinking = Thinking {
             compat,
@@ -63,21 +89,24 @@ fn passes_computed_again_give_the_same_gradients() {
             Some(sum / 9.0 + terms.variance + terms.covariance)
         };
         let kept = gradients(&model, &batch, Recompute::None, tracked, 11, loss).unwrap();
-        let again = gradients(&model, &batch, Recompute::Passes, tracked, 11, loss).unwrap();
-        assert_eq!(kept.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>(), "{text}");
-        for (name, flat) in &kept {
-            let values = |x: &coconut::model::parameters::Flat| -> Vec<f32> {
-                x.values.clone().into_data().try_into_vec().unwrap()
-            };
-            let (a, b) = (values(flat), values(&again[name]));
-            let scale = a.iter().fold(1e-12f32, |m, x| m.max(x.abs()));
-            let difference = a.iter().zip(&b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
-            assert!(
-                difference < 1e-6 * scale.max(1.0),
-                "{text} {tracked:?}: {name} {difference:e} of {scale:e}"
-            );
-            compared += 1;
+        for recompute in [Recompute::Passes, Recompute::Blocks] {
+            let again = gradients(&model, &batch, recompute, tracked, 11, loss).unwrap();
+            let what = format!("{place} {text} {tracked:?} {recompute:?}");
+            assert!(kept.keys().eq(again.keys()), "{what}");
+            for (name, flat) in &kept {
+                let values = |x: &coconut::model::parameters::Flat| -> Vec<f32> {
+                    x.values.clone().into_data().try_into_vec().unwrap()
+                };
+                let (a, b) = (values(flat), values(&again[name]));
+                let scale = a.iter().fold(1e-12f32, |m, x| m.max(x.abs()));
+                let difference = a.iter().zip(&b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+                assert!(
+                    difference < 1e-6 * scale.max(1.0),
+                    "{what}: {name} {difference:e} of {scale:e}"
+                );
+                compared += 1;
+            }
         }
     }
-    assert!(compared > 9 * 20, "{compared} parameters compared");
+    assert!(compared > 2 * 9 * 20, "{compared} parameters compared");
 }

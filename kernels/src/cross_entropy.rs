@@ -5,77 +5,99 @@
 //! and merely scaled in the backward pass; recomputing the logits there would cost a third product
 //! with the head. Source of that idea: Hsu et al. 2024, "Liger Kernel", arXiv 2410.10989.
 
+use std::sync::Arc;
+
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
 use crate::matrix::{Matrix, Threads, multiply};
 use crate::simd::{exp, max, simd, sum};
+use crate::weight::{Side, multiply_weight};
 
 /// Logits that a block of rows may take: 64 MiB. Every block adds to the whole gradient of the head,
 /// so blocks are as large as memory allows.
 const LOGITS: usize = 1 << 24;
 
-/// Operands: `hidden: [rows, d_model]`, `weight: [vocab, d_model]`.
+/// Operands: `hidden: [rows, d_model]`, `weight: [vocab, d_model]` and, if there are three, the rows
+/// `[apart, d_model]` that stand in place of the weight's.
 #[derive(Debug)]
 pub(crate) struct CrossEntropy {
     pub(crate) targets: Vec<u32>,
+    /// Whose rows the third operand has.
+    pub(crate) apart: Arc<[u32]>,
 }
 
-impl Fused<2> for CrossEntropy {
+impl<const N: usize> Fused<N> for CrossEntropy {
     /// The operands' gradients for an upstream gradient of one.
-    type Saved = [Option<FlexTensor>; 2];
+    type Saved = [Option<FlexTensor>; N];
 
     fn forward(
         &self,
-        [hidden, weight]: [FlexTensor; 2],
-        wanted: [bool; 2],
+        operands: [FlexTensor; N],
+        wanted: [bool; N],
     ) -> (FlexTensor, Option<Self::Saved>) {
-        let d_model = hidden.layout().shape()[1];
-        let vocab = weight.layout().shape()[0];
+        let shapes = operands.each_ref().map(|x| x.layout().shape().clone());
+        let (vocab, d_model) = (shapes[1][0], shapes[1][1]);
         let rows = self.targets.len();
         let blocks = (rows * vocab).div_ceil(LOGITS).max(1);
         let block = rows.div_ceil(blocks).max(1);
 
-        let (hidden_shape, weight_shape) = (hidden.layout().shape(), weight.layout().shape());
-        let (hidden, weight) = (slice(&hidden), slice(&weight));
+        let (hidden, weight) = (slice(&operands[0]), &operands[1]);
+        let apart = operands.get(2).map_or(&[][..], slice);
+        let own = self.apart.len();
         let mut losses = vec![0.0; rows];
         let mut logits = unfilled(block.min(rows) * vocab);
-        let [mut grad_hidden, mut grad_weight] = [(wanted[0], hidden), (wanted[1], weight)]
-            .map(|(wanted, x)| wanted.then(|| unfilled(x.len())));
-        if let Some(grad) = grad_weight.as_mut().filter(|_| rows == 0) {
-            grad.fill(0.0);
-        }
+        let mut own_logits = vec![0.0; block.min(rows) * own];
+        let mut at = 0;
+        let mut grads = operands.each_ref().map(|x| {
+            at += 1;
+            let elements = x.layout().num_elements();
+            wanted[at - 1].then(|| match rows {
+                0 => vec![0.0; elements],
+                _ => unfilled(elements),
+            })
+        });
         for first in (0..rows).step_by(block) {
             let count = block.min(rows - first);
             let targets = &self.targets[first..first + count];
             let hidden = Matrix::new(&hidden[first * d_model..], count, d_model);
-            let weight = Matrix::new(weight, vocab, d_model);
+            let apart = Matrix::new(apart, own, d_model);
             let logits = &mut logits[..count * vocab];
-            multiply(logits, false, hidden, weight.t(), 1.0, Threads::All);
+            let own_logits = &mut own_logits[..count * own];
+            multiply_weight(logits, vocab, false, hidden, weight, Side::Transposed);
+            multiply(own_logits, false, hidden, apart.t(), 1.0, Threads::One);
+            self.exchange(logits, own_logits, vocab, |logit, own| *logit = *own);
             logits
                 .par_chunks_exact_mut(vocab)
                 .zip(targets)
                 .zip(&mut losses[first..first + count])
                 .for_each(|((logits, &target), loss)| *loss = take_loss(logits, target as usize));
+            // What a row that stands apart gets, the weight's row in that place does not.
+            self.exchange(logits, own_logits, vocab, |logit, own| *own = std::mem::take(logit));
             let grad_logits = Matrix::new(logits, count, vocab);
-            if let Some(grad) = &mut grad_hidden {
+            let grad_own = Matrix::new(own_logits, count, own);
+            if let Some(grad) = &mut grads[0] {
                 let grad = &mut grad[first * d_model..][..count * d_model];
-                multiply(grad, false, grad_logits, weight, 1.0, Threads::All);
+                multiply_weight(grad, d_model, false, grad_logits, weight, Side::Plain);
+                if own > 0 {
+                    multiply(grad, true, grad_own, apart, 1.0, Threads::One);
+                }
             }
-            if let Some(grad) = &mut grad_weight {
+            if let Some(grad) = &mut grads[1] {
                 multiply(grad, first > 0, grad_logits.t(), hidden, 1.0, Threads::All);
+            }
+            if let Some(grad) = grads.get_mut(2).and_then(Option::as_mut) {
+                multiply(grad, first > 0, grad_own.t(), hidden, 1.0, Threads::One);
             }
         }
         let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() as f32;
-        let grads = [
-            grad_hidden.map(|grad| tensor(grad, hidden_shape.clone())),
-            grad_weight.map(|grad| tensor(grad, weight_shape.clone())),
-        ];
+        let mut shapes = shapes.into_iter();
+        let grads = grads.map(|grad| shapes.next().zip(grad).map(|(shape, x)| tensor(x, shape)));
         (tensor(vec![loss], [1]), wanted.contains(&true).then_some(grads))
     }
 
-    fn backward(self, saved: Self::Saved, grad: FlexTensor, sinks: &mut Sinks<'_, 2>) {
+    fn backward(self, saved: Self::Saved, grad: FlexTensor, sinks: &mut Sinks<'_, N>) {
         let upstream = slice(&grad)[0];
         for (operand, grad) in saved.into_iter().enumerate() {
             let Some(mut grad) = grad else { continue };
@@ -86,6 +108,24 @@ impl Fused<2> for CrossEntropy {
                     .for_each(|x| *x *= upstream);
             }
             sinks.put(operand, grad);
+        }
+    }
+}
+
+impl CrossEntropy {
+    /// `exchange(logit, own)` for each row of logits and each row that stands apart.
+    fn exchange(
+        &self,
+        logits: &mut [f32],
+        own_logits: &mut [f32],
+        vocab: usize,
+        exchange: impl Fn(&mut f32, &mut f32),
+    ) {
+        let own = self.apart.len().max(1);
+        for (logits, own) in logits.chunks_exact_mut(vocab).zip(own_logits.chunks_exact_mut(own)) {
+            for (&id, own) in self.apart.iter().zip(own) {
+                exchange(&mut logits[id as usize], own);
+            }
         }
     }
 }

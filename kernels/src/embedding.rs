@@ -4,6 +4,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
+use crate::weight::copy_row;
 
 /// Rows of the table that one task owns in the backward pass.
 const ROWS: usize = 64;
@@ -24,11 +25,10 @@ impl Fused<1> for Embedding {
         let shape = weight.layout().shape();
         let [vocab, d_model] = [shape[0], shape[1]];
         let mut y = unfilled(self.ids.len() * d_model);
-        let rows = slice(&weight);
         y.par_chunks_exact_mut(d_model.max(1))
             .with_min_len(ROWS)
             .zip(&self.ids)
-            .for_each(|(y, &id)| y.copy_from_slice(&rows[id as usize * d_model..][..d_model]));
+            .for_each(|(y, &id)| copy_row(&weight, id as usize, y));
         let [batch, seq] = self.shape;
         (tensor(y, [batch, seq, d_model]), Some([vocab, d_model]))
     }

@@ -3,6 +3,9 @@
 //! Every operation here is a plain function on [`Tensor`]; it chooses the fused body where one
 //! exists for the tensor's backend and type, and a body of Burn's primitive operations
 //! ([`primitive`]) everywhere else. Both give the same values and gradients to rounding.
+//!
+//! The matrix of [`linear`], [`projection`], [`embedding`] and [`cross_entropy`] may be stored in bf16 if it
+//! is a constant: results are those of the same values in f32.
 
 mod adamw;
 pub mod allocator;
@@ -19,7 +22,9 @@ mod projection;
 mod rotary;
 pub mod simd;
 mod swiglu;
+mod table;
 mod visible;
+mod weight;
 
 use burn::tensor::{Int, Tensor};
 
@@ -33,6 +38,7 @@ use rotary::{HeadNorm, Rotary};
 use swiglu::SwiGlu;
 
 pub use adamw::AdamW;
+pub use table::{Apart, Table};
 pub use visible::{Heads, Visible};
 
 /// Gaussian error linear unit in its tanh form, GPT-2's `gelu_new`.
@@ -87,7 +93,7 @@ pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
 ///
 /// `x: [batch, seq, d_in]`, `bias: [d_out]`; result `[batch, seq, d_out]`.
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
-    if !(fusable(&x) && fusable(&weight) && bias.as_ref().is_none_or(fusable)) {
+    if !(fusable(&x) && weight::readable(&weight) && bias.as_ref().is_none_or(fusable)) {
         return primitive::linear(x, weight, bias);
     }
     let ([_, _, width], [d_in, d_out]) = (x.dims(), weight.dims());
@@ -119,7 +125,7 @@ pub fn projection(x: Tensor<3>, weights: &[Tensor<2>], biases: &[Tensor<1>]) -> 
         weights.iter().zip(biases).all(|(weight, bias)| weight.dims()[0] == bias.dims()[0]),
         "one bias a feature"
     );
-    if !(fusable(&x) && weights.iter().all(fusable) && biases.iter().all(fusable)) {
+    if !(fusable(&x) && weights.iter().all(weight::readable) && biases.iter().all(fusable)) {
         return primitive::projection(x, weights, biases);
     }
     projection::projection(x, weights, biases)
@@ -170,17 +176,19 @@ pub fn head_norm(
     apply(op, [qkv.into_dispatch(), query.into_dispatch(), key.into_dispatch()])
 }
 
-/// Rows of `weight: [vocab, d_model]` picked by `ids: [batch, seq]`; result `[batch, seq, d_model]`.
+/// Rows of `table: [vocab, d_model]` picked by `ids: [batch, seq]`; result `[batch, seq, d_model]`.
 ///
 /// # Panics
 /// If an id is not below `vocab`.
-pub fn embedding(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
-    if !fusable(&weight) {
-        return primitive::embedding(weight, ids);
+pub fn embedding(table: impl Into<Table>, ids: Tensor<2, Int>) -> Tensor<3> {
+    let Table { weight, apart } = table.into();
+    if !weight::readable(&weight) {
+        return primitive::embedding(Table { weight, apart }, ids);
     }
     let shape = ids.dims();
-    let ids = flex::indices(ids, weight.dims()[0]);
-    apply(Embedding { ids, shape }, [weight.into_dispatch()])
+    let picked = flex::indices(ids.clone(), weight.dims()[0]);
+    let rows = apply(Embedding { ids: picked, shape }, [weight.into_dispatch()]);
+    apart.map_or(rows.clone(), |apart| apart.replace(rows, ids))
 }
 
 /// Causal attention of the newest columns over all columns so far.
@@ -217,22 +225,37 @@ pub fn attention(
     attention::attention(qkv, past, heads, visible)
 }
 
-/// Sum over rows of the cross entropy of `hidden · weightᵀ` against `targets`.
+/// Sum over rows of the cross entropy of `hidden · headᵀ` against `targets`.
 ///
-/// `hidden: [rows, d_model]`, `weight: [vocab, d_model]` (the output head), `targets: [rows]`;
-/// result `[1]`, in nats. Where gradients are wanted they are computed along with the loss: for
-/// evaluation, call this without autodiff.
+/// `hidden: [rows, d_model]`, `head: [vocab, d_model]`, `targets: [rows]`; result `[1]`, in nats.
+/// Where gradients are wanted they are computed along with the loss: for evaluation, call this
+/// without autodiff.
 ///
 /// # Panics
 /// If a target is not below `vocab`.
-pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    if !(fusable(&hidden) && fusable(&weight)) {
-        return primitive::cross_entropy(hidden, weight, targets);
+pub fn cross_entropy(
+    hidden: Tensor<2>,
+    head: impl Into<Table>,
+    targets: Tensor<1, Int>,
+) -> Tensor<1> {
+    let head = head.into();
+    let apart_fusable = head.apart.as_ref().is_none_or(|apart| fusable(&apart.rows));
+    if !(fusable(&hidden) && weight::readable(&head.weight) && apart_fusable) {
+        return primitive::cross_entropy(hidden, head, targets);
     }
-    let ([rows, d_model], [vocab, width]) = (hidden.dims(), weight.dims());
-    assert_eq!((rows, d_model), (targets.dims()[0], width), "hidden fits targets and weight");
-    let op = CrossEntropy { targets: flex::indices(targets, vocab) };
-    apply(op, [hidden.into_dispatch(), weight.into_dispatch()])
+    let ([rows, d_model], [vocab, width]) = (hidden.dims(), head.dims());
+    assert_eq!((rows, d_model), (targets.dims()[0], width), "hidden fits targets and head");
+    let targets = flex::indices(targets, vocab);
+    let operands = [hidden.into_dispatch(), head.weight.into_dispatch()];
+    match head.apart {
+        None => apply(CrossEntropy { targets, apart: [].into() }, operands),
+        Some(apart) => {
+            assert_eq!(apart.rows.dims(), [apart.ids.len(), width], "a row an id");
+            let [hidden, weight] = operands;
+            let op = CrossEntropy { targets, apart: apart.ids };
+            apply(op, [hidden, weight, apart.rows.into_dispatch()])
+        }
+    }
 }
 
 /// One step of AdamW on one parameter: the new parameter and the new moments.

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
 use crate::matrix::{Matrix, Threads, add_up, multiply};
 use crate::simd::simd;
+use crate::weight::{Side, multiply_weight};
 
 /// Rows that one task sums. The tasks' sums are added in order, so this must not depend on the
 /// number of threads.
@@ -16,13 +17,14 @@ const ROWS: usize = 64;
 pub(crate) struct Linear;
 
 impl<const N: usize> Fused<N> for Linear {
-    type Saved = [FlexTensor; 2];
+    /// `x` if the weight's gradient is wanted, and the weight.
+    type Saved = (Option<FlexTensor>, FlexTensor);
 
     fn forward(
         &self,
         operands: [FlexTensor; N],
         wanted: [bool; N],
-    ) -> (FlexTensor, Option<[FlexTensor; 2]>) {
+    ) -> (FlexTensor, Option<<Self as Fused<N>>::Saved>) {
         let [x, weight] = [&operands[0], &operands[1]];
         let (shape, d_in, d_out) = shapes(x, weight);
         let rows = shape[0] * shape[1];
@@ -33,26 +35,26 @@ impl<const N: usize> Fused<N> for Linear {
                 y.chunks_exact_mut(d_out).for_each(|y| y.copy_from_slice(slice(bias)));
             });
         }
-        multiply(
-            &mut y,
-            bias.is_some(),
-            Matrix::new(slice(x), rows, d_in),
-            Matrix::new(slice(weight), d_in, d_out),
-            1.0,
-            Threads::All,
-        );
-        let saved = wanted.contains(&true).then(|| [x.clone(), weight.clone()]);
+        let x_rows = Matrix::new(slice(x), rows, d_in);
+        multiply_weight(&mut y, d_out, bias.is_some(), x_rows, weight, Side::Plain);
+        let saved = || (wanted[1].then(|| x.clone()), weight.clone());
+        let saved = wanted.contains(&true).then(saved);
         (tensor(y, shape), saved)
     }
 
-    fn backward(self, [x, weight]: [FlexTensor; 2], grad: FlexTensor, sinks: &mut Sinks<'_, N>) {
-        let (shape, d_in, d_out) = shapes(&x, &weight);
-        let rows = shape[0] * shape[1];
+    fn backward(
+        self,
+        (x, weight): <Self as Fused<N>>::Saved,
+        grad: FlexTensor,
+        sinks: &mut Sinks<'_, N>,
+    ) {
+        let ([batch, seq, d_out], d_in) = (sizes(&grad), weight.layout().shape()[0]);
+        let rows = batch * seq;
         let grad_y = Matrix::new(slice(&grad), rows, d_out);
         if N == 3 && sinks.wants(2) {
             sinks.put(2, tensor(sum_rows(slice(&grad), d_out), [d_out]));
         }
-        if sinks.wants(1) {
+        if let (Some(x), true) = (x, sinks.wants(1)) {
             // Adding to what other passes gave spares a tensor and an addition the size of the
             // weight, which is most of the cost of a pass of few rows.
             let x = Matrix::new(slice(&x), rows, d_in);
@@ -70,10 +72,9 @@ impl<const N: usize> Fused<N> for Linear {
             sinks.put(1, sum);
         }
         if sinks.wants(0) {
-            let weight = Matrix::new(slice(&weight), d_in, d_out);
             let mut grad_x = unfilled(rows * d_in);
-            multiply(&mut grad_x, false, grad_y, weight.t(), 1.0, Threads::All);
-            sinks.put(0, tensor(grad_x, x.layout().shape().clone()));
+            multiply_weight(&mut grad_x, d_in, false, grad_y, &weight, Side::Transposed);
+            sinks.put(0, tensor(grad_x, [batch, seq, d_in]));
         }
     }
 
@@ -90,6 +91,12 @@ pub(crate) fn sum_rows(rows: &[f32], width: usize) -> Vec<f32> {
         sums
     });
     add_up(parts.collect(), width)
+}
+
+/// The three sizes of a tensor `[batch, seq, width]`.
+pub(crate) fn sizes(x: &FlexTensor) -> [usize; 3] {
+    let shape = x.layout().shape();
+    [shape[0], shape[1], shape[2]]
 }
 
 /// Shape of the result, width of `x` and of the result.

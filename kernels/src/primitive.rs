@@ -3,7 +3,7 @@
 
 use burn::tensor::{Distribution, Int, Tensor, TensorData, activation};
 
-use crate::{AdamW, Heads, Visible};
+use crate::{AdamW, Heads, Table, Visible, weight::wide};
 
 /// See [`crate::gelu`].
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -32,7 +32,7 @@ pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
     let [batch, seq, d_in] = x.dims();
     let [_, d_out] = weight.dims();
-    let y = x.reshape([batch * seq, d_in]).matmul(weight);
+    let y = x.reshape([batch * seq, d_in]).matmul(wide(weight));
     let y = match bias {
         Some(bias) => y + bias.unsqueeze(),
         None => y,
@@ -42,7 +42,8 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
 
 /// See [`crate::projection`].
 pub fn projection(x: Tensor<3>, weights: &[Tensor<2>], biases: &[Tensor<1>]) -> Tensor<3> {
-    let weight = Tensor::cat(weights.to_vec(), 0).transpose(); // [d_in, Σ d_out]
+    let weights: Vec<_> = weights.iter().cloned().map(wide).collect();
+    let weight = Tensor::cat(weights, 0).transpose(); // [d_in, Σ d_out]
     let bias = (!biases.is_empty()).then(|| Tensor::cat(biases.to_vec(), 0));
     linear(x, weight, bias)
 }
@@ -81,10 +82,11 @@ pub fn head_norm(
 }
 
 /// See [`crate::embedding`].
-pub fn embedding(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
+pub fn embedding(table: impl Into<Table>, ids: Tensor<2, Int>) -> Tensor<3> {
     let [batch, seq] = ids.dims();
-    let [_, d_model] = weight.dims();
-    weight.select(0, ids.reshape([batch * seq])).reshape([batch, seq, d_model])
+    let table = table.into().whole();
+    let [_, d_model] = table.dims();
+    table.select(0, ids.reshape([batch * seq])).reshape([batch, seq, d_model])
 }
 
 /// See [`crate::attention`].
@@ -154,9 +156,13 @@ fn causal_bias(visible: &Visible, new: usize, like: &Tensor<3>) -> Tensor<4> {
 }
 
 /// See [`crate::cross_entropy`].
-pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+pub fn cross_entropy(
+    hidden: Tensor<2>,
+    head: impl Into<Table>,
+    targets: Tensor<1, Int>,
+) -> Tensor<1> {
     let [rows] = targets.dims();
-    let logits = hidden.matmul(weight.transpose()); // [rows, vocab]
+    let logits = head.into().logits(hidden); // [rows, vocab]
     -activation::log_softmax(logits, 1).gather(1, targets.reshape([rows, 1])).sum()
 }
 

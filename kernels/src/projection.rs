@@ -5,8 +5,9 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
 use crate::flex::{Fused, Sinks, apply, slice, slice_mut, tensor, unfilled};
-use crate::linear::sum_rows;
-use crate::matrix::{Matrix, Threads, multiply, multiply_part};
+use crate::linear::{sizes, sum_rows};
+use crate::matrix::{Matrix, Threads, multiply};
+use crate::weight::{Side, multiply_weight};
 
 /// [`crate::projection`] on operands that were found fit.
 pub(crate) fn projection(x: Tensor<3>, weights: &[Tensor<2>], biases: &[Tensor<1>]) -> Tensor<3> {
@@ -52,14 +53,14 @@ impl Projection {
 }
 
 impl<const N: usize> Fused<N> for Projection {
-    /// `x` and the weights.
-    type Saved = Vec<FlexTensor>;
+    /// `x` if a weight's gradient is wanted, and the weights.
+    type Saved = (Option<FlexTensor>, Vec<FlexTensor>);
 
     fn forward(
         &self,
         operands: [FlexTensor; N],
         wanted: [bool; N],
-    ) -> (FlexTensor, Option<Vec<FlexTensor>>) {
+    ) -> (FlexTensor, Option<<Self as Fused<N>>::Saved>) {
         let (x, weights) = (&operands[0], &operands[1..=self.parts]);
         let biases = &operands[1 + self.parts..];
         let (columns, total) = self.columns(weights);
@@ -71,26 +72,26 @@ impl<const N: usize> Fused<N> for Projection {
             let bias: Vec<f32> = biases.iter().flat_map(slice).copied().collect();
             y.chunks_exact_mut(total.max(1)).for_each(|y| y.copy_from_slice(&bias));
         }
-        for (weight, &(first, width)) in weights.iter().zip(&columns) {
-            multiply_part(
-                y.get_mut(first..).unwrap_or_default(),
-                total,
-                !biases.is_empty(),
-                Matrix::new(slice(x), rows, d_in),
-                Matrix::new(slice(weight), width, d_in).t(),
-                1.0,
-                Threads::All,
-            );
+        for (weight, &(first, _)) in weights.iter().zip(&columns) {
+            let y = y.get_mut(first..).unwrap_or_default();
+            let x = Matrix::new(slice(x), rows, d_in);
+            multiply_weight(y, total, !biases.is_empty(), x, weight, Side::Transposed);
         }
-        let saved = wanted.contains(&true).then(|| operands[..=self.parts].to_vec());
+        let weight_wanted = wanted[1..=self.parts].contains(&true);
+        let saved = || (weight_wanted.then(|| x.clone()), weights.to_vec());
+        let saved = wanted.contains(&true).then(saved);
         (tensor(y, [batch, seq, total]), saved)
     }
 
-    fn backward(self, saved: Vec<FlexTensor>, grad: FlexTensor, sinks: &mut Sinks<'_, N>) {
-        let (x, weights) = (&saved[0], &saved[1..]);
-        let (columns, total) = self.columns(weights);
-        let shape = x.layout().shape();
-        let (rows, d_in) = (shape[0] * shape[1], shape[2]);
+    fn backward(
+        self,
+        (x, weights): <Self as Fused<N>>::Saved,
+        grad: FlexTensor,
+        sinks: &mut Sinks<'_, N>,
+    ) {
+        let (columns, total) = self.columns(&weights);
+        let ([batch, seq, _], d_in) = (sizes(&grad), weights[0].layout().shape()[1]);
+        let rows = batch * seq;
         let part = |first: usize, width| {
             Matrix::part(slice(&grad).get(first..).unwrap_or_default(), rows, width, total)
         };
@@ -102,9 +103,7 @@ impl<const N: usize> Fused<N> for Projection {
             }
         }
         for (i, &(first, width)) in columns.iter().enumerate() {
-            if !sinks.wants(1 + i) {
-                continue;
-            }
+            let (Some(x), true) = (&x, sinks.wants(1 + i)) else { continue };
             // As for `Linear`: later passes add to what earlier ones gave.
             let (grad_y, x) = (part(first, width), Matrix::new(slice(x), rows, d_in));
             let sum = match sinks.take(1 + i) {
@@ -123,10 +122,10 @@ impl<const N: usize> Fused<N> for Projection {
         if sinks.wants(0) {
             let mut grad_x = unfilled(rows * d_in);
             for (i, (weight, &(first, width))) in weights.iter().zip(&columns).enumerate() {
-                let weight = Matrix::new(slice(weight), width, d_in);
-                multiply(&mut grad_x, i > 0, part(first, width), weight, 1.0, Threads::All);
+                let grad_y = part(first, width);
+                multiply_weight(&mut grad_x, d_in, i > 0, grad_y, weight, Side::Plain);
             }
-            sinks.put(0, tensor(grad_x, shape.clone()));
+            sinks.put(0, tensor(grad_x, [batch, seq, d_in]));
         }
     }
 

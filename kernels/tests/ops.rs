@@ -3,7 +3,7 @@
 mod common;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use coconut_kernels::{self as kernels, Heads, Visible, primitive};
+use coconut_kernels::{self as kernels, Apart, Heads, Table, Visible, primitive};
 use common::{Body, Random, assert_close, check, constant, leaf, numbers, run};
 
 /// Calls an operation by either body.
@@ -62,6 +62,74 @@ fn cross_entropy() {
             let hidden = x[0].clone().reshape([rows, width]);
             call!(body, cross_entropy(hidden, x[1].clone().reshape([vocab, width]), targets))
         });
+    }
+}
+
+/// Rows given apart: the gradient goes to them and not to the weight's rows in their place.
+#[test]
+fn a_table_with_rows_apart() {
+    for (rows, width, vocab, ids) in [(5, 8, 33, &[32u32, 0, 7][..]), (40, 6, 90, &[11])] {
+        let mut random = Random(21);
+        let operands =
+            [rows * width, vocab * width, ids.len() * width].map(|len| random.numbers(len));
+        // Some of the targets and inputs are rows apart, some are not.
+        let tokens: Vec<i64> = (0..rows as i64).map(|i| (i * 11) % vocab as i64).collect();
+        check("rows apart", &operands, |x, body| {
+            let device = Device::flex().autodiff();
+            let tokens =
+                Tensor::<1, Int>::from_data(TensorData::new(tokens.clone(), [rows]), &device);
+            let table = Table {
+                weight: x[1].clone().reshape([vocab, width]),
+                apart: Some(Apart {
+                    ids: ids.into(),
+                    rows: x[2].clone().reshape([ids.len(), width]),
+                }),
+            };
+            let hidden = x[0].clone().reshape([rows, width]);
+            let inputs = call!(body, embedding(table.clone(), tokens.clone().reshape([1, rows])));
+            let hidden = hidden + inputs.reshape([rows, width]);
+            let shares = table.logits(hidden.clone()).tanh();
+            call!(body, cross_entropy(hidden, table.clone(), tokens))
+                + table.mix(shares).sum()
+                + table.whole().powi_scalar(2).sum()
+        });
+    }
+}
+
+/// The second weight is widened in several parts.
+#[test]
+fn weights_in_bf16_give_what_their_values_give_in_f32() {
+    for (rows, width, vocab) in [(3, 8, 5), (17, 96, 50_000)] {
+        let mut random = Random(22);
+        let (x, weight) = (random.numbers(rows * width), random.numbers(vocab * width));
+        let stored = constant(&weight, DType::F32).reshape([vocab, width]).cast(DType::BF16);
+        let wide = stored.clone().cast(DType::F32);
+        assert_ne!(
+            numbers(wide.clone()),
+            weight.iter().map(|&x| f64::from(x as f32)).collect::<Vec<_>>()
+        );
+        let through = |weight: &Tensor<2>| {
+            run(std::slice::from_ref(&x), DType::F32, |x| {
+                let x = x[0].clone().reshape([1, rows, width]);
+                let ids: Vec<i64> = (0..rows as i64).map(|i| (i * 13) % vocab as i64).collect();
+                let ids = TensorData::new(ids, [1, rows]);
+                let ids = Tensor::<2, Int>::from_data(ids, &Device::flex().autodiff());
+                let both = kernels::projection(x.clone(), &[weight.clone(), weight.clone()], &[]);
+                let y = kernels::linear(both.narrow(2, vocab, vocab) / 100.0, weight.clone(), None);
+                let x = x + kernels::embedding(weight.clone(), ids.clone());
+                let hidden = (x + y).reshape([rows, width]) / 100.0;
+                let table = Table::from(weight.clone());
+                let mixed = table.mix(table.logits(hidden.clone()));
+                let loss = kernels::cross_entropy(hidden, weight.clone(), ids.reshape([rows]));
+                Tensor::cat(vec![mixed.flatten(0, 1), loss], 0)
+            })
+        };
+        let (values, grads) = through(&stored);
+        let (want, want_grads) = through(&wide);
+        // Not to the bit: the sums of a narrower product may be blocked otherwise.
+        assert_close("values", &values, &want, 1e-6);
+        assert_close("gradient", &grads[0], &want_grads[0], 1e-6);
+        assert!(values.iter().chain(&grads[0]).all(|x| x.is_finite()));
     }
 }
 

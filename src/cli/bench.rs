@@ -2,7 +2,7 @@
 
 use std::{
     io::BufRead,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
 };
@@ -14,13 +14,18 @@ use coconut::{
     data::{
         Curriculum, Draw, Encoded, Markers, Method, Sequence, Stage, Tokenizer,
         batch::{Batch, Row},
+        encode::Text,
         encode_texts, read,
         tokenizer::Units,
     },
     eval::{GenerateOptions, Sampling, generate},
     latent::{LatentModel, Recompute, Trace, recompute::gradients},
     log, loss,
-    model::{ModelConfig, Transformer},
+    model::{
+        Lora, ModelConfig, Transformer,
+        lora::{Frozen, Targets},
+    },
+    rng,
     train::optim::{self, AdamW},
 };
 use serde_json::{Value, json};
@@ -30,6 +35,19 @@ const NEW_TOKENS: usize = 32;
 
 #[derive(Args)]
 pub struct Bench {
+    /// The shape of a model folder, or of a `config.json` alone, instead of GPT-2's with the three
+    /// below; weights are random all the same.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Train adapters of this rank and the markers' rows, everything else frozen; 0 for everything.
+    #[arg(long, default_value_t = 0)]
+    lora: usize,
+    /// Names of the maps with adapters, or `all-linear`; PEFT's choice for the family if absent.
+    #[arg(long, value_delimiter = ',')]
+    lora_targets: Vec<String>,
+    /// Hold what is frozen in bf16.
+    #[arg(long, requires = "lora")]
+    bf16: bool,
     /// Blocks.
     #[arg(long, default_value_t = 4)]
     layers: usize,
@@ -49,17 +67,24 @@ pub struct Bench {
     #[arg(long, default_value_t = 1)]
     c_thought: usize,
     /// Examples, cut into word tokens.
-    #[arg(long)]
-    data: PathBuf,
-    /// Rows of the embedding; the data's vocabulary if absent.
+    #[arg(long, required_unless_present = "tokens")]
+    data: Option<PathBuf>,
+    /// Rows of so many random tokens instead of `--data`, latents included; the last quarter of each
+    /// is labelled.
+    #[arg(long, conflicts_with = "data")]
+    tokens: Option<usize>,
+    /// Rows of the embedding; the model's or the data's vocabulary if absent.
     #[arg(long)]
     vocab: Option<usize>,
-    /// Compute each pass again in backward: `none` or `passes`.
+    /// Compute each pass, or each block of it, again in backward: `none`, `passes` or `blocks`.
     #[arg(long, default_value = "none", value_parser = recompute)]
     recompute: Recompute,
     /// Steps measured, after two that are not; the median is told.
     #[arg(long, default_value_t = 9)]
     repeats: usize,
+    /// Measure training steps only.
+    #[arg(long)]
+    steps_only: bool,
     /// Print one line of JSON a stage instead of a table.
     #[arg(long)]
     json: bool,
@@ -77,11 +102,11 @@ impl Bench {
             if self.paced {
                 return subject.paced();
             }
-            super::print_json(&subject.measure(self.repeats)?);
+            super::print_json(&subject.measure(self.repeats, self.steps_only)?);
             return Ok(());
         }
         // What is wrong with the arguments or the data is said once, before any process starts.
-        self.stages.first().map(|&stage| Subject::new(&self, Stage(stage))).transpose()?;
+        self.stages.first().map(|&stage| self.subject(Stage(stage))).transpose()?;
         let progress = log::Progress::new("measuring", "stages", 0, self.stages.len() as u64);
         let mut rows = Vec::new();
         for stage in &self.stages {
@@ -112,6 +137,8 @@ impl Bench {
             ("--batch", Some(self.batch)),
             ("--c-thought", Some(self.c_thought)),
             ("--vocab", self.vocab),
+            ("--tokens", self.tokens),
+            ("--lora", Some(self.lora)),
             ("--repeats", Some(self.repeats)),
         ] {
             if let Some(value) = value {
@@ -121,10 +148,19 @@ impl Bench {
         if let Some(recompute) = json!(self.recompute).as_str() {
             command.arg(format!("--recompute={recompute}"));
         }
+        for (flag, path) in [("--model", &self.model), ("--data", &self.data)] {
+            if let Some(path) = path {
+                command.arg(flag).arg(path);
+            }
+        }
+        if !self.lora_targets.is_empty() {
+            command.arg(format!("--lora-targets={}", self.lora_targets.join(",")));
+        }
+        for (flag, set) in [("--steps-only", self.steps_only), ("--bf16", self.bf16)] {
+            command.args(set.then_some(flag));
+        }
         let output = command
             .args(["--json".to_owned(), format!("--stages={stage}")])
-            .arg("--data")
-            .arg(&self.data)
             .stderr(Stdio::inherit())
             .output()
             .map_err(Error::io("start", &program))?;
@@ -157,17 +193,12 @@ struct Step {
     tokens: usize,
 }
 
-impl Subject {
-    fn new(bench: &Bench, stage: Stage) -> Result<Self> {
-        let examples = read::load(&bench.data, None)?;
-        let tokenizer = Tokenizer::build(&examples, Units::Words, &bench.data)?;
-        let (encoded, _) = encode_texts(&examples, &tokenizer)?;
-        if encoded.is_empty() {
-            return Err(Error::input(&bench.data, "", "it holds no examples."));
-        }
+impl Bench {
+    /// The shape, the examples, and the ids of their markers.
+    fn subject(&self, stage: Stage) -> Result<(ModelConfig, Vec<Encoded>, Markers, Curriculum)> {
         let curriculum = Curriculum {
             method: Method::Coconut,
-            c_thought: bench.c_thought,
+            c_thought: self.c_thought,
             max_latent_stage: stage.0.max(0) as usize,
             pad_latent_to_max: true,
             uniform_prob: 0.0,
@@ -176,13 +207,98 @@ impl Subject {
             num_epochs: 100,
             frontier: false,
         };
-        let markers = tokenizer.markers();
+        let named = self.model.as_deref().map(shape_of).transpose()?;
+        let told = self.vocab.or(named.as_ref().map(|shape| shape.vocab_size));
+        let (encoded, markers, vocabulary) = match (&self.data, self.tokens) {
+            (Some(data), _) => {
+                let examples = read::load(data, None)?;
+                let tokenizer = Tokenizer::build(&examples, Units::Words, data)?;
+                let (encoded, _) = encode_texts(&examples, &tokenizer)?;
+                if encoded.is_empty() {
+                    return Err(Error::input(data, "", "it holds no examples."));
+                }
+                (encoded, tokenizer.markers(), told.unwrap_or(0).max(tokenizer.vocab_size()))
+            }
+            (None, tokens) => {
+                let vocabulary = told.unwrap_or(512);
+                let latents = stage.0.max(0) as usize * self.c_thought;
+                let (encoded, markers) = random_rows(tokens.unwrap_or(128), latents, vocabulary)?;
+                (encoded, markers, vocabulary)
+            }
+        };
         let longest = encoded.iter().map(|e| curriculum.max_len(e, markers)).max().unwrap_or(1);
-        let vocabulary = bench.vocab.unwrap_or(0).max(tokenizer.vocab_size());
         let context = longest + NEW_TOKENS;
-        let shape = ModelConfig::gpt2(vocabulary, context, bench.dim, bench.layers, bench.heads);
+        let shape = match named {
+            Some(shape) if shape.n_positions < context => {
+                return Err(Error::Usage(format!(
+                    "Rows of {longest} tokens and {NEW_TOKENS} generated ones are more than the model's context of {}.",
+                    shape.n_positions
+                )));
+            }
+            Some(mut shape) => {
+                shape.vocab_size = vocabulary;
+                shape
+            }
+            None => ModelConfig::gpt2(vocabulary, context, self.dim, self.layers, self.heads),
+        };
         shape.check().map_err(|problem| Error::Usage(format!("{problem}.")))?;
-        let model = Transformer::random(shape, 0, &Device::flex());
+        Ok((shape, encoded, markers, curriculum))
+    }
+}
+
+/// The shape of a model folder, or of a `config.json`.
+fn shape_of(path: &Path) -> Result<ModelConfig> {
+    match path.is_dir() {
+        true => ModelConfig::load(path),
+        false => ModelConfig::load_file(path),
+    }
+}
+
+/// Examples whose rows have `tokens` tokens with `latents` of them: a question, and an answer of a
+/// quarter of the row.
+fn random_rows(
+    tokens: usize,
+    latents: usize,
+    vocabulary: usize,
+) -> Result<(Vec<Encoded>, Markers)> {
+    let answer = tokens / 4;
+    let Some(question) = tokens.checked_sub(answer + latents + 2).filter(|_| vocabulary > 5) else {
+        return Err(Error::Usage(format!(
+            "--tokens: {tokens} tokens of {vocabulary} hold no {latents} latents and two markers beside an answer."
+        )));
+    };
+    let id = |behind: usize| (vocabulary - behind) as u32;
+    let markers =
+        Markers { start_latent: id(5), end_latent: id(4), latent: id(3), eos: id(2), pad: id(1) };
+    let mut state = 0u64;
+    let mut draw = |n: usize| -> Vec<u32> {
+        let token = |_| {
+            state += 1;
+            (rng::hash(0, &[state]) % (vocabulary as u64 - 5)) as u32
+        };
+        (0..n).map(token).collect()
+    };
+    let mut example = || Text { question: draw(question), steps: Vec::new(), answer: draw(answer) };
+    Ok(((0..64).map(|_| Encoded::Text(example())).collect(), markers))
+}
+
+impl Subject {
+    fn new(bench: &Bench, stage: Stage) -> Result<Self> {
+        let (shape, encoded, markers, curriculum) = bench.subject(stage)?;
+        let family = shape.family;
+        let mut model = Transformer::random(shape, 0, &Device::flex());
+        if bench.lora > 0 {
+            let targets = match bench.lora_targets.as_slice() {
+                [] => Targets::usual(family),
+                [one] => Targets::One(one.clone()),
+                many => Targets::Many(many.to_vec()),
+            };
+            let tokens = [markers.start_latent, markers.end_latent, markers.latent];
+            model = model
+                .with_lora(Lora::new(bench.lora, targets), &tokens, 0)
+                .map_err(|(_, problem)| Error::Usage(format!("--lora-targets {problem}.")))?
+                .hold(if bench.bf16 { Frozen::Bf16 } else { Frozen::F32 });
+        }
         let model = LatentModel::new(model, Default::default(), Default::default())
             .map_err(|(key, problem)| Error::Usage(format!("{key} {problem}.")))?;
         Ok(Self {
@@ -200,15 +316,16 @@ impl Subject {
     }
 
     /// The line of JSON of a stage.
-    fn measure(&mut self, repeats: usize) -> Result<Value> {
+    fn measure(&mut self, repeats: usize, steps_only: bool) -> Result<Value> {
         let steps: Vec<Step> = (0..repeats + 2).map(|_| self.step()).collect::<Result<_>>()?;
         let step = median(steps.iter().skip(2).map(|step| step.seconds));
         let (tokens, loss) = steps.last().map_or((0, f64::NAN), |s| (s.tokens, s.loss));
         drop(steps);
         let peak = log::peak_mb();
-        let single: Vec<f64> = (0..repeats).map(|_| Ok(self.single()?.1)).collect::<Result<_>>()?;
+        let [singles, batches] = if steps_only { [0, 0] } else { [repeats, 3] };
+        let single: Vec<f64> = (0..singles).map(|_| Ok(self.single()?.1)).collect::<Result<_>>()?;
         let batched: Vec<f64> =
-            (0..3).map(|_| Ok(self.questions(self.batch, 0)?.1)).collect::<Result<_>>()?;
+            (0..batches).map(|_| Ok(self.questions(self.batch, 0)?.1)).collect::<Result<_>>()?;
         Ok(json!({
             "stage": self.stage.0,
             "ms_per_step": 1e3 * step,
@@ -373,5 +490,5 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 fn recompute(text: &str) -> Result<Recompute, String> {
-    serde_json::from_value(json!(text)).map_err(|_| "expected none or passes".into())
+    serde_json::from_value(json!(text)).map_err(|_| "expected none, passes or blocks".into())
 }

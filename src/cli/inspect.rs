@@ -1,4 +1,4 @@
-//! `coconut eval`, `generate` and `logits`: what works on a checkpoint.
+//! `coconut eval`, `generate`, `logits` and `merge`: what works on a checkpoint.
 
 use std::{
     io::{BufRead, IsTerminal},
@@ -20,7 +20,7 @@ use coconut::{
     log::Progress,
     report,
     train::{
-        checkpoint::Checkpoint,
+        checkpoint::{self, Checkpoint},
         dataset::{Dataset, Format},
         trainer::{append_samples, name, row},
     },
@@ -295,6 +295,39 @@ impl Logits {
             model.transformer.logits(hidden).into_data().try_into_vec().unwrap_or_default();
         let rows: Vec<&[f32]> = logits.chunks(vocabulary).collect();
         super::print_json(&json!({ "logits": rows }));
+        Ok(())
+    }
+}
+
+#[derive(Args)]
+pub struct Merge {
+    /// A checkpoint of adapters.
+    checkpoint: PathBuf,
+    /// The folder to write; it must not exist, or be empty.
+    #[arg(short, long)]
+    out: PathBuf,
+}
+
+impl Merge {
+    pub fn run(self) -> Result<()> {
+        let taken = std::fs::read_dir(&self.out).is_ok_and(|mut entries| entries.next().is_some());
+        if taken {
+            return Err(Error::Usage(format!(
+                "{} is not empty. Name another folder with `-o`.",
+                self.out.display()
+            )));
+        }
+        let Checkpoint { mut model, tokenizer, latent } =
+            Checkpoint::load(&self.checkpoint, &device::named("cpu")?)?;
+        if model.transformer.lora.is_none() {
+            return Err(Error::Usage(format!(
+                "{} is a whole model already; there is nothing to merge.",
+                self.checkpoint.display()
+            )));
+        }
+        model.transformer = model.transformer.merged();
+        checkpoint::write_model(&self.out, &model, &tokenizer, &latent)?;
+        println!("wrote {}", self.out.display());
         Ok(())
     }
 }

@@ -62,6 +62,11 @@ enum Command {
     /// Example: coconut logits runs/quickstart/checkpoints/5-12 --ids 5,9,77 --json
     #[command(verbatim_doc_comment)]
     Logits(inspect::Logits),
+    /// Add a checkpoint's adapters to the model below and write a plain Hugging Face folder.
+    ///
+    /// Example: coconut merge runs/gsm_qwen3_0.6b_lora/checkpoints/4-49 -o merged
+    #[command(verbatim_doc_comment)]
+    Merge(inspect::Merge),
     /// Convert, generate or describe data sets.
     #[command(subcommand)]
     Data(data::Data),
@@ -86,6 +91,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Eval(eval) => eval.run(),
         Command::Generate(generate) => generate.run(),
         Command::Logits(logits) => logits.run(),
+        Command::Merge(merge) => merge.run(),
         Command::Data(data) => data.run(),
         Command::Bench(bench) => bench.run(),
         Command::Report { runs, out } => {

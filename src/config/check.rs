@@ -1,6 +1,7 @@
 //! What values are allowed, and which keys need one another.
 
 use super::RunConfig;
+use crate::model::lora::Frozen;
 
 impl RunConfig {
     /// The first key at fault, and what is wrong with it.
@@ -30,6 +31,20 @@ impl RunConfig {
         if self.model_id.is_none() && self.load_model_path.is_none() {
             self.thinking().check(self.n_layer, "gpt2")?;
         }
+        if self.lora_rank == 0 {
+            let unused = [
+                ("lora_alpha", self.lora_alpha.is_some()),
+                ("lora_dropout", self.lora_dropout != 0.0),
+                ("lora_target_modules", self.lora_target_modules.is_some()),
+                ("frozen_dtype", self.frozen_dtype != Frozen::F32),
+            ];
+            if let Some((key, _)) = unused.into_iter().find(|(_, given)| *given) {
+                return Err((key, "is given without `lora_rank`; add one, such as 16".into()));
+            }
+        } else if self.model_id.is_none() && self.load_model_path.is_none() {
+            let problem = "asks for adapters on a model from random weights; name a pretrained one with `model_id` or `load_model_path`";
+            return Err(("lora_rank", problem.into()));
+        }
         at_least("seq_vcr_dim", self.seq_vcr_dim.unwrap_or(1), 1)?;
         if self.loss_seq_vcr && self.batch_size_training < 2 {
             let problem = format!(
@@ -46,6 +61,8 @@ impl RunConfig {
         for (key, value, range) in [
             ("uniform_prob", self.uniform_prob, 0.0..=1.0),
             ("dropout", self.dropout, 0.0..=0.99),
+            ("lora_dropout", self.lora_dropout, 0.0..=0.99),
+            ("lora_alpha", self.lora_alpha.unwrap_or(1.0), f64::MIN_POSITIVE..=f64::MAX),
             ("lr", self.lr, 0.0..=f64::MAX),
             ("weight_decay", self.weight_decay, 0.0..=f64::MAX),
             ("grad_clip", self.grad_clip, 0.0..=f64::MAX),

@@ -10,7 +10,10 @@ mod task;
 
 pub(crate) use read::{SWEEP, read_keys};
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     Error, Result,
@@ -18,6 +21,11 @@ use crate::{
     hub::HubCache,
     latent::{Compat, LatentPositions, Recompute, Reinject, Thinking},
     loss::seq_vcr::{Divisor, Layers, Projection, SeqVcr},
+    model::{
+        Lora,
+        config::Family,
+        lora::{Base, Frozen, Targets},
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +72,7 @@ pub struct RunConfig {
     pub latent_positions: LatentPositions,
     /// Gradients flow through so many of the last passes only; 0 for all.
     pub n_detached_recursions: usize,
-    /// `passes`: each pass's activations are computed again in backward.
+    /// `passes`, `blocks`: each pass's activations, or each block's, are computed again in backward.
     pub recompute: Recompute,
     /// Add the Seq-VCR loss.
     pub loss_seq_vcr: bool,
@@ -92,6 +100,19 @@ pub struct RunConfig {
     pub revision: Option<String>,
     /// A checkpoint to start from.
     pub load_model_path: Option<PathBuf>,
+    /// Train low-rank adapters of this rank, and the markers' rows, instead of the model; 0 for the
+    /// model itself.
+    pub lora_rank: usize,
+    /// Adapters are scaled by `lora_alpha / lora_rank`; by 1 if absent.
+    pub lora_alpha: Option<f64>,
+    /// Dropout of the adapters' inputs.
+    pub lora_dropout: f64,
+    /// Names of the maps with adapters, or `all-linear`; PEFT's choice for the family if absent:
+    /// `[c_attn]`, or `[q_proj, v_proj]`.
+    pub lora_target_modules: Option<Targets>,
+    /// How the frozen matrices below adapters are held: `f32`, or `bf16` in half the memory, exact
+    /// where the model's folder holds bf16.
+    pub frozen_dtype: Frozen,
     /// Shape of a model from random weights: blocks.
     pub n_layer: usize,
     /// Width.
@@ -222,6 +243,11 @@ impl Default for RunConfig {
             system_prompt: None,
             chat_template: false,
             load_model_path: None,
+            lora_rank: 0,
+            lora_alpha: None,
+            lora_dropout: 0.0,
+            lora_target_modules: None,
+            frozen_dtype: Frozen::F32,
             n_layer: 4,
             n_embd: 128,
             n_head: 4,
@@ -307,6 +333,35 @@ impl RunConfig {
             key: "model_id".into(),
             problem,
         })
+    }
+
+    /// The adapters to train, if any, on a model of `family`.
+    ///
+    /// # Errors
+    /// As [`RunConfig::model_folder`].
+    pub fn lora(&self, family: Family) -> Result<Option<Lora>> {
+        let Some(folder) = self.model_folder()?.filter(|_| self.lora_rank > 0) else {
+            return Ok(None);
+        };
+        let base = match (&self.load_model_path, &self.model_id) {
+            (None, Some(model)) if !Path::new(model).is_dir() => {
+                let (name, inner) = model.split_once('@').unzip();
+                let revision = self.revision.clone().or(inner.map(str::to_owned));
+                Base { name: name.unwrap_or(model).into(), revision }
+            }
+            _ => {
+                let folder = folder.canonicalize().map_err(Error::io("read", &folder))?;
+                Base { name: folder.display().to_string(), revision: None }
+            }
+        };
+        let usual = || Targets::usual(family);
+        let targets = self.lora_target_modules.clone().unwrap_or_else(usual);
+        Ok(Some(Lora {
+            alpha: self.lora_alpha.unwrap_or(self.lora_rank as f64),
+            dropout: self.lora_dropout,
+            base,
+            ..Lora::new(self.lora_rank, targets)
+        }))
     }
 
     /// How questions are put to the model.

@@ -118,7 +118,7 @@ pub fn generate(
         let columns = visible[0].len();
         let seen = Visible::new(prompts.len(), columns, visible.concat());
         let (states, longer) =
-            model.forward(model.embed(column(ids)), column(position_ids), cache, &seen);
+            model.forward(model.embed(column(ids)), column(position_ids), cache, &seen, None);
         cache = longer;
         hidden = states.last().squeeze_dim(1);
     }

@@ -47,7 +47,7 @@ pub fn forward_partly(model: &LatentModel, batch: &Batch, tracked: Option<usize>
 pub(super) struct Sweep {
     /// Gradients flow through so many of the last passes; all if `None`.
     pub tracked: Option<usize>,
-    /// Each pass draws its dropout from its own stream of this seed.
+    /// Each block of each pass draws its dropout from its own stream of this seed.
     pub seed: Option<u64>,
     /// Keep the last hidden state only, except of the last pass.
     pub trim: bool,
@@ -138,15 +138,31 @@ pub(super) fn pass(
     model: &LatentModel,
     batch: &Batch,
     number: usize,
-    mut embeddings: Tensor<3>,
+    embeddings: Tensor<3>,
     cache: Cache,
     seed: Option<u64>,
 ) -> (HiddenStates, Cache) {
-    if let Some(seed) = seed {
-        model.device().seed(rng::hash(seed, &[rng::DEVICE, number as u64]));
-    }
+    let (embeddings, position_ids) = place(model, batch, number, embeddings);
+    let visible = batch.visible(batch.passes[number].columns.end);
+    let seed = seed.map(|seed| of_pass(seed, number));
+    model.transformer.forward(embeddings, position_ids, cache, &visible, seed)
+}
+
+/// The seed of a pass's dropout.
+pub(super) fn of_pass(seed: u64, number: usize) -> u64 {
+    rng::hash(seed, &[rng::DEVICE, number as u64])
+}
+
+/// A pass's embeddings `[batch, seq, d_model]` with what the thought's position adds, and its
+/// position ids `[batch, seq]`.
+pub(super) fn place(
+    model: &LatentModel,
+    batch: &Batch,
+    number: usize,
+    mut embeddings: Tensor<3>,
+) -> (Tensor<3>, Tensor<2, Int>) {
     let columns = batch.passes[number].columns.clone();
-    let mut position_ids = batch.position_ids(columns.clone(), &model.device());
+    let mut position_ids = batch.position_ids(columns, &model.device());
     if let Some(index) = number.checked_sub(1) {
         if let Some(encoding) = model.position(index) {
             let [rows, seq, d] = embeddings.dims();
@@ -160,8 +176,7 @@ pub(super) fn pass(
             position_ids = with_offset(position_ids, offset + index);
         }
     }
-    let visible = batch.visible(columns.end);
-    model.transformer.forward(embeddings, position_ids, cache, &visible)
+    (embeddings, position_ids)
 }
 
 /// Position ids `[batch, seq]` with the first column, a thought's, set to `position`.

@@ -144,12 +144,11 @@ impl LatentModel {
     ) -> Result<Self, (&'static str, String)> {
         let shape = &transformer.config;
         thinking.check(shape.n_layer, shape.family.name())?;
-        let (d, std, device) =
-            (shape.d_model, shape.initializer_range, transformer.head().device());
+        let (d, std, device) = (shape.d_model, shape.initializer_range, transformer.device());
         let table = |rows: usize, std: f64, purpose: u64| {
             let mut rng = rng::stream(extras.seed, &[rng::THOUGHTS, purpose]);
             let data = TensorData::new(rng::normals(&mut rng, rows * d, std as f32), [rows, d]);
-            Embedding { weight: Param::from_tensor(Tensor::from_data(data, &device)) }
+            Embedding::from(Param::from_tensor(Tensor::from_data(data, &device)))
         };
         let learned = thinking.latent_positions == LatentPositions::Learned;
         let thoughts = ThoughtParameters {
@@ -221,7 +220,7 @@ impl LatentModel {
 
     /// Where tensors live.
     pub fn device(&self) -> Device {
-        self.transformer.head().device()
+        self.transformer.device()
     }
 
     /// What is added to thought `index` (from 0) for its position, `[1, 1, d_model]`.

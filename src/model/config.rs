@@ -170,9 +170,16 @@ impl ModelConfig {
     /// A missing or malformed file, another family, and by its name every field that would change
     /// the result and is not computed.
     pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        files::parse(&text).map_err(|(place, problem)| Error::input(&path, place, problem))
+        Self::load_file(&folder.join("config.json"))
+    }
+
+    /// The same of a `config.json` by its own path.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::load`].
+    pub fn load_file(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        files::parse(&text).map_err(|(place, problem)| Error::input(path, place, problem))
     }
 
     /// The `config.json` of these weights: as it was read, but for what has changed.

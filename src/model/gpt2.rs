@@ -7,6 +7,7 @@ use coconut_kernels::{self as kernels, Visible};
 use super::{
     ModelConfig,
     layers::{Conv1d, Embedding, LayerNorm, dropout},
+    lora::Map,
     positions::Positions,
     weights::Make,
 };
@@ -86,6 +87,22 @@ impl Gpt2 {
         let h = h.collect();
         let ln_f = make.layer_norm("transformer.ln_f", d);
         Self { transformer: Stack { wte, wpe, h, ln_f } }
+    }
+
+    /// The maps that can have adapters, by name.
+    pub(super) fn maps(&mut self) -> Vec<(String, Map<'_>)> {
+        let blocks = self.transformer.h.iter_mut().enumerate();
+        let maps = blocks.flat_map(|(layer, block)| {
+            let Block { attn, mlp, .. } = block;
+            [
+                ("attn.c_attn", &mut attn.c_attn),
+                ("attn.c_proj", &mut attn.c_proj),
+                ("mlp.c_fc", &mut mlp.c_fc),
+                ("mlp.c_proj", &mut mlp.c_proj),
+            ]
+            .map(|(part, map)| (format!("transformer.h.{layer}.{part}"), Map::Conv1d(map)))
+        });
+        maps.collect()
     }
 
     /// Token embeddings plus position embeddings: `[batch, new, d_model]`, shape kept.

@@ -4,19 +4,82 @@ use burn::{
     module::{Module, Param},
     tensor::{Distribution, Int, Tensor},
 };
-use coconut_kernels as kernels;
+use coconut_kernels::{self as kernels, Apart, Table};
 
 /// A table of vectors, `weight: [rows, d_model]`.
 #[derive(Module, Debug)]
 pub struct Embedding {
     /// `[rows, d_model]`.
     pub weight: Param<Tensor<2>>,
+    /// Rows that stand in place of the weight's.
+    pub token_adapter: Option<TokenAdapter>,
+}
+
+/// Rows of a table that are trained while it is frozen.
+#[derive(Module, Debug)]
+pub struct TokenAdapter {
+    /// `[ids, d_model]`: the rows, whatever the name says.
+    pub trainable_tokens_delta: Param<Tensor<2>>,
+    /// Whose rows they are.
+    #[module(skip)]
+    pub ids: Vec<u32>,
 }
 
 impl Embedding {
     /// `ids: [batch, seq]` → `[batch, seq, d_model]`.
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        kernels::embedding(self.weight.val(), ids)
+        kernels::embedding(self.table(), ids)
+    }
+
+    /// All its rows.
+    pub fn table(&self) -> Table {
+        let apart = self.token_adapter.as_ref().map(|own| Apart {
+            ids: own.ids.as_slice().into(),
+            rows: own.trainable_tokens_delta.val(),
+        });
+        Table { weight: self.weight.val(), apart }
+    }
+}
+
+impl From<Param<Tensor<2>>> for Embedding {
+    fn from(weight: Param<Tensor<2>>) -> Self {
+        Self { weight, token_adapter: None }
+    }
+}
+
+/// A low-rank change of a map: `scale · B A x`. The keys are PEFT's, `lora_A` and `lora_B`.
+#[derive(Module, Debug)]
+pub struct Adapter {
+    /// `[r, d_in]`.
+    pub a: Factor,
+    /// `[d_out, r]`.
+    pub b: Factor,
+    /// `α/r`.
+    #[module(skip)]
+    pub scale: f64,
+    /// Probability of dropout of `x`.
+    #[module(skip)]
+    pub dropout: f64,
+}
+
+/// One of an adapter's two matrices.
+#[derive(Module, Debug)]
+pub struct Factor {
+    /// `[out, in]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Adapter {
+    /// `[batch, seq, d_in]` → `[batch, seq, d_out]`.
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = dropout(x, self.dropout);
+        let low = kernels::projection(x, &[self.a.weight.val()], &[]); // [batch, seq, r]
+        kernels::projection(low * self.scale, &[self.b.weight.val()], &[])
+    }
+
+    /// What it adds to a weight, `[d_out, d_in]`.
+    pub fn change(&self) -> Tensor<2> {
+        self.b.weight.val().matmul(self.a.weight.val()) * self.scale
     }
 }
 
@@ -27,12 +90,15 @@ pub struct Conv1d {
     pub weight: Param<Tensor<2>>,
     /// `[d_out]`.
     pub bias: Param<Tensor<1>>,
+    /// A trained change, while the map itself is frozen.
+    pub adapter: Option<Adapter>,
 }
 
 impl Conv1d {
     /// `[batch, seq, d_in]` → `[batch, seq, d_out]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        kernels::linear(x, self.weight.val(), Some(self.bias.val()))
+        let y = kernels::linear(x.clone(), self.weight.val(), Some(self.bias.val()));
+        self.adapter.iter().fold(y, |y, adapter| y + adapter.forward(x.clone()))
     }
 }
 
@@ -43,6 +109,8 @@ pub struct Linear {
     pub weight: Param<Tensor<2>>,
     /// `[d_out]`.
     pub bias: Option<Param<Tensor<1>>>,
+    /// A trained change, while the map itself is frozen.
+    pub adapter: Option<Adapter>,
 }
 
 impl Linear {
@@ -57,7 +125,19 @@ impl Linear {
 pub fn side_by_side<const N: usize>(x: Tensor<3>, maps: [&Linear; N]) -> Tensor<3> {
     let weights = maps.map(|map| map.weight.val());
     let biases: Vec<_> = maps.iter().filter_map(|map| Some(map.bias.as_ref()?.val())).collect();
-    kernels::projection(x, &weights, &biases)
+    let y = kernels::projection(x.clone(), &weights, &biases);
+    if maps.iter().all(|map| map.adapter.is_none()) {
+        return y;
+    }
+    let [batch, seq, _] = x.dims();
+    let changes = maps.map(|map| match &map.adapter {
+        Some(adapter) => adapter.forward(x.clone()),
+        None => {
+            let width = map.weight.dims()[0];
+            x.clone().narrow(2, 0, 1).zeros_like().expand([batch, seq, width])
+        }
+    });
+    y + Tensor::cat(changes.to_vec(), 2)
 }
 
 /// Layer norm with its affine part.

@@ -8,6 +8,7 @@ use coconut_kernels::{self as kernels, Visible};
 use super::{
     ModelConfig,
     layers::{Embedding, Linear, RmsNorm, side_by_side},
+    lora::Map,
     positions::Positions,
     weights::Make,
 };
@@ -102,6 +103,25 @@ impl Llama {
         let layers = layers.collect();
         let norm = make.rms_norm("model.norm", d);
         Self { model: Stack { embed_tokens, layers, norm } }
+    }
+
+    /// The maps that can have adapters, by name.
+    pub(super) fn maps(&mut self) -> Vec<(String, Map<'_>)> {
+        let blocks = self.model.layers.iter_mut().enumerate();
+        let maps = blocks.flat_map(|(layer, block)| {
+            let Block { self_attn, mlp, .. } = block;
+            [
+                ("self_attn.q_proj", &mut self_attn.q_proj),
+                ("self_attn.k_proj", &mut self_attn.k_proj),
+                ("self_attn.v_proj", &mut self_attn.v_proj),
+                ("self_attn.o_proj", &mut self_attn.o_proj),
+                ("mlp.gate_proj", &mut mlp.gate_proj),
+                ("mlp.up_proj", &mut mlp.up_proj),
+                ("mlp.down_proj", &mut mlp.down_proj),
+            ]
+            .map(|(part, map)| (format!("model.layers.{layer}.{part}"), Map::Linear(map)))
+        });
+        maps.collect()
     }
 }
 

@@ -7,6 +7,7 @@ pub mod gpt2;
 pub mod json;
 pub mod layers;
 pub mod llama;
+pub mod lora;
 pub mod parameters;
 pub mod positions;
 pub mod tensors;
@@ -15,5 +16,6 @@ pub mod weights;
 
 pub use cache::Cache;
 pub use config::ModelConfig;
+pub use lora::Lora;
 pub use positions::Positions;
 pub use transformer::{HiddenStates, Transformer};

@@ -43,6 +43,10 @@ impl Path {
         } else if container.starts_with("Enum:") {
             self.0.last_mut().into_iter().for_each(String::clear);
             self.0.push(String::new());
+        // Nor is the field that holds an adapter; PEFT's files have `lora_A` and `lora_B`.
+        } else if container == "Struct:Adapter" {
+            self.0.last_mut().into_iter().for_each(String::clear);
+            self.0.push(format!("lora_{}", name.to_uppercase()));
         } else {
             self.0.push(name.into());
         }
@@ -102,12 +106,37 @@ pub fn map<M: Module>(module: M, update: impl FnMut(&str, Tensor<1>) -> Tensor<1
             let name = self.path.name();
             param.map(|tensor| {
                 let (shape, training) = (tensor.dims(), tensor.is_autodiff());
+                let trained = tensor.is_require_grad();
                 let elements = tensor.shape().num_elements();
-                let flat = tensor.inner().reshape([elements]);
-                let tensor = (self.update)(&name, flat).reshape(shape);
-                if training { Tensor::from_inner(tensor).require_grad() } else { tensor }
+                let plain = if training { tensor.inner() } else { tensor };
+                let tensor = (self.update)(&name, plain.reshape([elements])).reshape(shape);
+                match training {
+                    true => Tensor::from_inner(tensor).set_require_grad(trained),
+                    false => tensor,
+                }
             })
         }
     }
     module.map(&mut Map { path: Path::default(), update })
+}
+
+/// Says of each parameter, by its name, whether it is trained. One that is not records nothing for
+/// backward and has no gradient.
+pub fn set_trained<M: Module>(module: M, trained: impl Fn(&str) -> bool) -> M {
+    struct Set<F> {
+        path: Path,
+        trained: F,
+    }
+    impl<F: Fn(&str) -> bool> ModuleMapper for Set<F> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.0.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.set_require_grad((self.trained)(&self.path.name()))
+        }
+    }
+    module.map(&mut Set { path: Path::default(), trained })
 }

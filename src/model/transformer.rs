@@ -2,13 +2,15 @@
 
 use burn::{
     module::Module,
-    tensor::{Int, Tensor},
+    tensor::{Device, Int, Tensor},
 };
-use coconut_kernels::Visible;
+use coconut_kernels::{Table, Visible};
 
 use super::{
-    Cache, ModelConfig, gpt2::Gpt2, layers::Embedding, llama::Llama, positions::Positions,
+    Cache, Lora, ModelConfig, gpt2::Gpt2, layers::Embedding, llama::Llama, lora::Map,
+    positions::Positions,
 };
+use crate::rng;
 
 /// The model: blocks over a residual stream, and an output head.
 #[derive(Module, Debug)]
@@ -20,10 +22,14 @@ pub struct Transformer {
     /// The shape.
     #[module(skip)]
     pub config: ModelConfig,
+    /// What its adapters are, if it has any; everything else is then frozen.
+    #[module(skip)]
+    pub lora: Option<Lora>,
 }
 
 /// Embeddings, blocks and final norm, by family.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // a program holds one or two
 pub enum Body {
     /// GPT-2.
     Gpt2(Gpt2),
@@ -76,8 +82,13 @@ impl Transformer {
     }
 
     /// The token embeddings, `[vocab, d_model]`.
-    pub fn embeddings(&self) -> Tensor<2> {
-        self.tokens().weight.val()
+    pub fn embeddings(&self) -> Table {
+        self.tokens().table()
+    }
+
+    /// Where tensors live.
+    pub fn device(&self) -> Device {
+        self.tokens().weight.val().device()
     }
 
     fn tokens(&self) -> &Embedding {
@@ -93,6 +104,7 @@ impl Transformer {
     /// * `position_ids: [batch, new]`, each below `n_positions`.
     /// * `cache`: earlier columns; the new ones are appended to it.
     /// * `visible`: which of all the columns, cached and new, hold tokens.
+    /// * `seed`: the embeddings and each block draw their dropout from their own stream of it.
     ///
     /// Hidden states at columns that are not visible are finite and have no meaning.
     pub fn forward(
@@ -101,12 +113,13 @@ impl Transformer {
         position_ids: Tensor<2, Int>,
         mut cache: Cache,
         visible: &Visible,
+        seed: Option<u64>,
     ) -> (HiddenStates, Cache) {
         let positions = self.positions(position_ids);
-        let mut x = self.enter(embeddings, &positions);
+        let mut x = self.enter(embeddings, &positions, seed);
         let mut states = vec![x.clone()];
         for layer in 0..self.config.n_layer {
-            let (y, packed) = self.block(layer, x, cache.layer(layer), &positions, visible);
+            let (y, packed) = self.block(layer, x, cache.layer(layer), &positions, visible, seed);
             cache.push(layer, packed);
             x = y;
             if layer + 1 < self.config.n_layer {
@@ -123,14 +136,19 @@ impl Transformer {
         match &self.config.rotary {
             None => Positions::learned(position_ids),
             Some(rotary) => {
-                let device = self.head().device();
-                Positions::rotary(rotary, self.config.heads.dim, position_ids, &device)
+                Positions::rotary(rotary, self.config.heads.dim, position_ids, &self.device())
             }
         }
     }
 
     /// The residual stream before the first block: `[batch, new, d_model]`, shape kept.
-    pub fn enter(&self, embeddings: Tensor<3>, positions: &Positions) -> Tensor<3> {
+    pub fn enter(
+        &self,
+        embeddings: Tensor<3>,
+        positions: &Positions,
+        seed: Option<u64>,
+    ) -> Tensor<3> {
+        self.start_dropout(seed, 0);
         match &self.body {
             Body::Gpt2(body) => body.enter(embeddings, positions, &self.config),
             Body::Llama(_) => embeddings,
@@ -146,13 +164,21 @@ impl Transformer {
         past: &[Tensor<3>],
         positions: &Positions,
         visible: &Visible,
+        seed: Option<u64>,
     ) -> (Tensor<3>, Tensor<3>) {
+        self.start_dropout(seed, layer + 1);
         let config = &self.config;
         match &self.body {
             Body::Gpt2(body) => body.transformer.h[layer].forward(x, past, visible, config),
             Body::Llama(body) => {
                 body.model.layers[layer].forward(x, past, positions, visible, config)
             }
+        }
+    }
+
+    fn start_dropout(&self, seed: Option<u64>, part: usize) {
+        if let Some(seed) = seed {
+            self.device().seed(rng::hash(seed, &[rng::DEVICE, part as u64]));
         }
     }
 
@@ -164,13 +190,31 @@ impl Transformer {
         }
     }
 
-    /// The output head's weight, `[vocab, d_model]`.
-    pub fn head(&self) -> Tensor<2> {
-        self.lm_head.as_ref().unwrap_or(self.tokens()).weight.val()
+    /// The output head, `[vocab, d_model]`.
+    pub fn head(&self) -> Table {
+        self.lm_head.as_ref().unwrap_or(self.tokens()).table()
     }
 
     /// `hidden: [rows, d_model]` → logits `[rows, vocab]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        hidden.matmul(self.head().transpose())
+        self.head().logits(hidden)
+    }
+
+    /// The maps of the blocks, by name.
+    pub(super) fn maps(&mut self) -> Vec<(String, Map<'_>)> {
+        match &mut self.body {
+            Body::Gpt2(body) => body.maps(),
+            Body::Llama(body) => body.maps(),
+        }
+    }
+
+    /// The token embeddings, and the output head if it is another table, by name.
+    pub(super) fn tables(&mut self) -> Vec<(String, &mut Embedding)> {
+        let tokens = match &mut self.body {
+            Body::Gpt2(body) => ("transformer.wte", &mut body.transformer.wte),
+            Body::Llama(body) => ("model.embed_tokens", &mut body.model.embed_tokens),
+        };
+        let head = self.lm_head.as_mut().map(|head| ("lm_head", head));
+        [tokens].into_iter().chain(head).map(|(name, table)| (name.to_owned(), table)).collect()
     }
 }

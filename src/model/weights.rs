@@ -67,8 +67,12 @@ impl Transformer {
         failed.map_or(Ok(model), Err)
     }
 
-    /// Writes `config.json` and `model.safetensors` into a folder.
+    /// Writes `config.json` and `model.safetensors` into a folder; of a model with adapters, those
+    /// alone.
     pub fn save(&self, folder: &Path) -> Result<()> {
+        if let Some(lora) = &self.lora {
+            return self.save_adapters(lora, folder);
+        }
         let path = folder.join("config.json");
         let text = serde_json::to_string_pretty(&self.config.to_json())
             .map_err(|e| Error::Training(e.to_string()))?;
@@ -97,18 +101,8 @@ impl Transformer {
         let Some(&last) = ids.iter().max() else { return self };
         let rows = self.config.vocab_size.max(last as usize + 1);
         self.config.vocab_size = rows;
-        start(self.tokens_mut(), ids, source, rows);
-        if let Some(head) = &mut self.lm_head {
-            start(head, ids, source, rows);
-        }
+        self.tables().into_iter().for_each(|(_, table)| start(table, ids, source, rows));
         self
-    }
-
-    fn tokens_mut(&mut self) -> &mut Embedding {
-        match &mut self.body {
-            Body::Gpt2(body) => &mut body.transformer.wte,
-            Body::Llama(body) => &mut body.model.embed_tokens,
-        }
     }
 }
 
@@ -190,7 +184,7 @@ fn build(config: ModelConfig, device: &Device, source: Source) -> Transformer {
     };
     let lm_head =
         (!config.tied).then(|| make.embedding("lm_head", config.vocab_size, config.d_model));
-    Transformer { body, lm_head, config }
+    Transformer { body, lm_head, config, lora: None }
 }
 
 /// Gives the tensor of a name and a shape.
@@ -214,13 +208,14 @@ impl Make<'_> {
     }
 
     pub(super) fn embedding(&mut self, name: &str, rows: usize, d: usize) -> Embedding {
-        Embedding { weight: self.param(&format!("{name}.weight"), [rows, d]) }
+        Embedding::from(self.param(&format!("{name}.weight"), [rows, d]))
     }
 
     pub(super) fn conv1d(&mut self, name: &str, d_in: usize, d_out: usize) -> Conv1d {
         Conv1d {
             weight: self.param(&format!("{name}.weight"), [d_in, d_out]),
             bias: self.param(&format!("{name}.bias"), [d_out]),
+            adapter: None,
         }
     }
 
@@ -228,6 +223,7 @@ impl Make<'_> {
         Linear {
             weight: self.param(&format!("{name}.weight"), [d_out, d_in]),
             bias: bias.then(|| self.param(&format!("{name}.bias"), [d_out])),
+            adapter: None,
         }
     }
 

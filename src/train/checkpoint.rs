@@ -12,8 +12,13 @@ use super::{dataset::Format, optim::AdamW};
 use crate::{
     Error, Result,
     data::{Curriculum, Method, Stage, Tokenizer, tokenizer::chat::PromptStyle},
+    hub::HubCache,
     latent::{LatentModel, Thinking},
-    model::{Transformer, weights},
+    model::{
+        Lora, Transformer,
+        lora::{self, Base, Frozen},
+        weights,
+    },
     report::Row,
 };
 
@@ -42,6 +47,9 @@ pub struct LatentInfo {
     /// How questions are put.
     #[serde(default)]
     pub prompt: PromptStyle,
+    /// How what lies below adapters is held, which it was trained with.
+    #[serde(default, rename = "frozen_dtype")]
+    pub frozen: Frozen,
 }
 
 impl LatentInfo {
@@ -102,12 +110,26 @@ impl Checkpoint {
     /// A missing or damaged file, and weights that do not fit each other.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let latent: LatentInfo = read_json(&folder.join(LATENT_FILE))?;
-        let model = Transformer::load(folder, device)?;
+        let model = load_transformer(folder, latent.frozen, device)?;
         let tokenizer = Tokenizer::load(folder)?.with_prompt(&latent.prompt)?;
         check_vocabulary(&tokenizer, &model, folder)?;
         let model = LatentModel::load(model, latent.thinking.clone(), folder)?;
         Ok(Self { model, tokenizer, latent })
     }
+}
+
+/// The transformer of a checkpoint: whole, or adapters on the model that they name.
+///
+/// # Errors
+/// Everything that reading either can report.
+pub fn load_transformer(folder: &Path, frozen: Frozen, device: &Device) -> Result<Transformer> {
+    let Some(lora) = Lora::find(folder)? else { return Transformer::load(folder, device) };
+    let Base { name, revision } = &lora.base;
+    let below = HubCache::from_env().folder(name, revision.as_deref()).map_err(|problem| {
+        let problem = format!("`base_model_name_or_path` {problem}");
+        Error::input(folder.join(lora::CONFIG_FILE), "", problem)
+    })?;
+    Ok(Transformer::load(&below, device)?.load_adapters(lora, folder)?.hold(frozen))
 }
 
 /// Refuses a tokenizer whose files give more tokens than the model has embeddings; markers added since
@@ -136,19 +158,7 @@ pub fn save(
     if partial.exists() {
         std::fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))?;
     }
-    std::fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
-    model.save(&partial)?;
-    tokenizer.save(&partial)?;
-    let markers = tokenizer.markers();
-    let eos = match tokenizer.stops() {
-        [one] => serde_json::json!(one),
-        several => serde_json::json!(several),
-    };
-    write_json(
-        &partial.join("generation_config.json"),
-        &serde_json::json!({"eos_token_id": eos, "pad_token_id": markers.pad}),
-    )?;
-    write_json(&partial.join(LATENT_FILE), latent)?;
+    write_model(&partial, model, tokenizer, latent)?;
     write_json(&partial.join(STATE_FILE), state)?;
     weights::write_tensors(&partial.join(OPTIMIZER_FILE), &optimizer.state())?;
     for entry in std::fs::read_dir(&partial).map_err(Error::io("read", &partial))?.flatten() {
@@ -165,6 +175,28 @@ pub fn save(
         std::fs::remove_dir_all(&replaced).map_err(Error::io("remove", &replaced))?;
     }
     Ok(())
+}
+
+/// Writes what [`Checkpoint::load`] reads: model, tokenizer, and how it thinks.
+pub fn write_model(
+    folder: &Path,
+    model: &LatentModel,
+    tokenizer: &Tokenizer,
+    latent: &LatentInfo,
+) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    model.save(folder)?;
+    tokenizer.save(folder)?;
+    let markers = tokenizer.markers();
+    let eos = match tokenizer.stops() {
+        [one] => serde_json::json!(one),
+        several => serde_json::json!(several),
+    };
+    write_json(
+        &folder.join("generation_config.json"),
+        &serde_json::json!({"eos_token_id": eos, "pad_token_id": markers.pad}),
+    )?;
+    write_json(&folder.join(LATENT_FILE), latent)
 }
 
 fn partial(folder: &Path) -> PathBuf {

@@ -18,14 +18,14 @@ use super::{
 use crate::{
     Error, Result,
     config::{EvalAt, RunConfig},
-    data::{Curriculum, Stage},
+    data::{Curriculum, Markers, Stage},
     device,
     eval::{Evaluation, Evaluator, Sampling},
     latent::{LatentModel, Trace, model::Extras, recompute},
     log,
     log::{MetricsLog, Progress, Record, StepMetrics},
     loss::{self, seq_vcr},
-    model::{ModelConfig, Transformer},
+    model::{ModelConfig, Transformer, lora},
     report::{Results, Row},
     rng,
 };
@@ -45,15 +45,35 @@ pub struct Trainer<'a> {
 
 /// The model that a recipe starts from: a folder's, or random weights for the data's vocabulary.
 pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result<LatentModel> {
+    let wrong = |key: &str, problem| Error::Config {
+        origin: config.name.clone(),
+        key: key.into(),
+        problem,
+    };
     let transformer = match config.model_folder()? {
         None => Transformer::random(model_config(config, data), config.seed, device),
+        Some(folder) if folder.join(lora::CONFIG_FILE).is_file() => {
+            return Err(Error::Usage(format!(
+                "{} holds adapters, not a whole model. Make one of it first: `coconut merge {} -o FOLDER`.",
+                folder.display(),
+                folder.display()
+            )));
+        }
         Some(folder) => {
             let model = Transformer::load(&folder, device)?;
             checkpoint::check_vocabulary(&data.tokenizer, &model, &folder)?;
             data.check_context(config, model.config.n_positions)?;
             let (markers, source) =
                 (data.tokenizer.added_markers(), data.tokenizer.marker_source());
-            model.start_rows(&markers, source)
+            let model = model.start_rows(&markers, source);
+            let Markers { start_latent, end_latent, latent, .. } = data.tokenizer.markers();
+            match config.lora(model.config.family)? {
+                Some(lora) => model
+                    .with_lora(lora, &[start_latent, end_latent, latent], config.seed)
+                    .map_err(|(key, problem)| wrong(key, problem))?
+                    .hold(config.frozen_dtype),
+                None => model,
+            }
         }
     };
     let extras = Extras {
@@ -63,9 +83,8 @@ pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result
             .map(|(_, dim)| dim),
         seed: config.seed,
     };
-    LatentModel::new(transformer, config.thinking(), extras).map_err(|(key, problem)| {
-        Error::Config { origin: config.name.clone(), key: key.into(), problem }
-    })
+    LatentModel::new(transformer, config.thinking(), extras)
+        .map_err(|(key, problem)| wrong(key, problem))
 }
 
 /// The shape of a model from random weights.
@@ -116,7 +135,7 @@ impl<'a> Trainer<'a> {
         let mut optimizer = AdamW::new(config.betas, config.weight_decay);
         let (model, state) = match newest.filter(|_| resume) {
             Some(path) => {
-                let model = Transformer::load(&path, &device)?;
+                let model = checkpoint::load_transformer(&path, config.frozen_dtype, &device)?;
                 let model = LatentModel::load(model, config.thinking(), &path)?;
                 (model, checkpoint::restore(&path, &mut optimizer, &device)?)
             }
@@ -409,6 +428,7 @@ impl<'a> Trainer<'a> {
             thinking: self.config.thinking(),
             format: self.data.format,
             prompt: self.config.prompt_style(),
+            frozen: self.config.frozen_dtype,
         };
         let folder = self.folder.join("checkpoints");
         let path = folder.join(place);

@@ -63,7 +63,7 @@ impl Learned {
         let zeros = |n| Param::from_tensor(Tensor::<1>::zeros([n], device));
         let linear = |weight: Tensor<2>| {
             let [_, d_out] = weight.dims();
-            Conv1d { weight: Param::from_tensor(weight), bias: zeros(d_out) }
+            Conv1d { weight: Param::from_tensor(weight), bias: zeros(d_out), adapter: None }
         };
         Self {
             proj: (0..projs).map(|_| linear(Tensor::eye(d, device))).collect(),
@@ -186,8 +186,8 @@ impl Reinject {
                 let last = at(source, source.states.last());
                 let [batch, _, d] = last.dims();
                 let logits = model.logits(last.reshape([batch, d])) / *temperature; // [batch, vocab]
-                let embeddings = model.embeddings();
-                activation::softmax(logits, 1).matmul(embeddings).reshape([batch, 1, d])
+                let shares = activation::softmax(logits, 1);
+                model.embeddings().mix(shares).reshape([batch, 1, d])
             }
             Term::Zero => zero(),
             Term::Pause(number) => {
@@ -202,14 +202,14 @@ impl Reinject {
 /// The mean length of the token embeddings, `[1]`: a constant, so that embeddings do not grow to be fed
 /// back larger.
 pub fn mean_length(model: &Transformer) -> Tensor<1> {
-    model.embeddings().detach().square().sum_dim(1).sqrt().mean()
+    model.embeddings().whole().detach().square().sum_dim(1).sqrt().mean()
 }
 
 /// An orthonormal basis of the span of the head's rows, `[rank, d_model]`, by Gram–Schmidt in double
 /// precision; `None` if the vocabulary is at least as large as the width, where the span is taken to be
 /// everything.
 pub fn row_space(model: &Transformer) -> Option<Tensor<2>> {
-    let head = model.head();
+    let head = model.head().whole();
     let [vocab, d] = head.dims();
     if vocab >= d {
         return None;

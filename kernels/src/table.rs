@@ -1,0 +1,99 @@
+//! A table of vectors, some rows of which may be given apart: an embedding or an output head whose
+//! few new tokens are trained while all the others stand still.
+
+use std::sync::Arc;
+
+use burn::tensor::{Bool, Int, Tensor, TensorData};
+
+use crate::weight::wide;
+
+/// A table `[rows, d_model]`.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// `[rows, d_model]`; in bf16 perhaps, if it is a constant.
+    pub weight: Tensor<2>,
+    /// Rows that stand in place of the weight's.
+    pub apart: Option<Apart>,
+}
+
+/// Rows of a table that are given apart.
+#[derive(Clone, Debug)]
+pub struct Apart {
+    /// Whose rows they are, each once.
+    pub ids: Arc<[u32]>,
+    /// `[ids, d_model]`.
+    pub rows: Tensor<2>,
+}
+
+impl From<Tensor<2>> for Table {
+    fn from(weight: Tensor<2>) -> Self {
+        Self { weight, apart: None }
+    }
+}
+
+impl Table {
+    /// Rows and width.
+    pub fn dims(&self) -> [usize; 2] {
+        self.weight.dims()
+    }
+
+    /// The whole table in one tensor, `[rows, d_model]`: a copy where rows are given apart.
+    pub fn whole(&self) -> Tensor<2> {
+        let [_, width] = self.dims();
+        self.each_apart().fold(wide(self.weight.clone()), |table, (id, row)| {
+            table.slice_assign([id..id + 1, 0..width], row)
+        })
+    }
+
+    /// `hidden · tableᵀ`: `[n, d_model]` → `[n, rows]`.
+    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        let [n, _] = hidden.dims();
+        let weight = std::slice::from_ref(&self.weight);
+        let logits = crate::projection(hidden.clone().unsqueeze(), weight, &[]).squeeze_dim(0);
+        self.each_apart().fold(logits, |logits, (id, row)| {
+            let own = hidden.clone().matmul(row.transpose()); // [n, 1]
+            logits.slice_assign([0..n, id..id + 1], own)
+        })
+    }
+
+    /// `shares · table`: `[n, rows]` → `[n, d_model]`.
+    pub fn mix(&self, shares: Tensor<2>) -> Tensor<2> {
+        let [n, _] = shares.dims();
+        let own = |id: usize| [0..n, id..id + 1];
+        let rest = self.each_apart().fold(shares.clone(), |rest, (id, _)| {
+            let none = rest.clone().slice(own(id)).zeros_like();
+            rest.slice_assign(own(id), none)
+        });
+        let sum = crate::linear(rest.unsqueeze(), self.weight.clone(), None).squeeze_dim(0);
+        self.each_apart()
+            .fold(sum, |sum, (id, row)| sum + shares.clone().slice(own(id)).matmul(row))
+    }
+
+    /// Each row given apart, `[1, d_model]`, with its id.
+    fn each_apart(&self) -> impl Iterator<Item = (usize, Tensor<2>)> + '_ {
+        self.apart.iter().flat_map(|apart| {
+            let row = |at: usize| apart.rows.clone().narrow(0, at, 1);
+            apart.ids.iter().enumerate().map(move |(at, &id)| (id as usize, row(at)))
+        })
+    }
+}
+
+impl Apart {
+    /// `x: [batch, seq, d_model]`, the rows that the weight gives for `ids: [batch, seq]`, with those
+    /// that are given apart put in their place.
+    pub(crate) fn replace(&self, x: Tensor<3>, ids: Tensor<2, Int>) -> Tensor<3> {
+        let [batch, seq] = ids.dims();
+        let host: Vec<u32> = ids.clone().into_data().iter::<u32>().collect();
+        let at = |id: &u32| self.ids.iter().position(|own| own == id);
+        if host.iter().all(|id| at(id).is_none()) {
+            return x;
+        }
+        let places: Vec<i32> = host.iter().map(|id| at(id).unwrap_or(0) as i32).collect();
+        let places = Tensor::from_data(TensorData::new(places, [batch, seq]), &ids.device());
+        let own = crate::embedding(self.rows.clone(), places);
+        let mask: Vec<bool> = host.iter().map(|id| at(id).is_some()).collect();
+        let mask = TensorData::new(mask, [batch, seq, 1]);
+        let mask = Tensor::<3, Bool>::from_data(mask, &ids.device());
+        x.mask_where(mask.expand(own.dims()), own)
+    }
+}
