@@ -43,7 +43,7 @@ pub fn tokenizer(bytes: &[u8]) {
 }
 
 /// A file of examples, read, and encoded as text and as graphs.
-pub fn examples(bytes: &[u8]) {
+pub fn data(bytes: &[u8]) {
     with_file("examples", bytes, |path| {
         let Ok(examples) = read::load(path, Some(50)) else { return };
         if let Ok(tokenizer) = Tokenizer::build(&examples, Units::Words, path) {
