@@ -13,13 +13,22 @@ pub struct HubCache {
 }
 
 impl HubCache {
-    /// `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`.
+    /// `HF_HUB_CACHE` or `HUGGINGFACE_HUB_CACHE`, else `HF_HOME/hub`, else `XDG_CACHE_HOME/huggingface/hub`,
+    /// else `~/.cache/huggingface/hub`, as `huggingface_hub` looks for it.
     pub fn from_env() -> Self {
-        let set =
-            |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let home = || env::home_dir().unwrap_or_default();
-        let root = set("HF_HUB_CACHE").or_else(|| Some(set("HF_HOME")?.join("hub")));
-        Self { root: root.unwrap_or_else(|| home().join(".cache/huggingface/hub")) }
+        let home = env::home_dir().unwrap_or_default();
+        Self::of(&home, |name| env::var_os(name).map(PathBuf::from))
+    }
+
+    fn of(home: &Path, variable: impl Fn(&str) -> Option<PathBuf>) -> Self {
+        let set = |name: &str| {
+            let path = variable(name).filter(|path| !path.as_os_str().is_empty())?;
+            Some(path.strip_prefix("~").map_or(path.clone(), |rest| home.join(rest)))
+        };
+        let caches = || set("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache"));
+        let hub = || set("HF_HOME").unwrap_or_else(|| caches().join("huggingface")).join("hub");
+        let root = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE"));
+        Self { root: root.unwrap_or_else(hub) }
     }
 
     /// The folder of a model: `model` itself if it is a folder, else its snapshot in the cache.
@@ -94,6 +103,22 @@ mod tests {
         fs::write(snapshot.join("config.json"), "{}").unwrap();
         let cache = HubCache { root: folder.path().to_owned() };
         (folder, cache)
+    }
+
+    #[test]
+    fn variables_say_where_it_is() {
+        let found = |set: &[(&str, &str)]| {
+            let variable = |name: &str| {
+                set.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value))
+            };
+            HubCache::of(Path::new("/home/u"), variable).root.display().to_string()
+        };
+        assert_eq!(found(&[]), "/home/u/.cache/huggingface/hub");
+        assert_eq!(found(&[("XDG_CACHE_HOME", "/x")]), "/x/huggingface/hub");
+        assert_eq!(found(&[("HF_HOME", "~/hf"), ("XDG_CACHE_HOME", "/x")]), "/home/u/hf/hub");
+        assert_eq!(found(&[("HF_HUB_CACHE", ""), ("HF_HOME", "/h")]), "/h/hub");
+        assert_eq!(found(&[("HUGGINGFACE_HUB_CACHE", "/old"), ("HF_HOME", "/h")]), "/old");
+        assert_eq!(found(&[("HF_HUB_CACHE", "/new"), ("HUGGINGFACE_HUB_CACHE", "/old")]), "/new");
     }
 
     #[test]

@@ -282,3 +282,19 @@ fn faults_are_named_before_anything_is_trained() {
     let (_, told) = text(&train.assert().code(2));
     assert!(told.contains("coconut sweep"), "{told}");
 }
+
+#[test]
+fn what_the_axes_give_the_recipe_need_not() {
+    let place = Place::new("");
+    let recipe = "
+name: s
+sweep:
+  over:
+    task:
+      - {label: sums, task: arithmetic, operations: [2, 2]}
+      - {label: graphs, task: graph, nodes: 10}
+";
+    fs::write(place.path("recipe.yaml"), recipe).unwrap();
+    let (listed, _) = text(&place.sweep(&["--dry-run"]).assert().success());
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+}

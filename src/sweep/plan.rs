@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{Against, Axis, Compared, Run};
+use super::{Against, Axis, Choice, Compared, Run};
 use crate::{
     Error, Result,
     config::{RunConfig, SWEEP, read_keys},
@@ -88,7 +88,16 @@ impl Plan {
                 )));
             }
         }
-        let base = RunConfig::from_keys(keys.clone(), &request.set, &origin)?;
+        // JSON is YAML, so that a value comes through `key=value` as it was read.
+        let overrides = |choices: &[&Choice]| {
+            let pairs = choices.iter().flat_map(|choice| &choice.keys);
+            let varied = pairs.map(|(key, value)| format!("{key}={value}"));
+            request.set.iter().cloned().chain(varied).collect::<Vec<String>>()
+        };
+        // What the axes give, the recipe need not: it is read as its first cell.
+        let grid = product(&axes);
+        let first = grid.first().map(|choices| overrides(choices)).unwrap_or_default();
+        let base = RunConfig::from_keys(keys.clone(), &first, &origin)?;
         let mut seeds = request.seeds.clone().or(section.seeds).unwrap_or_else(|| vec![base.seed]);
         let mut seen = std::collections::BTreeSet::new();
         seeds.retain(|&seed| seen.insert(seed));
@@ -112,13 +121,9 @@ impl Plan {
             notes,
         };
         let mut names: Vec<String> = Vec::new();
-        for choices in product(&axes) {
+        for choices in grid {
             let labels: Vec<String> = choices.iter().map(|choice| choice.label.clone()).collect();
-            let mut set = request.set.clone();
-            // JSON is YAML, so that a value comes through `key=value` as it was read.
-            let pairs = choices.iter().flat_map(|choice| &choice.keys);
-            set.extend(pairs.map(|(key, value)| format!("{key}={value}")));
-            let config = RunConfig::from_keys(keys.clone(), &set, &origin)
+            let config = RunConfig::from_keys(keys.clone(), &overrides(&choices), &origin)
                 .map_err(|error| in_cell(error, &labels))?;
             let name = unique(slug(&labels.join("_")), &names);
             names.push(name.clone());
@@ -252,7 +257,7 @@ fn axes(mut axes: Vec<Axis>, flags: &[String]) -> Result<Vec<Axis>> {
 }
 
 /// Every choice on every axis, the last axis fastest; one empty cell if there are no axes.
-fn product(axes: &[Axis]) -> Vec<Vec<&super::axis::Choice>> {
+fn product(axes: &[Axis]) -> Vec<Vec<&Choice>> {
     axes.iter().fold(vec![Vec::new()], |cells, axis| {
         let longer = |cell: &Vec<_>| {
             axis.choices
