@@ -2,7 +2,7 @@
 //! The models are tiny and odd: grouped heads, heads wider than their share, scaled rotary positions,
 //! tied and untied (`python/make_fixtures.py`).
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use burn::{module::Module, tensor::Device};
 use coconut::{
@@ -10,24 +10,17 @@ use coconut::{
     eval::{GenerateOptions, Sampling, generate},
     latent::{self, LatentModel},
     loss,
-    model::{Transformer, parameters, weights},
+    model::{Transformer, parameters},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
+
+mod torch;
+use torch::{Case, fixtures, json, largest_difference, logits, tensors, thinking};
 
 const FAMILIES: [&str; 3] = ["qwen2", "qwen3", "llama"];
 
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch")
-}
-
-fn json<T: DeserializeOwned>(name: &str) -> T {
-    let text = std::fs::read_to_string(fixtures().join(name)).unwrap();
-    serde_json::from_str(&text).unwrap()
-}
-
 fn load(folder: &str) -> LatentModel {
-    let model = Transformer::load(&fixtures().join(folder), &Device::flex()).unwrap();
-    LatentModel::new(model, Default::default(), Default::default()).unwrap()
+    thinking(Transformer::load(&fixtures().join(folder), &Device::flex()).unwrap())
 }
 
 #[derive(Deserialize)]
@@ -37,48 +30,21 @@ struct Cases {
     scattered: Case,
 }
 
-#[derive(Deserialize)]
-struct Case {
-    loss: f64,
-    labelled_tokens: usize,
-    rows: Vec<CaseRow>,
-}
-
-#[derive(Deserialize)]
-struct CaseRow {
-    ids: Vec<u32>,
-    labels: Vec<i64>,
-}
-
-fn largest_difference(ours: &[f32], theirs: &[f32]) -> f32 {
-    assert_eq!(ours.len(), theirs.len());
-    ours.iter().zip(theirs).fold(0f32, |most, (a, b)| most.max((a - b).abs()))
-}
-
-/// Logits at every position of one row of a batch.
-fn logits(model: &LatentModel, batch: &Batch, row: usize) -> Vec<f32> {
-    let trace = latent::forward(model, batch);
-    let cells: Vec<_> = batch.columns_of(row).into_iter().map(|column| (row, column)).collect();
-    let hidden = trace.last_hidden(batch, &cells).unwrap();
-    model.transformer.logits(hidden).into_data().try_into_vec().unwrap()
-}
-
 #[test]
 fn logits_equal_pytorch_alone_and_among_batch_mates() {
     for family in FAMILIES {
         let model = load(&format!("families/{family}"));
-        let cases: Cases = json(&format!("families_{family}.json"));
-        let name = format!("families_{family}.safetensors");
-        let reference = weights::read_tensors(&fixtures().join(name)).unwrap();
+        let cases: Cases = json(&format!("families_{family}"));
+        let reference = tensors(&format!("families_{family}"));
         for (name, case) in [("mixed", &cases.mixed), ("scattered", &cases.scattered)] {
-            let rows: Vec<Row> =
-                case.rows.iter().map(|row| Row { ids: &row.ids, labels: &[] }).collect();
+            let rows = case.unlabelled();
             let together = Batch::new(&rows, Some(cases.latent)).unwrap();
+            let together = logits(&model, &together);
             for (at, row) in rows.iter().enumerate() {
                 let theirs = &reference[&format!("{name}.logits.{at}")].1;
                 let alone = Batch::new(&[Row { ..*row }], Some(cases.latent)).unwrap();
-                for ours in [logits(&model, &alone, 0), logits(&model, &together, at)] {
-                    let difference = largest_difference(&ours, theirs);
+                for ours in [&logits(&model, &alone)[0], &together[at]] {
+                    let difference = largest_difference(ours, theirs);
                     assert!(difference < 1e-4, "{family}, {name} {at}: {difference:e}");
                 }
             }
@@ -90,17 +56,10 @@ fn logits_equal_pytorch_alone_and_among_batch_mates() {
 fn loss_and_every_gradient_equal_pytorch() {
     for family in FAMILIES {
         let model = load(&format!("families/{family}")).train();
-        let cases: Cases = json(&format!("families_{family}.json"));
-        let name = format!("families_{family}.safetensors");
-        let reference = weights::read_tensors(&fixtures().join(name)).unwrap();
+        let cases: Cases = json(&format!("families_{family}"));
+        let reference = tensors(&format!("families_{family}"));
         for (name, case) in [("mixed", &cases.mixed), ("scattered", &cases.scattered)] {
-            let label = |&label: &i64| u32::try_from(label).ok();
-            let labels: Vec<Vec<_>> =
-                case.rows.iter().map(|row| row.labels.iter().map(label).collect()).collect();
-            let rows: Vec<Row> = (case.rows.iter().zip(&labels))
-                .map(|(row, labels)| Row { ids: &row.ids, labels })
-                .collect();
-            let batch = Batch::new(&rows, Some(cases.latent)).unwrap();
+            let batch = case.batch(cases.latent);
             let trace = latent::forward(&model, &batch);
             assert_eq!(batch.targets.len(), case.labelled_tokens);
             let loss = loss::cross_entropy(&model.transformer, &batch, &trace, &batch.targets)
@@ -133,12 +92,12 @@ fn loss_and_every_gradient_equal_pytorch() {
 
 #[test]
 fn files_of_other_types_and_shards_give_their_logits() {
-    let reference = weights::read_tensors(&fixtures().join("families_files.safetensors")).unwrap();
+    let reference = tensors("families_files");
     let ids: Vec<u32> = reference["ids"].1.iter().map(|&id| id as u32).collect();
     for name in ["f16", "bf16", "shards"] {
         let model = load(&format!("families/qwen2_{name}"));
         let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], None).unwrap();
-        let difference = largest_difference(&logits(&model, &batch, 0), &reference[name].1);
+        let difference = largest_difference(&logits(&model, &batch)[0], &reference[name].1);
         assert!(difference < 1e-4, "{name}: {difference:e}");
     }
 }
@@ -158,7 +117,7 @@ fn two_hundred_prompts_generate_the_same_tokens() {
     for family in ["gpt2", "qwen2", "qwen3", "llama"] {
         let folder = if family == "gpt2" { family.into() } else { format!("families/{family}") };
         let model = load(&folder);
-        let about: Generations = json(&format!("generate_{family}.json"));
+        let about: Generations = json(&format!("generate_{family}"));
         assert_eq!(about.prompts.len(), 200);
         let options = GenerateOptions {
             latent: Some(about.latent),

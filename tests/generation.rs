@@ -1,40 +1,30 @@
 //! GPT-2's logits against transformers, and generation against the teacher-forced argmax.
 
-use std::path::PathBuf;
-
 use burn::tensor::Device;
 use coconut::{
     data::batch::{Batch, Row},
     eval::{GenerateOptions, Sampling, generate},
     latent::{self, LatentModel},
-    model::{Transformer, weights},
+    model::Transformer,
 };
 use serde_json::Value;
 
-fn thinking(model: Transformer) -> LatentModel {
-    LatentModel::new(model, Default::default(), Default::default()).unwrap()
-}
-
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch")
-}
+mod torch;
+use torch::{fixtures, json, logits, tensors, thinking};
 
 #[test]
 fn gpt2_logits_equal_transformers() {
     let model = thinking(Transformer::load(&fixtures().join("gpt2"), &Device::flex()).unwrap());
-    let text = std::fs::read_to_string(fixtures().join("gpt2_logits.json")).unwrap();
-    let about: Value = serde_json::from_str(&text).unwrap();
-    let tensors = weights::read_tensors(&fixtures().join("gpt2_logits.safetensors")).unwrap();
+    let about: Value = json("gpt2_logits");
+    let tensors = tensors("gpt2_logits");
     let ids: Vec<Vec<u32>> = serde_json::from_value(about["full"].clone()).unwrap();
     let rows: Vec<Row> = ids.iter().map(|ids| Row { ids, labels: &[] }).collect();
     let batch = Batch::new(&rows, None).unwrap();
-    let trace = latent::forward(&model, &batch);
     let theirs = &tensors["logits_full"].1;
     let vocabulary = model.transformer.config.vocab_size;
-    for row in 0..2 {
-        let cells: Vec<_> = batch.columns_of(row).into_iter().map(|column| (row, column)).collect();
-        let hidden = trace.last_hidden(&batch, &cells).unwrap();
-        let ours: Vec<f32> = model.transformer.logits(hidden).into_data().try_into_vec().unwrap();
+    let rows = logits(&model, &batch);
+    assert_eq!(rows.len(), 2);
+    for (row, ours) in rows.iter().enumerate() {
         let from = row * ours.len();
         for (at, (a, b)) in ours.iter().zip(&theirs[from..]).enumerate() {
             let (token, place) = (at % vocabulary, at / vocabulary);

@@ -14,73 +14,44 @@ use coconut::{
     model::{
         Lora, Transformer,
         lora::{ADAPTER_FILE, ALL_LINEAR, Frozen, Targets},
-        parameters, weights,
+        parameters,
+        weights::{self, HostTensors},
     },
     train::{checkpoint::load_transformer, optim::AdamW},
 };
 use serde::Deserialize;
 
+mod torch;
+use torch::{Case, fixtures, json, largest_difference, logits, tensors, thinking};
+
 /// The second is tied, the third is not; the first stores its maps the other way round.
 const MODELS: [&str; 3] = ["gpt2", "qwen2", "qwen3"];
 
-type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
-
 #[derive(Deserialize)]
-struct Case {
+struct LoraCase {
     latent: u32,
-    loss: f64,
-    labelled_tokens: usize,
-    rows: Vec<CaseRow>,
+    #[serde(flatten)]
+    torch: Case,
 }
 
-#[derive(Deserialize)]
-struct CaseRow {
-    ids: Vec<u32>,
-    labels: Vec<i64>,
-}
-
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch")
-}
-
-fn load(name: &str) -> (Transformer, Case, Tensors) {
+fn load(name: &str) -> (Transformer, LoraCase, HostTensors) {
     let folder = fixtures().join("lora").join(name);
     let model = load_transformer(&folder, Frozen::F32, &Device::flex()).unwrap();
-    let text = std::fs::read_to_string(fixtures().join(format!("lora_{name}.json"))).unwrap();
-    let reference = fixtures().join(format!("lora_{name}.safetensors"));
-    (model, serde_json::from_str(&text).unwrap(), weights::read_tensors(&reference).unwrap())
+    let name = format!("lora_{name}");
+    (model, json(&name), tensors(&name))
 }
 
-fn thinking(model: Transformer) -> LatentModel {
-    LatentModel::new(model, Default::default(), Default::default()).unwrap()
-}
-
-fn batch(case: &Case) -> Batch {
-    let label = |&label: &i64| u32::try_from(label).ok();
-    let labels: Vec<Vec<_>> =
-        case.rows.iter().map(|row| row.labels.iter().map(label).collect()).collect();
-    let rows: Vec<Row> = (case.rows.iter().zip(&labels))
-        .map(|(row, labels)| Row { ids: &row.ids, labels })
-        .collect();
-    Batch::new(&rows, Some(case.latent)).unwrap()
+impl LoraCase {
+    fn batch(&self) -> Batch {
+        self.torch.batch(self.latent)
+    }
 }
 
 /// The largest difference of any row's logits from PyTorch's.
-fn logits_off(model: &LatentModel, case: &Case, reference: &Tensors) -> f32 {
-    let batch = batch(case);
-    let trace = latent::forward(model, &batch);
-    let off = (0..case.rows.len()).map(|row| {
-        let cells: Vec<_> = batch.columns_of(row).into_iter().map(|column| (row, column)).collect();
-        let logits = model.transformer.logits(trace.last_hidden(&batch, &cells).unwrap());
-        let ours: Vec<f32> = logits.into_data().try_into_vec().unwrap();
-        largest_difference(&ours, &reference[&format!("logits.{row}")].1)
-    });
-    off.fold(0.0, f32::max)
-}
-
-fn largest_difference(ours: &[f32], theirs: &[f32]) -> f32 {
-    assert_eq!(ours.len(), theirs.len());
-    ours.iter().zip(theirs).fold(0f32, |most, (a, b)| most.max((a - b).abs()))
+fn logits_off(model: &LatentModel, case: &LoraCase, reference: &HostTensors) -> f32 {
+    let rows = logits(model, &case.batch()).into_iter().enumerate();
+    rows.map(|(row, ours)| largest_difference(&ours, &reference[&format!("logits.{row}")].1))
+        .fold(0.0, f32::max)
 }
 
 fn values(flat: &parameters::Flat) -> Vec<f32> {
@@ -108,12 +79,16 @@ fn loss_and_the_gradients_of_all_that_is_trained_equal_pytorch() {
     for name in MODELS {
         let (model, case, reference) = load(name);
         let model = thinking(model).train();
-        let batch = batch(&case);
+        let batch = case.batch();
         let trace = latent::forward(&model, &batch);
         let loss = loss::cross_entropy(&model.transformer, &batch, &trace, &batch.targets).unwrap()
-            / case.labelled_tokens as f64;
+            / case.torch.labelled_tokens as f64;
         let value = f64::from(loss.clone().into_scalar::<f32>());
-        assert!((value / case.loss - 1.0).abs() < 1e-5, "{name}: {value}, PyTorch {}", case.loss);
+        assert!(
+            (value / case.torch.loss - 1.0).abs() < 1e-5,
+            "{name}: {value}, PyTorch {}",
+            case.torch.loss
+        );
 
         let gradients = parameters::take_gradients(&model, &mut loss.backward());
         let theirs: BTreeMap<&str, _> = reference
@@ -235,7 +210,7 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
 fn frozen_matrices_in_bf16_are_their_rounded_values() {
     for name in MODELS {
         let (model, case, _) = load(name);
-        let batch = batch(&case);
+        let batch = case.batch();
         let matrix = |name: &str, flat: &parameters::Flat| {
             flat.shape.len() == 2 && !name.contains("wpe") && !name.contains("lora_")
         };
@@ -270,8 +245,8 @@ fn frozen_matrices_in_bf16_are_their_rounded_values() {
     }
 }
 
-fn logits_off_each_other(a: &LatentModel, b: &LatentModel, case: &Case) -> f32 {
-    let batch = batch(case);
+fn logits_off_each_other(a: &LatentModel, b: &LatentModel, case: &LoraCase) -> f32 {
+    let batch = case.batch();
     let [a, b] = [a, b].map(|model| -> Vec<f32> {
         let ends = latent::forward(model, &batch).ends(&batch).unwrap();
         model.transformer.logits(ends).into_data().try_into_vec().unwrap()

@@ -1,7 +1,7 @@
 //! Model folders that are not whole, and folders written and grown: one clear error, or the same
 //! weights again.
 
-use std::{fs, path::Path, path::PathBuf};
+use std::{fs, path::Path};
 
 use burn::tensor::Device;
 use coconut::model::{
@@ -12,9 +12,8 @@ use coconut::model::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch")
-}
+mod torch;
+use torch::fixtures;
 
 /// A copy of a fixture's folder, to be spoiled.
 fn copy(name: &str) -> TempDir {

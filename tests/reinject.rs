@@ -1,7 +1,7 @@
 //! Reinjections, early passes detached, and Seq-VCR against PyTorch (`python/make_fixtures.py`): losses
 //! and every gradient.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use burn::{
     module::Module,
@@ -15,21 +15,11 @@ use coconut::{
 };
 use serde_json::Value;
 
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch")
-}
+mod torch;
+use torch::{distance, fixtures, json, tensors};
 
 fn load(name: &str) -> (Value, weights::HostTensors) {
-    let text = std::fs::read_to_string(fixtures().join(format!("{name}.json"))).unwrap();
-    let tensors = weights::read_tensors(&fixtures().join(format!("{name}.safetensors"))).unwrap();
-    (serde_json::from_str(&text).unwrap(), tensors)
-}
-
-/// Largest difference relative to the largest value of the reference.
-fn distance(ours: &[f32], reference: &[f32]) -> f32 {
-    assert_eq!(ours.len(), reference.len());
-    let scale = reference.iter().fold(1e-12f32, |m, x| m.max(x.abs()));
-    ours.iter().zip(reference).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / scale
+    (json(name), tensors(name))
 }
 
 fn thinking(name: &str, expression: &str) -> Thinking {
