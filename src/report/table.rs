@@ -29,43 +29,64 @@ pub fn terminal(series: &[Series]) -> String {
 
 /// The same as plain text, or with ANSI colours whatever stdout is.
 pub fn text(series: &[Series], colored: bool) -> String {
+    let rows = rows(series).into_iter().map(|(cells, best)| {
+        let cell = |(index, text)| {
+            let cell = Cell::new(text);
+            if best && index == ACCURACY { cell.fg(Color::DarkGreen) } else { cell }
+        };
+        cells.into_iter().enumerate().map(cell).collect()
+    });
+    drawn(&HEADER, rows, &[0], colored)
+}
+
+/// The same as a Markdown table.
+pub fn markdown(series: &[Series]) -> String {
+    let rows = rows(series).into_iter().map(|(mut cells, best)| {
+        if best {
+            cells[ACCURACY] = format!("**{}**", cells[ACCURACY]);
+        }
+        cells
+    });
+    piped(&HEADER, rows)
+}
+
+/// A table for the terminal, with bold heads and colours if `styled`. The columns of `text` stand to the
+/// left, all others are numbers and stand to the right.
+pub(crate) fn drawn(
+    head: &[&str],
+    rows: impl IntoIterator<Item = Vec<Cell>>,
+    text: &[usize],
+    styled: bool,
+) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_style(TableComponent::HeaderLines, '─');
     table.set_style(TableComponent::MiddleHeaderIntersections, '─');
-    if colored {
+    if styled {
         table.enforce_styling();
     } else {
         table.force_no_tty();
     }
-    table.set_header(HEADER.map(|head| Cell::new(head).add_attribute(Attribute::Bold)));
-    for (cells, best) in rows(series) {
-        table.add_row(cells.into_iter().enumerate().map(|(index, text)| {
-            let cell = Cell::new(text);
-            if best && index == ACCURACY { cell.fg(Color::DarkGreen) } else { cell }
-        }));
+    table.set_header(head.iter().map(|head| Cell::new(head).add_attribute(Attribute::Bold)));
+    for row in rows {
+        table.add_row(row);
     }
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 1));
-        if index > 0 {
+        if !text.contains(&index) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     table.trim_fmt()
 }
 
-/// The same as a Markdown table.
-pub fn markdown(series: &[Series]) -> String {
-    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    let mut text = line(&HEADER.map(|head| head.replace('\n', " ")));
-    text += &format!("| --- |{}\n", " ---: |".repeat(HEADER.len() - 1));
-    for (mut cells, best) in rows(series) {
-        // A run may be named anything.
-        cells[0] = cells[0].replace('|', "\\|");
-        if best {
-            cells[ACCURACY] = format!("**{}**", cells[ACCURACY]);
-        }
-        text += &line(&cells);
+/// A Markdown table, its first column text and all others numbers. Cells may hold anything.
+pub(crate) fn piped(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let mut text = line(head.iter().map(|head| head.replace('\n', " ")).collect());
+    text += &format!("| --- |{}\n", " ---: |".repeat(head.len() - 1));
+    for row in rows {
+        text += &line(row.iter().map(|cell| cell.replace('|', "\\|")).collect());
     }
     text
 }

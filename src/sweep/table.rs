@@ -1,9 +1,13 @@
 //! A sweep's tables: on the terminal, in Markdown and as CSV.
 
-use comfy_table::{Attribute, Cell, CellAlignment, Table, TableComponent, presets};
+use comfy_table::Cell;
 
 use super::{Compared, Comparison, Group, Summary, Variant, Verdict, summary::LEVEL};
-use crate::report::{stage_name, stats::Estimate};
+use crate::report::{
+    stage_name,
+    stats::Estimate,
+    table::{drawn, piped},
+};
 
 const RESULTS: [&str; 11] = [
     "variant",
@@ -28,15 +32,20 @@ const COMPARISONS: [&str; 7] = [
     "p\nseeds",
     "verdict",
 ];
+/// Where the verdict stands in [`COMPARISONS`].
+const VERDICT: usize = 6;
 
 /// For the terminal; bold heads and a bold best row if `styled`.
 pub fn text(summary: &Summary, styled: bool) -> String {
     let mut parts = vec![about(summary)];
     for group in &summary.groups {
         let title = if group.title.is_empty() { &summary.name } else { &group.title };
-        parts.push(format!("{title}\n{}", drawn(&RESULTS, &results(group), 1, styled)));
+        parts.push(format!("{title}\n{}", drawn(&RESULTS, cells(results(group)), &[0], styled)));
         if let Some(head) = compared_head(group) {
-            parts.push(format!("{head}\n{}", drawn(&COMPARISONS, &comparisons(group), 1, styled)));
+            parts.push(format!(
+                "{head}\n{}",
+                drawn(&COMPARISONS, cells(comparisons(group)), &[0, VERDICT], styled)
+            ));
         }
     }
     if summary.groups.iter().any(|group| group.n_comparisons > 0) {
@@ -55,9 +64,9 @@ pub fn markdown(summary: &Summary) -> String {
         if !group.title.is_empty() {
             text += &format!("\n## {}\n", group.title);
         }
-        text += &format!("\n{}", piped(&RESULTS, &results(group)));
+        text += &format!("\n{}", piped(&RESULTS, results(group)));
         if let Some(head) = compared_head(group) {
-            text += &format!("\n{head}\n\n{}", piped(&COMPARISONS, &comparisons(group)));
+            text += &format!("\n{head}\n\n{}", piped(&COMPARISONS, comparisons(group)));
         }
     }
     if summary.groups.iter().any(|group| group.n_comparisons > 0) {
@@ -186,6 +195,10 @@ fn results(group: &Group) -> Vec<Vec<String>> {
     group.variants.iter().map(of).collect()
 }
 
+fn cells(rows: Vec<Vec<String>>) -> impl Iterator<Item = Vec<Cell>> {
+    rows.into_iter().map(|row| row.into_iter().map(Cell::new).collect())
+}
+
 fn comparisons(group: &Group) -> Vec<Vec<String>> {
     let of = |variant: &Variant| {
         let comparison: &Comparison = variant.comparison.as_ref()?;
@@ -231,37 +244,4 @@ fn estimate(estimate: Option<&Estimate>, scale: f64, digits: usize) -> String {
 
 fn mean(estimate: Option<&Estimate>, digits: usize) -> String {
     estimate.map_or("–".into(), |estimate| format!("{:.digits$}", estimate.mean))
-}
-
-fn drawn(head: &[&str], rows: &[Vec<String>], n_text: usize, styled: bool) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_style(TableComponent::HeaderLines, '─');
-    table.set_style(TableComponent::MiddleHeaderIntersections, '─');
-    if styled {
-        table.enforce_styling();
-    } else {
-        table.force_no_tty();
-    }
-    table.set_header(head.iter().map(|head| Cell::new(head).add_attribute(Attribute::Bold)));
-    for row in rows {
-        table.add_row(row);
-    }
-    for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 1));
-        if index >= n_text && head[index] != "verdict" {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table.trim_fmt()
-}
-
-fn piped(head: &[&str], rows: &[Vec<String>]) -> String {
-    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-    let mut text = line(head.iter().map(|head| head.replace('\n', " ")).collect());
-    text += &format!("| --- |{}\n", " ---: |".repeat(head.len() - 1));
-    for row in rows {
-        text += &line(row.iter().map(|cell| cell.replace('|', "\\|")).collect());
-    }
-    text
 }
