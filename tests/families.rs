@@ -8,7 +8,7 @@ use burn::{module::Module, tensor::Device};
 use coconut::{
     data::batch::{Batch, Row},
     eval::{GenerateOptions, Sampling, generate},
-    latent::{self, LatentModel},
+    latent::{self, LatentModel, Wanted},
     loss,
     model::{Transformer, parameters},
 };
@@ -60,7 +60,7 @@ fn loss_and_every_gradient_equal_pytorch() {
         let reference = tensors(&format!("families_{family}"));
         for (name, case) in [("mixed", &cases.mixed), ("scattered", &cases.scattered)] {
             let batch = case.batch(cases.latent);
-            let trace = latent::forward(&model, &batch);
+            let trace = latent::forward(&model, &batch, Wanted::Predictions);
             assert_eq!(batch.targets.len(), case.labelled_tokens);
             let loss = loss::cross_entropy(&model.transformer, &batch, &trace, &batch.targets)
                 .unwrap()

@@ -4,7 +4,7 @@ use burn::tensor::Device;
 use coconut::{
     data::batch::{Batch, Row},
     eval::{GenerateOptions, Sampling, generate},
-    latent::{self, LatentModel},
+    latent::{self, LatentModel, Wanted},
     model::Transformer,
 };
 use serde_json::Value;
@@ -36,7 +36,7 @@ fn gpt2_logits_equal_transformers() {
 /// The token that is most probable after each row, by running the whole row again.
 fn next(model: &LatentModel, ids: &[u32], latent: Option<u32>) -> u32 {
     let batch = Batch::new(&[Row { ids, labels: &[] }], latent).unwrap();
-    let hidden = latent::forward(model, &batch).ends(&batch).unwrap();
+    let hidden = latent::forward(model, &batch, Wanted::Predictions).ends(&batch).unwrap();
     let logits: Vec<f32> = model.transformer.logits(hidden).into_data().try_into_vec().unwrap();
     (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
 }

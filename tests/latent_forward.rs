@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use coconut::{
     data::batch::Batch,
-    latent::{self, LatentModel},
+    latent::{self, LatentModel, Wanted},
     loss,
     model::{Transformer, parameters, weights::HostTensors},
 };
@@ -37,9 +37,10 @@ fn load() -> (LatentModel, Cases, HostTensors) {
 fn loss_and_every_gradient_equal_pytorch() {
     let (model, cases, reference) = load();
     let model = model.train();
-    for (name, case) in &cases.cases {
+    let wanted = [Wanted::Everything, Wanted::Predictions];
+    for ((name, case), wanted) in cases.cases.iter().flat_map(|case| wanted.map(|w| (case, w))) {
         let batch = case.batch(cases.latent);
-        let trace = latent::forward(&model, &batch);
+        let trace = latent::forward(&model, &batch, wanted);
         assert_eq!(batch.targets.len(), case.labelled_tokens, "{name}");
         let loss = loss::cross_entropy(&model.transformer, &batch, &trace, &batch.targets).unwrap()
             / case.labelled_tokens as f64;

@@ -7,7 +7,7 @@ use coconut::{
         batch::{Batch, Row},
     },
     eval::{Evaluator, Sampling},
-    latent::{self, LatentModel},
+    latent::{self, LatentModel, Wanted},
     model::Transformer,
     train::{dataset::Data, trainer::model_config},
 };
@@ -51,7 +51,7 @@ fn each_thought_is_read_where_it_is_fed_back() {
         lengths.insert(prompt.n_latents);
         let row = Row { ids: &prompt.ids, labels: &[] };
         let batch = Batch::new(&[row], Some(markers.latent)).unwrap();
-        let trace = latent::forward(&model, &batch);
+        let trace = latent::forward(&model, &batch, Wanted::Predictions);
         for (position, thought) in prompt.latents().zip(&sample.thoughts) {
             // One row alone has no padding: column and position are the same.
             let hidden = trace.last_hidden(&batch, &[(0, position - 1)]).unwrap();

@@ -9,7 +9,7 @@ use burn::{
 };
 use coconut::{
     data::batch::{Batch, Row},
-    latent::{self, LatentModel, Recompute, recompute::gradients},
+    latent::{self, LatentModel, Recompute, Wanted, recompute::gradients},
     loss,
     model::{
         Lora, Transformer,
@@ -80,7 +80,7 @@ fn loss_and_the_gradients_of_all_that_is_trained_equal_pytorch() {
         let (model, case, reference) = load(name);
         let model = thinking(model).train();
         let batch = case.batch();
-        let trace = latent::forward(&model, &batch);
+        let trace = latent::forward(&model, &batch, Wanted::Predictions);
         let loss = loss::cross_entropy(&model.transformer, &batch, &trace, &batch.targets).unwrap()
             / case.torch.labelled_tokens as f64;
         let value = f64::from(loss.clone().into_scalar::<f32>());
@@ -116,7 +116,7 @@ fn loss_and_the_gradients_of_all_that_is_trained_equal_pytorch() {
             let same = values(&flat) == values(&before[&parameter]);
             assert_eq!(same, !gradients.contains_key(&parameter), "{name}: {parameter}");
         }
-        let trace = latent::forward(&moved, &batch);
+        let trace = latent::forward(&moved, &batch, Wanted::Predictions);
         let loss = loss::cross_entropy(&moved.transformer, &batch, &trace, &batch.targets).unwrap();
         let again = parameters::take_gradients(&moved, &mut loss.backward());
         assert!(again.keys().eq(gradients.keys()), "{name}");
@@ -168,7 +168,9 @@ fn fresh_adapters_change_nothing_and_are_where_they_were_asked_for() {
         let ids = [3, 38, 40, 40, 39, 7];
         let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], Some(40)).unwrap();
         let last = |model: Transformer| -> Vec<f32> {
-            let ends = latent::forward(&thinking(model.clone()), &batch).ends(&batch).unwrap();
+            let ends = latent::forward(&thinking(model.clone()), &batch, Wanted::Predictions)
+                .ends(&batch)
+                .unwrap();
             model.logits(ends).into_data().try_into_vec().unwrap()
         };
         assert!(largest_difference(&last(plain), &last(adapted)) < 1e-5, "{folder} {targets:?}");
@@ -233,7 +235,8 @@ fn frozen_matrices_in_bf16_are_their_rounded_values() {
             let loss = |trace: &latent::Trace| {
                 loss::cross_entropy(&model.transformer, &batch, trace, &batch.targets)
             };
-            gradients(&model, &batch, Recompute::Blocks, None, 0, loss).unwrap()
+            gradients(&model, &batch, Recompute::Blocks, None, Wanted::Predictions, 0, loss)
+                .unwrap()
         });
         assert!(gradients[0].keys().eq(gradients[1].keys()), "{name}");
         for (parameter, flat) in &gradients[0] {
@@ -248,7 +251,7 @@ fn frozen_matrices_in_bf16_are_their_rounded_values() {
 fn logits_off_each_other(a: &LatentModel, b: &LatentModel, case: &LoraCase) -> f32 {
     let batch = case.batch();
     let [a, b] = [a, b].map(|model| -> Vec<f32> {
-        let ends = latent::forward(model, &batch).ends(&batch).unwrap();
+        let ends = latent::forward(model, &batch, Wanted::Predictions).ends(&batch).unwrap();
         model.transformer.logits(ends).into_data().try_into_vec().unwrap()
     });
     largest_difference(&a, &b)

@@ -9,7 +9,7 @@ use burn::{
 };
 use coconut::{
     data::batch::{Batch, Row},
-    latent::{LatentModel, Thinking, forward::forward_partly, model::Extras},
+    latent::{LatentModel, Thinking, Wanted, forward::forward_partly, model::Extras},
     loss::{self, seq_vcr},
     model::{Transformer, parameters, weights},
 };
@@ -69,7 +69,7 @@ fn loss_and_every_gradient_equal_pytorch() {
         let (mut value, mut gradients) = (0.0, None);
         for rows in batches {
             let batch = Batch::new(rows, Some(latent)).unwrap();
-            let trace = forward_partly(&model, &batch, detached);
+            let trace = forward_partly(&model, &batch, Wanted::Predictions, detached);
             let loss =
                 loss::cross_entropy(&model.transformer, &batch, &trace, &batch.targets).unwrap();
             let loss = loss / labels as f64;
@@ -135,7 +135,8 @@ fn the_replications_last_hidden_state_is_zero() {
     let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], Some(40)).unwrap();
     let thoughts = |thinking: Thinking| -> Vec<Vec<f32>> {
         let model = model(thinking, &tensors);
-        let trace = forward_partly(&model, &batch, None);
+        // Everything, so that both do the very same sums.
+        let trace = forward_partly(&model, &batch, Wanted::Everything, None);
         trace.thoughts.into_iter().map(|x| x.into_data().try_into_vec().unwrap()).collect()
     };
     let compat = coconut::latent::Compat::Replication;

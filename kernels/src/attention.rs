@@ -1,7 +1,8 @@
 //! Causal attention straight on the packed rows of queries, keys and values.
 //!
 //! Only visible columns are touched: each row of the batch lists its visible keys across all
-//! chunks, and after that compaction the mask is the plain causal one, whatever the padding. The
+//! chunks, and after that compaction the mask is the plain causal one, whatever the padding and
+//! wherever a chunk's cells lie. Queries whose result is not wanted are left out. The
 //! attention weights are computed again in the backward pass rather than kept. Two bodies:
 //!
 //! * blocks: keys and values of one head are gathered side by side and multiplied as matrices, a
@@ -16,6 +17,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use crate::flex::{Fused, Shared, Sinks, apply, slice, slice_mut, tensor, unfilled};
+use crate::linear::sizes;
 use crate::matrix::{Matrix, Threads, multiply};
 use crate::simd::{axpy, dot, exp, max, simd, sum};
 use crate::{Heads, Visible};
@@ -120,28 +122,43 @@ impl<const N: usize> Fused<N> for Attention {
 /// One call: the operands' elements, and what each row of the batch can see.
 struct Call<'a> {
     heads: Heads,
-    batch: usize,
+    /// Elements of each operand, `[batch, n, packed]` or `[1, cells, packed]`.
+    chunks: Vec<&'a [f32]>,
     /// New columns.
     new: usize,
-    /// Elements of each operand, `[batch, n, packed]`.
-    chunks: Vec<&'a [f32]>,
+    /// Shape of the result.
+    shape: [usize; 3],
     rows: Vec<Row>,
     scale: f32,
 }
 
-/// The visible columns of one row of the batch.
+/// One row of the batch.
 struct Row {
     /// Visible columns, oldest first.
     keys: Vec<Key>,
-    /// Which of the new columns are visible; they are the last of `keys`.
-    queries: Vec<usize>,
+    /// How many of the last keys ask.
+    queries: usize,
+    /// Cells of the newest chunk that do not ask: no result, no gradient of a query.
+    idle: Vec<usize>,
+    /// Those among them that are not visible: no gradient of a key or value either.
+    unseen: Vec<usize>,
 }
 
 /// Where the packed row of a column lies.
 #[derive(Clone, Copy)]
 struct Key {
     chunk: usize,
+    /// Its number in the chunk.
+    cell: usize,
+    /// Its first element.
     start: usize,
+}
+
+impl Row {
+    /// The keys that ask.
+    fn asking(&self) -> &[Key] {
+        &self.keys[self.keys.len() - self.queries..]
+    }
 }
 
 /// What one task reuses from one head to the next.
@@ -160,52 +177,64 @@ struct Scratch {
 
 impl<'a> Call<'a> {
     fn new(op: &Attention, operands: &'a [FlexTensor]) -> Self {
-        let packed = op.heads.packed();
-        let batch = op.visible.batch();
-        let lens: Vec<usize> = operands.iter().map(|x| x.layout().shape()[1]).collect();
-        let new = lens[lens.len() - 1];
-        let rows = (0..batch)
-            .map(|row| {
-                let cells = op.visible.row(row);
-                let mut first = 0;
-                let mut keys = Vec::with_capacity(cells.len());
+        let (packed, visible) = (op.heads.packed(), &op.visible);
+        let shapes: Vec<[usize; 3]> = operands.iter().map(sizes).collect();
+        let lens = visible.chunks(&shapes);
+        let newest = lens.len() - 1;
+        let new = lens[newest];
+        let mut packed_cells = 0..; // of the oldest chunk, if it is packed
+        let rows = (0..visible.batch())
+            .map(|batch_row| {
+                let mut row =
+                    Row { keys: Vec::new(), queries: 0, idle: Vec::new(), unseen: Vec::new() };
+                let mut cells = visible.row(batch_row).iter().enumerate();
                 for (chunk, &len) in lens.iter().enumerate() {
-                    let seen =
-                        cells[first..first + len].iter().enumerate().filter(|(_, seen)| **seen);
-                    keys.extend(
-                        seen.map(|(column, _)| Key { chunk, start: (row * len + column) * packed }),
-                    );
-                    first += len;
+                    let is_packed = chunk == 0 && visible.packed_columns() > 0;
+                    for (column, (at, &seen)) in cells.by_ref().take(len).enumerate() {
+                        let cell = match is_packed {
+                            false => batch_row * len + column,
+                            true if seen => packed_cells.next().unwrap_or(0),
+                            true => continue,
+                        };
+                        if seen {
+                            row.keys.push(Key { chunk, cell, start: cell * packed });
+                        }
+                        if chunk == newest && seen && at >= visible.first_wanted(batch_row) {
+                            row.queries += 1;
+                        } else if chunk == newest {
+                            row.idle.push(cell);
+                            row.unseen.extend((!seen).then_some(cell));
+                        }
+                    }
                 }
-                let queries = (0..new).filter(|column| cells[first - new + column]).collect();
-                Row { keys, queries }
+                row
             })
             .collect();
+        let [rows_of_result, cells_of_row, _] = shapes[newest];
         Self {
             heads: op.heads,
-            batch,
-            new,
             chunks: operands.iter().map(slice).collect(),
+            new,
+            shape: [rows_of_result, cells_of_row, op.heads.query * op.heads.dim],
             rows,
             scale: 1.0 / (op.heads.dim as f32).sqrt(),
         }
     }
 
-    /// `[batch, new, query · dim]`.
+    /// `[batch, new, query · dim]`, or `[1, cells, query · dim]`.
     fn forward(&self) -> FlexTensor {
-        let width = self.heads.query * self.heads.dim;
-        let mut y = unfilled(self.batch * self.new * width);
+        let mut y = unfilled(self.shape.iter().product());
         let out = Shared::new(&mut y);
         if self.new <= STREAMED {
             self.streams().into_par_iter().for_each(|stream| self.stream_forward(stream, out));
         } else {
-            (0..self.batch * self.heads.key_value)
+            (0..self.rows.len() * self.heads.key_value)
                 .into_par_iter()
                 .for_each_init(Scratch::default, |scratch, task| {
                     self.forward_head(task, scratch, out)
                 });
         }
-        tensor(y, [self.batch, self.new, width])
+        tensor(y, self.shape)
     }
 
     /// Fills the gradient of the new rows and adds to those of the past chunks.
@@ -219,7 +248,7 @@ impl<'a> Call<'a> {
                 .into_par_iter()
                 .for_each(|stream| self.stream_backward(stream, grad, &sinks));
         } else {
-            (0..self.batch * self.heads.key_value)
+            (0..self.rows.len() * self.heads.key_value)
                 .into_par_iter()
                 .for_each_init(Scratch::default, |scratch, task| {
                     self.backward_head(task, scratch, grad, &sinks)
@@ -247,7 +276,7 @@ impl<'a> Call<'a> {
         let (batch_row, kv_head) = (task / self.heads.key_value, task % self.heads.key_value);
         let (row, dim) = (&self.rows[batch_row], self.heads.dim);
         self.gather_keys(row, kv_head, s);
-        let (queries, keys) = (row.queries.len(), row.keys.len());
+        let (queries, keys) = (row.queries, row.keys.len());
         for head in kv_head * self.group()..(kv_head + 1) * self.group() {
             self.gather_queries(row, head, s);
             s.grad_q.resize(queries * dim, 0.0);
@@ -264,26 +293,21 @@ impl<'a> Call<'a> {
                     Threads::One,
                 );
             }
-            let width = self.heads.query * dim;
-            let mut results = s.grad_q.chunks_exact(dim);
-            let mut visible = row.queries.iter().copied().peekable();
-            for column in 0..self.new {
-                // SAFETY: inside the result; this task alone has this row and head.
-                let y =
-                    unsafe { out.slice((batch_row * self.new + column) * width + head * dim, dim) };
-                match visible.next_if_eq(&column).and_then(|_| results.next()) {
-                    Some(result) => y.copy_from_slice(result),
-                    None => y.fill(0.0),
-                }
+            let [.., width] = self.shape;
+            // SAFETY: inside the result; this task alone has this row and head.
+            let y = |cell: usize| unsafe { out.slice(cell * width + head * dim, dim) };
+            for (key, result) in row.asking().iter().zip(s.grad_q.chunks_exact(dim)) {
+                y(key.cell).copy_from_slice(result);
             }
+            row.idle.iter().for_each(|&cell| y(cell).fill(0.0));
         }
     }
 
     fn backward_head(&self, task: usize, s: &mut Scratch, grad: &[f32], sinks: &[Option<Shared>]) {
         let (batch_row, kv_head) = (task / self.heads.key_value, task % self.heads.key_value);
         let (row, dim) = (&self.rows[batch_row], self.heads.dim);
-        let (queries, keys) = (row.queries.len(), row.keys.len());
-        let (packed, width) = (self.heads.packed(), self.heads.query * dim);
+        let (queries, keys) = (row.queries, row.keys.len());
+        let (packed, [.., width]) = (self.heads.packed(), self.shape);
         let newest = self.chunks.len() - 1;
         self.gather_keys(row, kv_head, s);
         for sums in [&mut s.grad_k, &mut s.grad_v] {
@@ -293,8 +317,8 @@ impl<'a> Call<'a> {
         for head in kv_head * self.group()..(kv_head + 1) * self.group() {
             self.gather_queries(row, head, s);
             s.grad_y.clear();
-            for column in &row.queries {
-                let start = (batch_row * self.new + column) * width + head * dim;
+            for key in row.asking() {
+                let start = key.cell * width + head * dim;
                 s.grad_y.extend_from_slice(&grad[start..start + dim]);
             }
             s.grad_q.resize(queries * dim, 0.0);
@@ -319,23 +343,17 @@ impl<'a> Call<'a> {
                 multiply(&mut s.grad_k, true, grad_w.t(), q, 1.0, Threads::One); // q is scaled
             }
             if let Some(sink) = sinks[newest] {
-                let mut results = s.grad_q.chunks_exact(dim);
-                let mut visible = row.queries.iter().copied().peekable();
-                for column in 0..self.new {
-                    let start = (batch_row * self.new + column) * packed + head * dim;
-                    // SAFETY: inside the gradient; this task alone has this row and head.
-                    let x = unsafe { sink.slice(start, dim) };
-                    match visible.next_if_eq(&column).and_then(|_| results.next()) {
-                        Some(result) => x.copy_from_slice(result),
-                        None => x.fill(0.0),
-                    }
+                // SAFETY: inside the gradient; this task alone has this row and head.
+                let x = |cell: usize| unsafe { sink.slice(cell * packed + head * dim, dim) };
+                for (key, result) in row.asking().iter().zip(s.grad_q.chunks_exact(dim)) {
+                    x(key.cell).copy_from_slice(result);
                 }
+                row.idle.iter().for_each(|&cell| x(cell).fill(0.0));
             }
         }
         if let Some(sink) = sinks[newest] {
-            let unseen = (0..self.new).filter(|column| row.queries.binary_search(column).is_err());
-            for column in unseen {
-                let start = (batch_row * self.new + column) * packed;
+            for cell in &row.unseen {
+                let start = cell * packed;
                 for part in [self.key_start(kv_head), self.value_start(kv_head)] {
                     // SAFETY: as above; no other task has this key/value head of this row.
                     unsafe { sink.slice(start + part, dim) }.fill(0.0);
@@ -375,7 +393,7 @@ impl<'a> Call<'a> {
     fn gather_queries(&self, row: &Row, head: usize, s: &mut Scratch) {
         let dim = self.heads.dim;
         s.q.clear();
-        for key in &row.keys[row.keys.len() - row.queries.len()..] {
+        for key in row.asking() {
             let start = key.start + head * dim;
             let q = &self.chunks[key.chunk][start..start + dim];
             s.q.extend(q.iter().map(|x| x * self.scale));
@@ -404,14 +422,14 @@ impl<'a> Call<'a> {
     /// enough of them to go round, else slices of rows.
     fn streams(&self) -> Vec<(usize, usize, usize)> {
         let spans =
-            rayon::current_num_threads().div_ceil(self.batch.max(1)).min(self.heads.key_value);
+            rayon::current_num_threads().div_ceil(self.rows.len().max(1)).min(self.heads.key_value);
         let span = self.heads.key_value.div_ceil(spans.max(1));
         let row_spans = |row| {
             (0..self.heads.key_value)
                 .step_by(span)
                 .map(move |first| (row, first, (first + span).min(self.heads.key_value)))
         };
-        (0..self.batch).flat_map(row_spans).collect()
+        (0..self.rows.len()).flat_map(row_spans).collect()
     }
 
     /// The parts of each visible packed row that a span of heads reads.
@@ -423,20 +441,20 @@ impl<'a> Call<'a> {
     fn stream_forward(&self, (batch_row, first, last): (usize, usize, usize), out: Shared) {
         let (row, dim, group) = (&self.rows[batch_row], self.heads.dim, self.group());
         let (kv_len, q_len) = ((last - first) * dim, (last - first) * group * dim);
-        let width = self.heads.query * dim;
-        let y_start = |column| (batch_row * self.new + column) * width + first * group * dim;
+        let [.., width] = self.shape;
+        let y_start = |cell| cell * width + first * group * dim;
         let keys = self.parts(row, self.key_start(first), kv_len);
         let values = self.parts(row, self.value_start(first), kv_len);
         let queries = self.parts(row, first * group * dim, q_len);
         let mut weights = vec![0.0; (last - first) * group * keys.len()];
-        for column in (0..self.new).filter(|column| row.queries.binary_search(column).is_err()) {
+        for &cell in &row.idle {
             // SAFETY: inside the result; this task alone has these heads of this row.
-            unsafe { out.slice(y_start(column), q_len) }.fill(0.0);
+            unsafe { out.slice(y_start(cell), q_len) }.fill(0.0);
         }
-        for (i, &column) in row.queries.iter().enumerate() {
-            let seen = keys.len() - row.queries.len() + i + 1;
+        for (i, key) in row.asking().iter().enumerate() {
+            let seen = keys.len() - row.queries + i + 1;
             // SAFETY: as above.
-            let y = unsafe { out.slice(y_start(column), q_len) };
+            let y = unsafe { out.slice(y_start(key.cell), q_len) };
             let weights = &mut weights[..(last - first) * group * seen];
             products(queries[seen - 1], &keys[..seen], dim, group, self.scale, weights);
             softmax(weights, seen, seen);
@@ -452,15 +470,15 @@ impl<'a> Call<'a> {
     ) {
         let (row, dim, group) = (&self.rows[batch_row], self.heads.dim, self.group());
         let (kv_len, q_len) = ((last - first) * dim, (last - first) * group * dim);
-        let (packed, width) = (self.heads.packed(), self.heads.query * dim);
+        let (packed, [.., width]) = (self.heads.packed(), self.shape);
         let q_start = first * group * dim;
         let keys = self.parts(row, self.key_start(first), kv_len);
         let values = self.parts(row, self.value_start(first), kv_len);
         let queries = self.parts(row, q_start, q_len);
         let newest = self.chunks.len() - 1;
         if let Some(sink) = sinks[newest] {
-            for column in 0..self.new {
-                let start = (batch_row * self.new + column) * packed;
+            for cell in row.asking().iter().map(|key| key.cell).chain(row.idle.iter().copied()) {
+                let start = cell * packed;
                 let parts = [
                     (q_start, q_len),
                     (self.key_start(first), kv_len),
@@ -488,10 +506,10 @@ impl<'a> Call<'a> {
         let mut unwanted = vec![0.0; q_len];
         let mut weights = vec![0.0; (last - first) * group * keys.len()];
         let mut grad_w = weights.clone();
-        for (i, &column) in row.queries.iter().enumerate() {
-            let seen = keys.len() - row.queries.len() + i + 1;
+        for (i, key) in row.asking().iter().enumerate() {
+            let seen = keys.len() - row.queries + i + 1;
             let query = queries[seen - 1];
-            let start = (batch_row * self.new + column) * width + q_start;
+            let start = key.cell * width + q_start;
             let grad_y = &grad[start..start + q_len];
             let weights = &mut weights[..(last - first) * group * seen];
             let grad_w = &mut grad_w[..(last - first) * group * seen];

@@ -199,10 +199,11 @@ pub fn embedding(table: impl Into<Table>, ids: Tensor<2, Int>) -> Tensor<3> {
 ///   `qkv`. They are the cache; gradients flow into them unless they were detached.
 /// * `visible`: which of the `past + new` columns of each row hold tokens. A query sees the visible
 ///   columns up to and including its own. The result at a column that is not visible is finite and
-///   has no meaning.
+///   has no meaning. It may say that the oldest chunk (`qkv` if there is no past) is packed,
+///   `[1, cells, …]`, and that some results are not wanted.
 /// * `dropout`: the probability with which an attention weight is zeroed (0 when evaluating).
 ///
-/// Result: `[batch, new, q · dim]`, heads side by side.
+/// Result: `[batch, new, q · dim]`, heads side by side; `[1, cells, q · dim]` if `qkv` is packed.
 ///
 /// # Panics
 /// If the shapes do not fit one another.
@@ -213,11 +214,9 @@ pub fn attention(
     visible: &Visible,
     dropout: f64,
 ) -> Tensor<3> {
-    let [batch, new, packed] = qkv.dims();
-    let columns = new + past.iter().map(|chunk| chunk.dims()[1]).sum::<usize>();
-    assert_eq!(packed, heads.packed(), "width of a packed row");
-    assert!(past.iter().all(|x| x.dims()[0] == batch && x.dims()[2] == packed), "past chunks fit");
-    assert_eq!((visible.batch(), visible.columns()), (batch, columns), "one cell a row and column");
+    let shapes: Vec<[usize; 3]> = past.iter().chain([&qkv]).map(|x| x.dims()).collect();
+    visible.chunks(&shapes); // they fit
+    assert!(shapes.iter().all(|shape| shape[2] == heads.packed()), "width of a packed row");
     assert!(heads.query.is_multiple_of(heads.key_value), "query heads share key heads evenly");
     if dropout > 0.0 || !fusable(&qkv) || !past.iter().all(fusable) {
         return primitive::attention(qkv, past, heads, visible, dropout);

@@ -97,6 +97,26 @@ pub fn attention(
     visible: &Visible,
     dropout: f64,
 ) -> Tensor<3> {
+    let columns = visible.packed_columns();
+    if columns > 0 {
+        // Spread over rows and columns for the products, and packed again.
+        let (places, cells) = spread(visible, columns);
+        let index = |of: Vec<i32>| Tensor::<1, Int>::from_data(of.as_slice(), &qkv.device());
+        let places = index(places);
+        let unpack = |x: Tensor<3>| {
+            let [_, n, packed] = x.dims();
+            let rows = x.reshape([n, packed]).select(0, places.clone());
+            rows.reshape([visible.batch(), columns, packed])
+        };
+        let visible = visible.clone().packed(0);
+        let Some((first, rest)) = past.split_first() else {
+            let y = attention(unpack(qkv.clone()), &[], heads, &visible, dropout);
+            let [batch, columns, width] = y.dims();
+            return y.reshape([batch * columns, width]).select(0, index(cells)).unsqueeze();
+        };
+        let past: Vec<_> = [unpack(first.clone())].into_iter().chain(rest.to_vec()).collect();
+        return attention(qkv.clone(), &past, heads, &visible, dropout);
+    }
     let [batch, new, _] = qkv.dims();
     let columns = visible.columns();
     let Heads { query, key_value, dim } = heads;
@@ -133,6 +153,21 @@ pub fn attention(
         weights = weights * keep / (1.0 - dropout);
     }
     weights.matmul(v).swap_dims(1, 2).reshape([batch, new, q_width])
+}
+
+/// Where each cell of the first `columns` columns lies among the visible ones (0 if it is not visible), and
+/// which cells those are.
+fn spread(visible: &Visible, columns: usize) -> (Vec<i32>, Vec<i32>) {
+    let (mut places, mut cells) = (Vec::with_capacity(visible.batch() * columns), Vec::new());
+    for row in 0..visible.batch() {
+        for &seen in &visible.row(row)[..columns] {
+            places.push(if seen { cells.len() as i32 } else { 0 });
+            if seen {
+                cells.push(places.len() as i32 - 1);
+            }
+        }
+    }
+    (places, cells)
 }
 
 /// 0 where a query may look, a large negative number elsewhere: `[batch, 1, new, columns]`.

@@ -418,28 +418,57 @@ impl Case {
         Self { heads: Heads { query, key_value, dim }, past: past.to_vec(), new, visible }
     }
 
+    /// The same with the oldest chunk packed.
+    fn packed(mut self) -> Self {
+        let oldest = *self.past.first().unwrap_or(&self.new);
+        self.visible = self.visible.packed(oldest);
+        self
+    }
+
+    /// The same with results wanted from a column of each row on.
+    fn wanted(mut self, from: &[usize]) -> Self {
+        self.visible = self.visible.wanted(from);
+        self
+    }
+
+    /// The cells of a chunk of columns that its tensor holds.
+    fn held(&self, columns: std::ops::Range<usize>) -> Vec<(usize, usize)> {
+        let all = columns.start >= self.visible.packed_columns();
+        let cells =
+            (0..self.visible.batch()).flat_map(|row| columns.clone().map(move |c| (row, c)));
+        cells.filter(|&(row, column)| all || self.visible.row(row)[column]).collect()
+    }
+
     /// Operands are flat: past chunks, then the new rows.
     fn operands(&self) -> Vec<Vec<f64>> {
         let mut random = Random(5);
-        let lens = self.past.iter().chain([&self.new]);
-        lens.map(|len| random.numbers(self.visible.batch() * len * self.heads.packed()))
+        let mut start = 0;
+        let lens = self.past.iter().chain([&self.new]).map(|len| {
+            start += len;
+            self.held(start - len..start).len()
+        });
+        lens.map(|len| random.numbers(len * self.heads.packed()))
             .map(|x| x.iter().map(|x| 2.0 * x).collect())
             .collect()
     }
 
-    /// The result, zero where a column that is not visible would have no meaning.
+    /// The result, zero where it would have no meaning.
     fn attend(&self, x: &[Tensor<1>], body: Body) -> Tensor<1> {
         let (batch, packed) = (self.visible.batch(), self.heads.packed());
-        let lens = self.past.iter().chain([&self.new]);
-        let mut chunks: Vec<Tensor<3>> =
-            x.iter().zip(lens).map(|(x, &len)| x.clone().reshape([batch, len, packed])).collect();
+        let shape = |(chunk, x): (usize, &Tensor<1>)| {
+            let rows = if chunk == 0 && self.visible.packed_columns() > 0 { 1 } else { batch };
+            x.clone().reshape([rows as i32, -1, packed as i32])
+        };
+        let mut chunks: Vec<Tensor<3>> = x.iter().enumerate().map(shape).collect();
         let qkv = chunks.pop().unwrap();
         let y = call!(body, attention(qkv, &chunks, self.heads, &self.visible, 0.0));
         let width = self.heads.query * self.heads.dim;
-        let first = self.visible.columns() - self.new;
-        let mask: Vec<f64> = (0..batch)
-            .flat_map(|row| self.visible.row(row)[first..].to_vec())
-            .flat_map(|seen| vec![if seen { 1.0 } else { 0.0 }; width])
+        let columns = self.visible.columns();
+        let mask: Vec<f64> = (self.held(columns - self.new..columns).into_iter())
+            .map(|(row, column)| {
+                self.visible.row(row)[column] && column >= self.visible.first_wanted(row)
+            })
+            .flat_map(|meant| vec![if meant { 1.0 } else { 0.0 }; width])
             .collect();
         y.flatten::<1>(0, 2) * constant(&mask, x[0].dtype())
     }
@@ -485,6 +514,42 @@ fn attention_with_padding() {
             Case::new(heads, past, 8 - past.iter().sum::<usize>(), rows).check();
         }
     }
+}
+
+#[test]
+fn attention_of_packed_cells_and_wanted_results() {
+    let rows = &["..xxxxxx", "xxxxxx..", "xx.x..xx", "........", "xxxxxxxx", ".....x.."];
+    for heads in [(2, 2, 4), (4, 2, 3)] {
+        for past in [&[][..], &[4], &[5, 1], &[2, 1, 1], &[7], &[6]] {
+            let case = || Case::new(heads, past, 8 - past.iter().sum::<usize>(), rows);
+            case().packed().check();
+            for from in [[8, 0, 7, 3, 5, 6], [7, 4, 6, 8, 7, 5]] {
+                case().wanted(&from).check();
+                case().packed().wanted(&from).check();
+            }
+        }
+        let long: String = "x".repeat(150);
+        Case::new(heads, &[], 150, &[&long, &long]).wanted(&[140, 3]).check(); // more than two blocks
+    }
+}
+
+/// Packed or not, the same numbers.
+#[test]
+fn attention_does_not_mind_packing() {
+    let rows = &["..xxxxxx", "xxxxxx..", "xx.x..xx"];
+    let loose = Case::new((4, 2, 3), &[6], 2, rows);
+    let packed = Case::new((4, 2, 3), &[6], 2, rows).packed();
+    let operands = loose.operands();
+    let width = loose.heads.packed();
+    let cells: Vec<f64> = (0..18)
+        .filter(|cell| loose.visible.row(cell / 6)[cell % 6])
+        .flat_map(|cell| operands[0][cell * width..(cell + 1) * width].to_vec())
+        .collect();
+    let of = |case: &Case, first: &[f64]| {
+        let x = [first, &operands[1]].map(|x| constant(x, DType::F32));
+        numbers(case.attend(&x, Body::Fused))
+    };
+    assert_eq!(of(&packed, &cells), of(&loose, &operands[0]));
 }
 
 /// Columns of padding change nothing for the others, to the last bit where no sum runs over them.

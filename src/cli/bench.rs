@@ -19,7 +19,7 @@ use coconut::{
         tokenizer::Units,
     },
     eval::{GenerateOptions, Sampling, generate},
-    latent::{LatentModel, Recompute, Trace, recompute::gradients},
+    latent::{LatentModel, Recompute, Trace, Wanted, recompute::gradients},
     log, loss,
     model::{
         Lora, ModelConfig, Transformer,
@@ -399,7 +399,8 @@ impl Subject {
             mean = f64::from(loss.clone().into_scalar::<f32>());
             Some(loss)
         };
-        let found = gradients(&model, &batch, self.recompute, None, self.steps as u64, loss);
+        let (wanted, seed) = (Wanted::Predictions, self.steps as u64);
+        let found = gradients(&model, &batch, self.recompute, None, wanted, seed, loss);
         let gradients =
             found.ok_or_else(|| Error::Training("a batch of the data has no labels".into()))?;
         drop(model);

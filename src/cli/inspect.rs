@@ -16,7 +16,8 @@ use coconut::{
     },
     device,
     eval::{Evaluator, GenerateOptions, Sampling, generate},
-    latent, log,
+    latent::{self, Wanted},
+    log,
     log::Progress,
     report,
     train::{
@@ -288,7 +289,7 @@ impl Logits {
         let feedback = latent.curriculum().feeds_back().then_some(tokenizer.markers().latent);
         let batch = Batch::new(&[Row { ids: &self.ids, labels: &[] }], feedback)
             .map_err(|problem| Error::Usage(format!("--ids: {problem}.")))?;
-        let trace = latent::forward(&model, &batch);
+        let trace = latent::forward(&model, &batch, Wanted::Everything);
         let cells: Vec<(usize, usize)> = batch.columns_of(0).into_iter().map(|c| (0, c)).collect();
         let Some(hidden) = trace.last_hidden(&batch, &cells) else { return Ok(()) };
         let logits: Vec<f32> =

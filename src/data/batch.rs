@@ -136,21 +136,62 @@ impl Batch {
         self.latents.push(slots.iter().filter(|slot| slot.latent.is_some()).count());
     }
 
-    /// Token ids of some columns: `[rows, columns.len()]`, 0 at padding.
-    pub fn ids(&self, columns: Range<usize>, device: &Device) -> Tensor<2, Int> {
-        self.cells(&self.ids, columns, device)
+    /// Token ids of some columns: `[rows, columns.len()]`, 0 at padding; `[1, tokens]` if `packed`, without
+    /// padding.
+    pub fn ids(&self, columns: Range<usize>, packed: bool, device: &Device) -> Tensor<2, Int> {
+        self.host(&self.ids, columns, packed, device)
     }
 
-    /// Position ids of some columns: `[rows, columns.len()]`, 0 at padding.
-    pub fn position_ids(&self, columns: Range<usize>, device: &Device) -> Tensor<2, Int> {
-        self.cells(&self.position_ids, columns, device)
+    /// Position ids of some columns, as [`Batch::ids`].
+    pub fn position_ids(
+        &self,
+        columns: Range<usize>,
+        packed: bool,
+        device: &Device,
+    ) -> Tensor<2, Int> {
+        self.host(&self.position_ids, columns, packed, device)
     }
 
-    fn cells(&self, of: &[i32], columns: Range<usize>, device: &Device) -> Tensor<2, Int> {
-        let width = columns.len();
-        let cells: Vec<i32> =
-            of.chunks(self.columns).flat_map(|row| row[columns.clone()].iter().copied()).collect();
-        Tensor::from_data(TensorData::new(cells, [self.rows, width]), device)
+    fn host(
+        &self,
+        of: &[i32],
+        columns: Range<usize>,
+        packed: bool,
+        device: &Device,
+    ) -> Tensor<2, Int> {
+        let all = of.chunks(self.columns).zip(self.visible.chunks(self.columns));
+        let cells: Vec<i32> = all
+            .flat_map(|(row, seen)| row[columns.clone()].iter().zip(&seen[columns.clone()]))
+            .filter_map(|(&value, &seen)| (seen || !packed).then_some(value))
+            .collect();
+        let shape = if packed { [1, cells.len()] } else { [self.rows, columns.len()] };
+        Tensor::from_data(TensorData::new(cells, shape), device)
+    }
+
+    /// The cells of a pass that hold tokens, row after row; columns count from the pass's first.
+    pub fn tokens_of(&self, pass: usize) -> Vec<(usize, usize)> {
+        let columns = self.passes[pass].columns.clone();
+        let of_row = |(row, seen): (usize, &[bool])| {
+            let seen: Vec<bool> = seen[columns.clone()].to_vec();
+            seen.into_iter().enumerate().filter(|&(_, seen)| seen).map(move |(c, _)| (row, c))
+        };
+        self.visible.chunks(self.columns).enumerate().flat_map(of_row).collect()
+    }
+
+    /// The cells of a pass that predict a label, end their row or feed a thought, row after row, as
+    /// [`Batch::tokens_of`].
+    pub fn read_of(&self, pass: usize) -> Vec<(usize, usize)> {
+        let columns = &self.passes[pass].columns;
+        let labels = self.targets.iter().map(|target| (target.row, target.column));
+        let ends = self.ends.iter().copied().enumerate();
+        let sources = self.passes.get(pass + 1).map_or(&[][..], |next| &next.sources);
+        let mut cells: Vec<_> = (labels.chain(ends).chain(sources.iter().copied().enumerate()))
+            .filter(|(_, column)| columns.contains(column))
+            .map(|(row, column)| (row, column - columns.start))
+            .collect();
+        cells.sort_unstable();
+        cells.dedup();
+        cells
     }
 
     /// Which of the first `columns` columns hold tokens.

@@ -16,7 +16,7 @@ use crate::{
         batch::{Batch, Row, Target},
         encode::Text,
     },
-    latent::{self, LatentModel},
+    latent::{self, LatentModel, Wanted},
     loss,
     train::dataset::Dataset,
 };
@@ -329,7 +329,7 @@ impl Evaluator<'_> {
         let layout: Vec<Row> =
             rows.iter().map(|(s, _)| Row { ids: &s.ids, labels: &s.labels }).collect();
         let batch = Batch::new(&layout, self.latent()).map_err(Error::Training)?;
-        let trace = latent::forward(model, &batch);
+        let trace = latent::forward(model, &batch, Wanted::Predictions);
         if let Some(thoughts) = thoughts {
             thoughts.add(&batch, &trace);
         }

@@ -6,7 +6,8 @@ use rand::Rng;
 
 use crate::{
     data::batch::{Batch, Row},
-    latent::{self, LatentModel},
+    latent::{self, LatentModel, Wanted},
+    model::Layout,
     rng,
 };
 
@@ -70,9 +71,10 @@ pub fn generate(
     let rows: Vec<Row> = prompts.iter().map(|ids| Row { ids, labels: &[] }).collect();
     let batch = Batch::new(&rows, options.latent)?;
     let device = model.device();
-    let trace = latent::forward(model, &batch);
+    let trace = latent::forward(model, &batch, Wanted::Predictions);
     let model = &model.transformer;
     let Some(mut hidden) = trace.ends(&batch) else { return Ok(Vec::new()) }; // [batch, d_model]
+    let packed = trace.packed_columns(&batch);
     let mut cache = trace.cache;
     let mut visible: Vec<Vec<bool>> =
         (0..batch.rows).map(|row| batch.visible(batch.columns).row(row).to_vec()).collect();
@@ -116,9 +118,10 @@ pub fn generate(
             Tensor::<2, Int>::from_data(TensorData::new(cells, [prompts.len(), 1]), &device)
         };
         let columns = visible[0].len();
-        let seen = Visible::new(prompts.len(), columns, visible.concat());
+        let seen = Visible::new(prompts.len(), columns, visible.concat()).packed(packed);
+        let layout = Layout::whole(seen, 1);
         let (states, longer) =
-            model.forward(model.embed(column(ids)), column(position_ids), cache, &seen, None);
+            model.forward(model.embed(column(ids)), column(position_ids), cache, &layout, None);
         cache = longer;
         hidden = states.last().squeeze_dim(1);
     }

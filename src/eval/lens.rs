@@ -9,7 +9,7 @@ use crate::{
         Sequence,
         batch::{Batch, Row},
     },
-    latent::{self, LatentModel},
+    latent::{self, LatentModel, Wanted},
 };
 
 /// So many questions of an evaluation are looked at, the first ones.
@@ -34,7 +34,7 @@ impl Evaluator<'_> {
         }
         let rows: Vec<Row> = prompts.iter().map(|p| Row { ids: &p.ids, labels: &[] }).collect();
         let batch = Batch::new(&rows, self.latent()).map_err(Error::Training)?;
-        let trace = latent::forward(model, &batch);
+        let trace = latent::forward(model, &batch, Wanted::Predictions);
         let mut cells: Vec<(usize, usize)> = Vec::new(); // (row, column)
         for (row, prompt) in prompts.iter().enumerate() {
             let columns = batch.columns_of(row);

@@ -12,14 +12,24 @@ use super::{
 };
 use crate::{
     data::batch::{Batch, Target},
-    model::{Cache, HiddenStates},
+    model::{Cache, Cells, HiddenStates, Layout},
     rng,
 };
+
+/// Which last hidden states of a batch will be read; the last block computes the others' keys and values only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// Those of all tokens.
+    #[default]
+    Everything,
+    /// Those that predict a label, end their row or feed a thought.
+    Predictions,
+}
 
 /// Everything that a forward pass computed. Losses, generation and probes read the same one.
 #[derive(Clone, Debug)]
 pub struct Trace {
-    /// Per pass, its hidden states; columns as in [`Batch::passes`].
+    /// Per pass, its hidden states; columns as in [`Batch::passes`]. Those of the first pass leave padding out.
     pub hidden: Vec<HiddenStates>,
     /// What was fed back, one `[batch, 1, d_model]` a latent; pass `j` begins with thought `j − 1`.
     pub thoughts: Vec<Tensor<3>>,
@@ -32,19 +42,26 @@ pub struct Trace {
 /// get `e_{p_i} = R(h_{p_i − 1})` (Hao et al. 2024, section 3), differentiably.
 ///
 /// `batch` must fit the model: ids below `vocab_size`, lengths at most `n_positions`.
-pub fn forward(model: &LatentModel, batch: &Batch) -> Trace {
-    forward_partly(model, batch, None)
+pub fn forward(model: &LatentModel, batch: &Batch, wanted: Wanted) -> Trace {
+    run(model, batch, Sweep { wanted, ..Sweep::default() })
 }
 
 /// As [`forward`], with gradients through the last `tracked` passes only (all if `None`): hidden states,
 /// thoughts, keys and values of the earlier ones are constants.
-pub fn forward_partly(model: &LatentModel, batch: &Batch, tracked: Option<usize>) -> Trace {
-    run(model, batch, Sweep { tracked, ..Sweep::default() })
+pub fn forward_partly(
+    model: &LatentModel,
+    batch: &Batch,
+    wanted: Wanted,
+    tracked: Option<usize>,
+) -> Trace {
+    run(model, batch, Sweep { wanted, tracked, ..Sweep::default() })
 }
 
 /// How the passes are run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sweep {
+    /// What will be read.
+    pub wanted: Wanted,
     /// Gradients flow through so many of the last passes; all if `None`.
     pub tracked: Option<usize>,
     /// Each block of each pass draws its dropout from its own stream of this seed.
@@ -72,7 +89,8 @@ pub(super) fn run(model: &LatentModel, batch: &Batch, sweep: Sweep) -> Trace {
         thoughts.extend(thought);
         inputs.truncate(1);
         inputs.push(embeddings.clone());
-        let (states, longer) = pass(model, batch, number, embeddings, cache, sweep.seed);
+        let layout = layout(model, batch, number, sweep.wanted);
+        let (states, longer) = pass(model, batch, number, embeddings, cache, &layout, sweep.seed);
         cache = longer;
         if let Some(before) = hidden.last_mut().filter(|_| sweep.trim) {
             before.trim();
@@ -115,7 +133,29 @@ pub(super) fn think(
     thinking.reinject.thoughts(transformer, &thoughts.reinject, thinking, &source)
 }
 
-/// The input embeddings of a pass: its thought, then its words, `[batch, seq, d_model]`.
+/// Whether the first pass leaves padding out. The replication's readings know no padding.
+fn packs(model: &LatentModel, batch: &Batch) -> bool {
+    let columns = batch.passes.first().map_or(0, |pass| pass.columns.len());
+    !model.thinking.replicates() && batch.tokens_of(0).len() < batch.rows * columns
+}
+
+/// How pass `number` lies in tensors.
+pub(super) fn layout(model: &LatentModel, batch: &Batch, number: usize, wanted: Wanted) -> Layout {
+    let columns = &batch.passes[number].columns;
+    let packed = packs(model, batch);
+    let cells = match packed && number == 0 {
+        true => Cells::some(batch.rows, columns.len(), &batch.tokens_of(0)),
+        false => Cells::all(batch.rows, columns.len()),
+    };
+    let prefix = if packed { batch.passes[0].columns.len() } else { 0 };
+    let visible = batch.visible(columns.end).packed(prefix);
+    let few = wanted == Wanted::Predictions && !model.thinking.replicates();
+    let reads = few.then(|| batch.read_of(number));
+    Layout::new(visible, cells, reads.as_deref())
+}
+
+/// The input embeddings of a pass: its thought, then its words, `[batch, seq, d_model]`, or
+/// `[1, cells, d_model]` where it is packed.
 pub(super) fn embed(
     model: &LatentModel,
     batch: &Batch,
@@ -124,8 +164,9 @@ pub(super) fn embed(
 ) -> Tensor<3> {
     let columns = batch.passes[number].columns.clone();
     let words = columns.start + usize::from(thought.is_some())..columns.end;
-    let words =
-        (!words.is_empty()).then(|| model.transformer.embed(batch.ids(words, &model.device())));
+    let packed = number == 0 && packs(model, batch);
+    let ids = (!words.is_empty()).then(|| batch.ids(words, packed, &model.device()));
+    let words = ids.map(|ids| model.transformer.embed(ids));
     match (thought, words) {
         (Some(thought), Some(words)) => Tensor::cat(vec![thought, words], 1),
         (Some(only), None) | (None, Some(only)) => only,
@@ -140,12 +181,12 @@ pub(super) fn pass(
     number: usize,
     embeddings: Tensor<3>,
     cache: Cache,
+    layout: &Layout,
     seed: Option<u64>,
 ) -> (HiddenStates, Cache) {
     let (embeddings, position_ids) = place(model, batch, number, embeddings);
-    let visible = batch.visible(batch.passes[number].columns.end);
     let seed = seed.map(|seed| of_pass(seed, number));
-    model.transformer.forward(embeddings, position_ids, cache, &visible, seed)
+    model.transformer.forward(embeddings, position_ids, cache, layout, seed)
 }
 
 /// The seed of a pass's dropout.
@@ -154,7 +195,7 @@ pub(super) fn of_pass(seed: u64, number: usize) -> u64 {
 }
 
 /// A pass's embeddings `[batch, seq, d_model]` with what the thought's position adds, and its
-/// position ids `[batch, seq]`.
+/// position ids `[batch, seq]`; packed ones are `[1, cells, d_model]` and `[1, cells]`.
 pub(super) fn place(
     model: &LatentModel,
     batch: &Batch,
@@ -162,7 +203,8 @@ pub(super) fn place(
     mut embeddings: Tensor<3>,
 ) -> (Tensor<3>, Tensor<2, Int>) {
     let columns = batch.passes[number].columns.clone();
-    let mut position_ids = batch.position_ids(columns, &model.device());
+    let packed = number == 0 && packs(model, batch);
+    let mut position_ids = batch.position_ids(columns, packed, &model.device());
     if let Some(index) = number.checked_sub(1) {
         if let Some(encoding) = model.position(index) {
             let [rows, seq, d] = embeddings.dims();
@@ -190,6 +232,13 @@ fn with_offset(position_ids: Tensor<2, Int>, position: usize) -> Tensor<2, Int> 
 }
 
 impl Trace {
+    /// How many columns the first chunk of the cache stands for if it leaves padding out, else 0
+    /// ([`Visible::packed`](coconut_kernels::Visible::packed)).
+    pub fn packed_columns(&self, batch: &Batch) -> usize {
+        let packed = self.hidden.first().is_some_and(|states| states.cells().is_packed());
+        if packed { batch.passes[0].columns.len() } else { 0 }
+    }
+
     /// Last hidden states (after the final norm) at the columns that predict `targets`, which are
     /// ordered by column: `[targets, d_model]`; `None` if there are none.
     pub fn predictors(&self, batch: &Batch, targets: &[Target]) -> Option<Tensor<2>> {
@@ -214,6 +263,9 @@ impl Trace {
     }
 
     /// Last hidden states at (row, column) cells ordered by column: `[cells, d_model]`.
+    ///
+    /// # Panics
+    /// If one of them holds no token, or was not [`Wanted`].
     pub fn last_hidden(&self, batch: &Batch, cells: &[(usize, usize)]) -> Option<Tensor<2>> {
         let mut parts = Vec::new();
         let mut rest = cells;
@@ -224,13 +276,9 @@ impl Trace {
             if these.is_empty() {
                 continue;
             }
-            let states = states.last(); // [batch, seq, d_model]
-            let [rows, seq, d_model] = states.dims();
-            let cells: Vec<i32> = (these.iter())
-                .map(|&(row, column)| (row * seq + column - pass.columns.start) as i32)
-                .collect();
-            let cells = Tensor::from_data(cells.as_slice(), &states.device());
-            parts.push(states.reshape([rows * seq, d_model]).select(0, cells));
+            let own = |&(row, column): &(usize, usize)| (row, column - pass.columns.start);
+            let cells: Vec<_> = these.iter().map(own).collect();
+            parts.push(states.last_cells().pick(states.last(), &cells));
         }
         match parts.len() {
             0 => None,

@@ -6,7 +6,7 @@ pub mod position;
 pub mod recompute;
 pub mod reinject;
 
-pub use forward::{Trace, forward};
+pub use forward::{Trace, Wanted, forward};
 pub use model::{Compat, LatentModel, Thinking};
 pub use position::LatentPositions;
 pub use recompute::Recompute;

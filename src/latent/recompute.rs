@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     LatentModel, Trace,
-    forward::{self, Sweep, embed, of_pass, place, row_space, run, think},
+    forward::{self, Sweep, Wanted, embed, layout, of_pass, place, row_space, run, think},
 };
 use crate::{
     data::batch::Batch,
@@ -40,17 +40,18 @@ pub enum Recompute {
 }
 
 /// The gradients of `loss` (a function of the trace) at a model with autodiff. `tracked`: gradients flow through
-/// so many of the last passes (all if `None`). `seed`: each block of each pass draws its dropout from
+/// so many of the last passes (all if `None`). `wanted`: what the loss reads of the trace. `seed`: each block of each pass draws its dropout from
 /// its own stream of it, so that it can be drawn again. `None` if there is no loss.
 pub fn gradients(
     model: &LatentModel,
     batch: &Batch,
     recompute: Recompute,
     tracked: Option<usize>,
+    wanted: Wanted,
     seed: u64,
     loss: impl FnOnce(&Trace) -> Option<Tensor<1>>,
 ) -> Option<Named> {
-    let sweep = Sweep { tracked, seed: Some(seed), trim: false };
+    let sweep = Sweep { tracked, wanted, seed: Some(seed), trim: false };
     let pull = match recompute {
         Recompute::None => {
             let trace = run(model, batch, sweep);
@@ -106,6 +107,7 @@ pub fn gradients(
             model,
             batch,
             number,
+            wanted,
             seed,
             row_space: row_space.as_ref(),
             states: &hidden[number],
@@ -128,6 +130,7 @@ struct Again<'a> {
     model: &'a LatentModel,
     batch: &'a Batch,
     number: usize,
+    wanted: Wanted,
     /// Of the batch's dropout.
     seed: u64,
     row_space: Option<&'a Tensor<2>>,
@@ -162,21 +165,28 @@ struct Inputs {
 fn at_once(again: &Again, outputs: Outputs) -> Inputs {
     let Again { model, batch, number, seed, row_space, thought, past, .. } = again;
     let embeddings = embed(model, batch, *number, thought.clone());
-    let (states, longer) =
-        forward::pass(model, batch, *number, embeddings.clone(), past.clone(), Some(*seed));
+    let layout = layout(model, batch, *number, again.wanted);
+    let (states, longer) = forward::pass(
+        model,
+        batch,
+        *number,
+        embeddings.clone(),
+        past.clone(),
+        &layout,
+        Some(*seed),
+    );
     let mut pull = Pull::default();
     if let Some(gradient) = outputs.thought {
-        let inputs = [again.first(&embeddings), embeddings];
+        let inputs = [again.first(&embeddings), embeddings.clone()];
         pull.add(think(model, batch, number + 1, &states, &inputs, *row_space), Some(gradient));
     }
     let ours = states.all();
     for (x, gradient) in ours[ours.len() - outputs.states.len()..].iter().zip(outputs.states) {
         pull.add(x.clone(), gradient);
     }
-    let new = batch.passes[*number].columns.len();
     for (layer, gradient) in outputs.packed.into_iter().enumerate() {
         let Some(packed) = longer.layer(layer).last() else { continue };
-        let width = packed.dims()[1];
+        let (width, new) = (packed.dims()[1], embeddings.dims()[1]);
         pull.add(packed.clone().narrow(1, width - new, new), gradient);
     }
     let Some(mut found) = pull.back() else { return Inputs::default() };
@@ -191,7 +201,7 @@ fn at_once(again: &Again, outputs: Outputs) -> Inputs {
 /// Pulls a pass back block by block, each through a graph of its own, from the thought after it to
 /// its embeddings.
 fn by_blocks(again: &Again, outputs: Outputs) -> Inputs {
-    let Again { model, batch, number, seed, row_space, states, thought, past } = again;
+    let Again { model, batch, number, seed, row_space, states, thought, past, .. } = again;
     let transformer = &model.transformer;
     let layers = transformer.config.n_layer;
     let mut parameters = None;
@@ -227,14 +237,14 @@ fn by_blocks(again: &Again, outputs: Outputs) -> Inputs {
     add(&mut of_x, of(&end, &mut back(pull)));
 
     let seed = Some(of_pass(*seed, *number));
-    let visible = batch.visible(batch.passes[*number].columns.end);
+    let layout = layout(model, batch, *number, again.wanted);
     let (placed, position_ids) = place(model, batch, *number, embeddings.clone());
     let positions = transformer.positions(position_ids);
     let mut of_past = vec![Vec::new(); layers];
     for (layer, of_packed) in outputs.packed.into_iter().enumerate().rev() {
         let x = leaf(states.all()[layer].clone());
         let chunks = past.layer(layer);
-        let (y, packed) = transformer.block(layer, x.clone(), chunks, &positions, &visible, seed);
+        let (y, packed) = transformer.block(layer, x.clone(), chunks, &positions, &layout, seed);
         let mut pull = Pull::default();
         pull.add(y, of_x.take());
         pull.add(packed, of_packed);

@@ -65,15 +65,19 @@ pub struct Terms {
 }
 
 impl SeqVcr {
-    /// The loss of a batch; `projection: [projected, d_model]`. `None` if no time step has two rows.
+    /// The loss of a batch of whose trace everything was wanted; `projection: [projected, d_model]`. `None` if
+    /// no time step has two rows.
     pub fn loss(&self, batch: &Batch, trace: &Trace, projection: &Tensor<2>) -> Option<Terms> {
         let seen = batch.visible(batch.columns);
         let counts = |columns: std::ops::Range<usize>| -> Vec<Vec<bool>> {
             (0..batch.rows).map(|row| seen.row(row)[columns.clone()].to_vec()).collect()
         };
         let states: Vec<Tensor<3>> = match self.layers {
-            Layers::All => trace.hidden.last()?.all().to_vec(),
-            Layers::Last => vec![Tensor::cat(trace.hidden.iter().map(|s| s.last()).collect(), 1)],
+            Layers::All => trace.hidden.last()?.spread(),
+            Layers::Last => {
+                let last = trace.hidden.iter().map(|s| s.last_cells().spread(s.last()));
+                vec![Tensor::cat(last.collect(), 1)]
+            }
         };
         let columns = match self.layers {
             Layers::All => batch.passes.last()?.columns.clone(),

@@ -9,7 +9,8 @@ use burn::tensor::Tensor;
 /// where they lie.
 #[derive(Clone, Debug, Default)]
 pub struct Cache {
-    /// `layers[l]`: chunks `[batch, columns, packed]`: the first pass's, then all later ones joined.
+    /// `layers[l]`: chunks `[batch, columns, packed]`: the first pass's (`[1, cells, packed]` if it was
+    /// packed), then all later ones joined.
     layers: Vec<Vec<Tensor<3>>>,
 }
 
@@ -19,14 +20,9 @@ impl Cache {
         Self { layers: vec![Vec::new(); n_layer] }
     }
 
-    /// The chunks of one layer, each `[batch, columns, packed]`.
+    /// The chunks of one layer, each `[batch, columns, packed]`, a packed one `[1, cells, packed]`.
     pub fn layer(&self, layer: usize) -> &[Tensor<3>] {
         self.layers.get(layer).map_or(&[], Vec::as_slice)
-    }
-
-    /// Number of columns held.
-    pub fn columns(&self) -> usize {
-        self.layer(0).iter().map(|chunk| chunk.dims()[1]).sum()
     }
 
     /// Appends a pass's packed rows to one layer. The first pass stays a chunk of its own, so that

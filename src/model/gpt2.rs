@@ -5,7 +5,7 @@ use burn::{module::Module, tensor::Tensor};
 use coconut_kernels::{self as kernels, Visible};
 
 use super::{
-    ModelConfig,
+    ModelConfig, Reads,
     layers::{Conv1d, Embedding, LayerNorm, dropout},
     lora::Map,
     positions::Positions,
@@ -118,12 +118,13 @@ impl Gpt2 {
 }
 
 impl Block {
-    /// `x: [batch, new, d_model]`, shape kept; and the new columns' packed rows.
+    /// `x: [batch, new, d_model]` → the same, or what `reads` picks of it; and the new columns' packed rows.
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
         past: &[Tensor<3>],
         visible: &Visible,
+        reads: Option<&Reads>,
         config: &ModelConfig,
     ) -> (Tensor<3>, Tensor<3>) {
         let (eps, p) = (config.norm_eps, config.dropout);
@@ -131,6 +132,10 @@ impl Block {
 
         let qkv = self.attn.c_attn.forward(self.ln_1.forward(x.clone(), eps)); // [batch, new, packed]
         let mixed = kernels::attention(qkv.clone(), past, config.heads, visible, attention_p);
+        let [x, mixed] = match reads {
+            Some(reads) => [x, mixed].map(|x| reads.pick(x)),
+            None => [x, mixed],
+        };
         let x = x + dropout(self.attn.c_proj.forward(mixed), p.residual);
 
         let inner = kernels::gelu(self.mlp.c_fc.forward(self.ln_2.forward(x.clone(), eps)));

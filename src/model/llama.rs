@@ -6,7 +6,7 @@ use burn::{module::Module, tensor::Tensor};
 use coconut_kernels::{self as kernels, Visible};
 
 use super::{
-    ModelConfig,
+    ModelConfig, Reads,
     layers::{Embedding, Linear, RmsNorm, side_by_side},
     lora::Map,
     positions::Positions,
@@ -126,14 +126,15 @@ impl Llama {
 }
 
 impl Block {
-    /// `x: [batch, new, d_model]`, shape kept; and the new columns' packed rows, their queries and
-    /// keys turned to their positions.
+    /// `x: [batch, new, d_model]` → the same, or what `reads` picks of it; and the new columns' packed rows,
+    /// their queries and keys turned to their positions.
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
         past: &[Tensor<3>],
         positions: &Positions,
         visible: &Visible,
+        reads: Option<&Reads>,
         config: &ModelConfig,
     ) -> (Tensor<3>, Tensor<3>) {
         let (eps, heads) = (config.norm_eps, config.heads);
@@ -149,6 +150,10 @@ impl Block {
             qkv = kernels::rotary(qkv, cos, sin, heads);
         }
         let mixed = kernels::attention(qkv.clone(), past, heads, visible, attention_p);
+        let [x, mixed] = match reads {
+            Some(reads) => [x, mixed].map(|x| reads.pick(x)),
+            None => [x, mixed],
+        };
         let x = x + o_proj.forward(mixed);
 
         let normed = self.post_attention_layernorm.forward(x.clone(), eps);

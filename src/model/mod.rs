@@ -2,6 +2,7 @@
 //! cache, and returns hidden states.
 
 pub mod cache;
+pub mod cells;
 pub mod config;
 pub mod gpt2;
 pub mod json;
@@ -15,6 +16,7 @@ pub mod transformer;
 pub mod weights;
 
 pub use cache::Cache;
+pub use cells::{Cells, Layout, Reads};
 pub use config::ModelConfig;
 pub use lora::Lora;
 pub use positions::Positions;

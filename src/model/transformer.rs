@@ -4,11 +4,11 @@ use burn::{
     module::Module,
     tensor::{Device, Int, Tensor},
 };
-use coconut_kernels::{Table, Visible};
+use coconut_kernels::Table;
 
 use super::{
-    Cache, Lora, ModelConfig, gpt2::Gpt2, layers::Embedding, llama::Llama, lora::Map,
-    positions::Positions,
+    Cache, Cells, Layout, Lora, ModelConfig, gpt2::Gpt2, layers::Embedding, llama::Llama,
+    lora::Map, positions::Positions,
 };
 use crate::rng;
 
@@ -37,24 +37,52 @@ pub enum Body {
     Llama(Llama),
 }
 
-/// The residual stream after each part of one pass: `L + 1` tensors `[batch, seq, d_model]`, as
-/// Hugging Face's `hidden_states`: the embeddings with positions, then after each block, the last
-/// one after the final norm.
+/// The residual stream after each part of one pass: `L + 1` tensors, as Hugging Face's `hidden_states`:
+/// the embeddings with positions, then after each block, the last one after the final norm.
+///
+/// They lie as the pass's [`Layout`] says: `[batch, seq, d_model]`, or `[1, cells, d_model]`; the last
+/// one may hold fewer cells.
 #[derive(Clone, Debug)]
 pub struct HiddenStates {
     states: Vec<Tensor<3>>,
     unnormed: Tensor<3>,
+    cells: Cells,
+    last_cells: Cells,
 }
 
 impl HiddenStates {
-    /// After the last block, before the final norm: `[batch, seq, d_model]`.
+    /// After the last block, before the final norm.
     pub fn unnormed(&self) -> Tensor<3> {
         self.unnormed.clone()
     }
 
-    /// After the last block and the final norm: `[batch, seq, d_model]`.
+    /// After the last block and the final norm.
     pub fn last(&self) -> Tensor<3> {
         self.states[self.states.len() - 1].clone()
+    }
+
+    /// The cells of all but the last.
+    pub fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
+    /// The cells of the last, normed or not.
+    pub fn last_cells(&self) -> &Cells {
+        &self.last_cells
+    }
+
+    /// State `k` at one column of each row: `[batch, 1, d_model]`.
+    pub fn column(&self, k: usize, columns: &[usize]) -> Tensor<3> {
+        let last = k + 1 == self.states.len();
+        let cells = if last { &self.last_cells } else { &self.cells };
+        cells.column(self.states[k].clone(), columns)
+    }
+
+    /// All of them as `[batch, seq, d_model]`, zero at cells that are not held.
+    pub fn spread(&self) -> Vec<Tensor<3>> {
+        let n = self.states.len();
+        let cells = (0..n).map(|k| if k + 1 == n { &self.last_cells } else { &self.cells });
+        self.states.iter().zip(cells).map(|(x, cells)| cells.spread(x.clone())).collect()
     }
 
     /// Drops all but the last.
@@ -66,7 +94,7 @@ impl HiddenStates {
     /// The same with each state replaced.
     pub fn map(self, replace: impl Fn(Tensor<3>) -> Tensor<3>) -> Self {
         let states: Vec<_> = self.states.into_iter().map(&replace).collect();
-        Self { states, unnormed: replace(self.unnormed) }
+        Self { states, unnormed: replace(self.unnormed), ..self }
     }
 
     /// All of them, first to last; only the last if they were trimmed.
@@ -100,10 +128,11 @@ impl Transformer {
 
     /// One pass over new columns.
     ///
-    /// * `embeddings: [batch, new, d_model]`: input embeddings without positions.
+    /// * `embeddings: [batch, new, d_model]`: input embeddings without positions; `[1, cells, d_model]`
+    ///   if the layout is packed, and so with `position_ids`.
     /// * `position_ids: [batch, new]`, each below `n_positions`.
     /// * `cache`: earlier columns; the new ones are appended to it.
-    /// * `visible`: which of all the columns, cached and new, hold tokens.
+    /// * `layout`: which of all the columns, cached and new, hold tokens, and which results are read.
     /// * `seed`: the embeddings and each block draw their dropout from their own stream of it.
     ///
     /// Hidden states at columns that are not visible are finite and have no meaning.
@@ -112,14 +141,14 @@ impl Transformer {
         embeddings: Tensor<3>,
         position_ids: Tensor<2, Int>,
         mut cache: Cache,
-        visible: &Visible,
+        layout: &Layout,
         seed: Option<u64>,
     ) -> (HiddenStates, Cache) {
         let positions = self.positions(position_ids);
         let mut x = self.enter(embeddings, &positions, seed);
         let mut states = vec![x.clone()];
         for layer in 0..self.config.n_layer {
-            let (y, packed) = self.block(layer, x, cache.layer(layer), &positions, visible, seed);
+            let (y, packed) = self.block(layer, x, cache.layer(layer), &positions, layout, seed);
             cache.push(layer, packed);
             x = y;
             if layer + 1 < self.config.n_layer {
@@ -127,7 +156,9 @@ impl Transformer {
             }
         }
         states.push(self.finish(x.clone()));
-        (HiddenStates { states, unnormed: x }, cache)
+        let cells = layout.cells.clone();
+        let last_cells = layout.reads.as_ref().map_or(&cells, |reads| &reads.cells).clone();
+        (HiddenStates { states, unnormed: x, cells, last_cells }, cache)
     }
 
     /// What [`Transformer::enter`] and every [`Transformer::block`] of a pass need of
@@ -156,22 +187,25 @@ impl Transformer {
     }
 
     /// One block over new columns `x: [batch, new, d_model]`, given the packed rows of earlier ones
-    /// at this layer: the residual stream after it, and the new columns' packed rows.
+    /// at this layer: the residual stream after it, and the new columns' packed rows. The last block's
+    /// stream is that of the cells that are read.
     pub fn block(
         &self,
         layer: usize,
         x: Tensor<3>,
         past: &[Tensor<3>],
         positions: &Positions,
-        visible: &Visible,
+        layout: &Layout,
         seed: Option<u64>,
     ) -> (Tensor<3>, Tensor<3>) {
         self.start_dropout(seed, layer + 1);
         let config = &self.config;
+        let reads = layout.reads.as_ref().filter(|_| layer + 1 == config.n_layer);
+        let visible = reads.map_or(&layout.visible, |reads| &reads.visible);
         match &self.body {
-            Body::Gpt2(body) => body.transformer.h[layer].forward(x, past, visible, config),
+            Body::Gpt2(body) => body.transformer.h[layer].forward(x, past, visible, reads, config),
             Body::Llama(body) => {
-                body.model.layers[layer].forward(x, past, positions, visible, config)
+                body.model.layers[layer].forward(x, past, positions, visible, reads, config)
             }
         }
     }

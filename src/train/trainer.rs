@@ -21,7 +21,7 @@ use crate::{
     data::{Curriculum, Markers, Stage},
     device,
     eval::{Evaluation, Evaluator, Sampling},
-    latent::{LatentModel, Trace, model::Extras, recompute},
+    latent::{LatentModel, Trace, Wanted, model::Extras, recompute},
     log,
     log::{MetricsLog, Progress, Record, StepMetrics},
     loss::{self, seq_vcr},
@@ -282,6 +282,10 @@ impl<'a> Trainer<'a> {
         let (mut gradients, mut nats, mut tokens) = (None, 0.0, 0);
         let mut vcr = [0.0; 2]; // variance and covariance term, mean over micro-batches
         let tracked = Some(self.config.n_detached_recursions).filter(|&k| k > 0);
+        let wanted = match self.config.seq_vcr() {
+            Some(_) => Wanted::Everything,
+            None => Wanted::Predictions,
+        };
         let model = self.model()?.clone();
         for (number, (batch, examples)) in step.batches.iter().zip(&step.examples).enumerate() {
             let seed = rng::hash(seed, &[number as u64]);
@@ -302,8 +306,15 @@ impl<'a> Trainer<'a> {
                 }
                 Some(total)
             };
-            let found =
-                recompute::gradients(&model, batch, self.config.recompute, tracked, seed, losses);
+            let found = recompute::gradients(
+                &model,
+                batch,
+                self.config.recompute,
+                tracked,
+                wanted,
+                seed,
+                losses,
+            );
             let (Some(value), Some(found)) = (value, found) else { continue };
             if !value.is_finite() {
                 return Err(self.not_finite("loss", examples));

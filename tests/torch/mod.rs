@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use coconut::{
     data::batch::{Batch, Row},
-    latent::{self, LatentModel},
+    latent::{self, LatentModel, Wanted},
     model::{Transformer, weights},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -65,7 +65,7 @@ pub fn thinking(model: Transformer) -> LatentModel {
 
 /// Logits at every position of each row of a batch.
 pub fn logits(model: &LatentModel, batch: &Batch) -> Vec<Vec<f32>> {
-    let trace = latent::forward(model, batch);
+    let trace = latent::forward(model, batch, Wanted::Everything);
     let of_row = |row| {
         let cells: Vec<_> = batch.columns_of(row).into_iter().map(|column| (row, column)).collect();
         let hidden = trace.last_hidden(batch, &cells).unwrap();

@@ -86,7 +86,7 @@ impl Learned {
 pub struct Source<'a> {
     /// The pass before.
     pub states: &'a HiddenStates,
-    /// Its input embeddings, `[batch, seq, d_model]`.
+    /// Its input embeddings, which lie as its states do: `[batch, seq, d_model]` or `[1, cells, d_model]`.
     pub inputs: &'a Tensor<3>,
     /// The first pass's input embeddings; `compat: replication` reads them.
     pub first: &'a Tensor<3>,
@@ -94,6 +94,13 @@ pub struct Source<'a> {
     pub columns: &'a [usize],
     /// The span of the head's rows where it is not everything ([`row_space`]).
     pub row_space: Option<&'a Tensor<2>>,
+}
+
+impl Source<'_> {
+    /// Hidden state `k` at each row's column: `[batch, 1, d_model]`.
+    fn state(&self, k: usize) -> Tensor<3> {
+        self.states.column(k, self.columns)
+    }
 }
 
 impl Reinject {
@@ -112,7 +119,7 @@ impl Reinject {
     ) -> Tensor<3> {
         let term = |term| self.term(term, model, learned, thinking, source);
         let mut terms = self.terms.iter().map(term);
-        let first = terms.next().unwrap_or_else(|| at(source, source.states.last()).zeros_like());
+        let first = terms.next().unwrap_or_else(|| source.state(0).detach().zeros_like());
         terms.fold(first, |sum, x| sum + x)
     }
 
@@ -129,8 +136,10 @@ impl Reinject {
         let n = source.states.all().len();
         let state = |k: usize| {
             let raw = thinking.last_state_unnormed && k + 1 == n;
-            let x = if raw { source.states.unnormed() } else { source.states.all()[k].clone() };
-            at(source, x)
+            match raw {
+                true => source.states.last_cells().column(source.states.unnormed(), source.columns),
+                false => source.state(k),
+            }
         };
         let zero = || state(0).detach().zeros_like();
         match term {
@@ -145,7 +154,7 @@ impl Reinject {
                 let last = source.inputs.dims()[1].min(columns) - 1;
                 source.first.clone().narrow(1, last, 1)
             }
-            Term::Input => at(source, source.inputs.clone()),
+            Term::Input => source.states.cells().column(source.inputs.clone(), source.columns),
             Term::Suppressed(index) => {
                 let kept = |l: usize| {
                     let after = state(l + 1);
@@ -183,7 +192,7 @@ impl Reinject {
                 mlp.c_proj.forward(kernels::gelu(mlp.c_fc.forward(x)))
             }
             Term::Soft(temperature) => {
-                let last = at(source, source.states.last());
+                let last = source.state(n - 1);
                 let [batch, _, d] = last.dims();
                 let logits = model.logits(last.reshape([batch, d])) / *temperature; // [batch, vocab]
                 let shares = activation::softmax(logits, 1);
@@ -192,7 +201,7 @@ impl Reinject {
             Term::Zero => zero(),
             Term::Pause(number) => {
                 let weight = learned.pause[*number].weight.val();
-                let [batch, _, d] = source.states.last().dims();
+                let (batch, [d]) = (source.columns.len(), weight.dims());
                 weight.reshape([1, 1, d]).expand([batch, 1, d])
             }
         }
@@ -237,24 +246,4 @@ pub fn row_space(model: &Transformer) -> Option<Tensor<2>> {
         let basis = Tensor::<2>::from_data(TensorData::new(values, [rank, d]), &head.device());
         if head.is_autodiff() && !basis.is_autodiff() { Tensor::from_inner(basis) } else { basis }
     })
-}
-
-fn at(source: &Source, x: Tensor<3>) -> Tensor<3> {
-    pick(x, source.columns)
-}
-
-/// One column of each row: `x: [batch, seq, d_model]` → `[batch, 1, d_model]`.
-pub fn pick(x: Tensor<3>, columns: &[usize]) -> Tensor<3> {
-    let [batch, seq, d_model] = x.dims();
-    let Some(&first) = columns.first() else { return x };
-    if seq == 1 {
-        return x;
-    }
-    if columns.iter().all(|&column| column == first) {
-        return x.narrow(1, first, 1);
-    }
-    let cells: Vec<i32> =
-        columns.iter().enumerate().map(|(row, c)| (row * seq + c) as i32).collect();
-    let cells = Tensor::from_data(cells.as_slice(), &x.device());
-    x.reshape([batch * seq, d_model]).select(0, cells).reshape([batch, 1, d_model])
 }
