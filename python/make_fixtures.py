@@ -15,6 +15,7 @@ families/    tiny odd models of qwen2, qwen3 and llama as `save_pretrained` writ
              (f16, bf16, shards), with the logits of what those hold
 <family>_*   for each: logits, latent loss and every gradient, and 200 greedy generations (GPT-2's too)
 reinject_*   the same forward with other reinjections, and with early passes detached
+position_*   the same forward with an encoding of each thought's index
 seq_vcr_*    the Seq-VCR loss and its gradient, one time step at a time
 lora/        adapters as PEFT writes them, on models named above
 lora_*       logits, latent loss and the gradient of everything that is trained
@@ -340,6 +341,46 @@ def make_reinject():
                 tensors[f"{name}.grad.{key}"] = value.grad.clone()
     dump("reinject_cases.json", about)
     store("reinject_cases.safetensors", tensors)
+
+
+def make_positions():
+    """Thought j (from 0) is h[-1] plus an encoding of j: a row of a learned table, or Vaswani's sinusoid of the
+    embeddings' mean length."""
+    meta = json.loads((OUT / "latent_cases.json").read_text())
+    rows = meta["mixed"]["rows"]
+    model = GPT2LMHeadModel.from_pretrained(OUT / "latent", attn_implementation="eager").to(torch.float64).eval()
+    E, d = model.transformer.wte.weight, model.config.n_embd
+    most = max(row["ids"].count(LATENT) for row in rows)
+    gen = torch.Generator().manual_seed(7)
+    table = (0.3 * torch.randn(most, d, generator=gen)).float().double().requires_grad_()
+    rates = 10_000 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+    angles = torch.arange(most)[:, None] * rates
+    waves = torch.stack([angles.sin(), angles.cos()], -1).reshape(most, d)
+    sinusoid = waves / waves.norm(dim=1, keepdim=True) * E.detach().norm(dim=1).mean()
+    about, tensors = {"versions": VERSIONS, "rows": rows, "latent": LATENT, "latents": most}, {"table": table.detach()}
+    for name, encodings in [("learned", table), ("sinusoidal", sinusoid)]:
+        model.zero_grad()
+        table.grad = None
+        total, count = 0, 0
+        for row in rows:
+            numbers = iter(range(most + 1))
+
+            def feedback(h, e, r):
+                j = next(numbers)
+                return h[-1] + encodings[j] if j < most else h[-1]
+
+            out = reinjected(model, torch.tensor(row["ids"]), feedback)
+            labels = torch.tensor(row["labels"])
+            total = total + torch.nn.functional.cross_entropy(out[:-1], labels[1:], ignore_index=-100, reduction="sum")
+            count += int((labels[1:] != -100).sum())
+        loss = total / count
+        loss.backward()
+        about[name] = {"loss": loss.item()}
+        for key, value in [*model.named_parameters(), ("latent_positions.weight", table)]:
+            if value.grad is not None:
+                tensors[f"{name}.grad.{key}"] = value.grad.clone()
+    dump("position_cases.json", about)
+    store("position_cases.safetensors", tensors)
 
 
 # ---------------------------------------------------------------- Seq-VCR
@@ -669,6 +710,7 @@ if __name__ == "__main__":
     make_latent()
     make_families()
     make_reinject()
+    make_positions()
     make_seq_vcr()
     make_lora()
     make_optim()

@@ -264,6 +264,43 @@ fn a_killed_run_goes_on_as_if_unbroken() {
     }
 }
 
+/// Ctrl-C in an evaluation does not wait for its end: it is made anew on resuming.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_evaluation_is_made_anew() {
+    // One step an epoch; an evaluation takes hundreds of batches.
+    let keys = [
+        ("train_examples", "20"),
+        ("val_examples", "400"),
+        ("eval_batch_size", "1"),
+        ("eval_at", "end"),
+        ("max_new_tokens", "48"),
+    ];
+    let whole = Place::new();
+    train(&whole.recipe(&keys), &[]).assert().success();
+
+    let place = Place::new();
+    let recipe = place.recipe(&keys);
+    let metrics = place.run().join("metrics.jsonl");
+    let child = train(&recipe, &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 5 {
+        assert!(start.elapsed() < Duration::from_secs(60), "no 5 steps within a minute");
+        sleep(Duration::from_millis(1));
+    }
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{told}");
+    assert!(told.contains("Stopped after optimizer step 5"), "{told}");
+    assert_eq!(records(&metrics).len(), 5, "the evaluation was not left");
+
+    train(&recipe, &["--resume"]).assert().success();
+    assert_eq!(losses(&place.run()), losses(&whole.run()));
+    assert_eq!(rows(&place.run()), rows(&whole.run()));
+}
+
 #[test]
 fn a_run_is_not_overwritten_by_accident() {
     let place = trained();

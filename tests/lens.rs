@@ -36,7 +36,7 @@ fn each_thought_is_read_where_it_is_fed_back() {
         seed: 0,
     };
     let stage = Stage(4);
-    let found = evaluator.evaluate(&model, stage, |_| {}).unwrap();
+    let found = evaluator.evaluate(&model, stage, |_| Ok(())).unwrap();
     let markers = data.tokenizer.markers();
     let mut lengths = std::collections::BTreeSet::new();
     for sample in &found.samples {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -161,18 +161,68 @@ fn a_failed_run_is_told_of_and_the_others_go_on() {
     assert_eq!((seeds("cot, lr=0.001"), seeds("cot, lr=1000000000.0")), (1, 0));
 }
 
-#[test]
-fn a_killed_sweep_goes_on_from_where_it_was() {
-    let keys = ["-s", "train_examples=4000", "-s", "save_steps=5", "--over", "method=cot,no_cot"];
-    let place = Place::new("");
-    let mut child = place.sweep(&keys).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+/// Two runs of 600 steps each.
+const LONG: [&str; 6] =
+    ["-s", "train_examples=4000", "-s", "save_steps=5", "--over", "method=cot,no_cot"];
+
+/// Lines in the first one's metrics.
+fn lines(place: &Place) -> usize {
     let metrics = place.folder().join("cot-seed0/metrics.jsonl");
-    let lines = || fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+    fs::read_to_string(metrics).map_or(0, |text| text.lines().count())
+}
+
+/// Starts them, and waits for the first steps.
+fn begun(place: &Place) -> Child {
+    let mut command = place.sweep(&LONG);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
-    while lines() < 20 {
+    while lines(place) < 20 {
         assert!(start.elapsed() < Duration::from_secs(60), "no 20 steps within a minute");
         sleep(Duration::from_millis(1));
     }
+    child
+}
+
+/// Runs the sweep again: the first run goes on from where it was.
+fn goes_on(place: &Place) {
+    assert!(lines(place) < 600, "nothing is left to resume");
+    let (listed, _) = text(&place.sweep(&[&LONG[..], &["--dry-run"]].concat()).assert().success());
+    assert!(listed.contains("begun") && listed.contains("to do"), "{listed}");
+    place.sweep(&LONG).assert().success();
+    let metrics = fs::read_to_string(place.folder().join("cot-seed0/metrics.jsonl")).unwrap();
+    let steps: Vec<u64> = (metrics.lines())
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|record| record.get("loss").is_some())
+        .map(|record| record["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, (1..=600).collect::<Vec<_>>());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_every_run_and_the_sweep_goes_on_from_there() {
+    let place = Place::new("");
+    let child = begun(&place);
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{told}");
+    assert!(told.contains("every run is saved"), "{told}");
+    let errors = fs::read_to_string(place.folder().join("cot-seed0/errors.txt")).unwrap();
+    assert!(errors.contains("saved"), "{errors}");
+    assert!(
+        !place.folder().join("no_cot-seed0/metrics.jsonl").exists(),
+        "a run was begun after it"
+    );
+    goes_on(&place);
+}
+
+#[test]
+fn a_killed_sweep_goes_on_from_where_it_was() {
+    let place = Place::new("");
+    let mut child = begun(&place);
+    let start = Instant::now();
     child.kill().unwrap();
     child.wait().unwrap();
     // The run's own process sees that the sweep is gone, saves and ends.
@@ -183,19 +233,7 @@ fn a_killed_sweep_goes_on_from_where_it_was() {
         assert!(start.elapsed() < Duration::from_secs(60), "the run outlives its sweep");
         sleep(Duration::from_millis(10));
     }
-    assert!(lines() < 600, "nothing is left to resume");
-    let (listed, _) = text(&place.sweep(&[&keys[..], &["--dry-run"]].concat()).assert().success());
-    assert!(listed.contains("begun") && listed.contains("to do"), "{listed}");
-
-    place.sweep(&keys).assert().success();
-    let steps: Vec<u64> = fs::read_to_string(&metrics)
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap())
-        .filter(|record| record.get("loss").is_some())
-        .map(|record| record["step"].as_u64().unwrap())
-        .collect();
-    assert_eq!(steps, (1..=600).collect::<Vec<_>>());
+    goes_on(&place);
 }
 
 #[test]

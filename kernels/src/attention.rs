@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use crate::flex::{Fused, Shared, Sinks, apply, slice, slice_mut, tensor, unfilled};
 use crate::linear::sizes;
 use crate::matrix::{Matrix, Threads, multiply};
-use crate::simd::{axpy, dot, exp, max, simd, sum};
+use crate::simd::{axpy, dot, exp, max, prefetch, simd, sum};
 use crate::{Heads, Visible};
 
 /// Queries that a block holds. The weights above the diagonal of a block are wasted work, so it is
@@ -28,6 +28,10 @@ const BLOCK: usize = 64;
 
 /// Up to this many new columns are streamed.
 const STREAMED: usize = 2;
+
+/// Streamed rows are asked for so many before their turn: they lie too far apart for the processor to
+/// guess, and a product is too long for it to look ahead by itself.
+const AHEAD: usize = 8;
 
 /// [`crate::attention`] on operands that were found fit.
 pub(crate) fn attention(
@@ -566,6 +570,9 @@ simd! {
     /// of each row; `out: [heads, rows]`.
     fn products<FMA>(x: &[f32], rows: &[&[f32]], dim: usize, group: usize, scale: f32, out: &mut [f32]) {
         for (j, row) in rows.iter().enumerate() {
+            if let Some(ahead) = rows.get(j + AHEAD) {
+                prefetch(ahead);
+            }
             for (head, x) in x.chunks_exact(dim).enumerate() {
                 let start = head / group * dim;
                 out[head * rows.len() + j] = scale * dot::<FMA>(x, &row[start..start + dim]);
@@ -577,6 +584,9 @@ simd! {
     fn mix<FMA>(weights: &[f32], rows: &[&[f32]], dim: usize, group: usize, y: &mut [f32]) {
         y.fill(0.0);
         for (j, row) in rows.iter().enumerate() {
+            if let Some(ahead) = rows.get(j + AHEAD) {
+                prefetch(ahead);
+            }
             for (head, y) in y.chunks_exact_mut(dim).enumerate() {
                 let start = head / group * dim;
                 axpy::<FMA>(weights[head * rows.len() + j], &row[start..start + dim], y);

@@ -138,15 +138,12 @@ pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
 
 /// Adds the lanes of a reduction, halving.
 #[inline(always)]
-pub(crate) fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] = join(lanes[i], lanes[i + width]);
-        }
-        width /= 2;
-    }
-    lanes[0]
+pub(crate) fn fold(lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    // Arrays of their own sizes: of one array that shrinks the compiler makes a shuffle a lane.
+    let lanes: [f32; 16] = std::array::from_fn(|i| join(lanes[i], lanes[i + 16]));
+    let lanes: [f32; 8] = std::array::from_fn(|i| join(lanes[i], lanes[i + 8]));
+    let lanes: [f32; 4] = std::array::from_fn(|i| join(lanes[i], lanes[i + 4]));
+    join(join(lanes[0], lanes[2]), join(lanes[1], lanes[3]))
 }
 
 /// `Σ f(xᵢ)`.
@@ -184,6 +181,11 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 /// `Σ aᵢ · bᵢ`.
 #[inline(always)]
 pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if FMA {
+        // SAFETY: levels that fuse multiply and add have these instructions.
+        return unsafe { dot_fma(a, b) };
+    }
     let mut lanes = [0.0; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {
@@ -194,8 +196,53 @@ pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
     for (lane, (&a, &b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
         *lane = fma::<FMA>(a, b, *lane);
     }
-    // Side by side in memory once: without that the compiler keeps the lanes apart and multiplies one by one.
-    fold(std::hint::black_box(lanes), |a, b| a + b)
+    fold(lanes, |a, b| a + b)
+}
+
+/// [`dot`] in the same order, by hand: the compiler keeps the lanes apart and multiplies one by one, or folds
+/// them through memory.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "avx,fma")]
+#[inline]
+fn dot_fma(a: &[f32], b: &[f32]) -> f32 {
+    use std::arch::x86_64::*;
+    let step = |a: &[f32; LANES], b: &[f32; LANES], lanes: &mut [__m256; 4]| {
+        for (i, lanes) in lanes.iter_mut().enumerate() {
+            // SAFETY: eight elements from 8 i are inside the arrays.
+            let [a, b] = [a, b].map(|x| unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * i)) });
+            *lanes = _mm256_fmadd_ps(a, b, *lanes);
+        }
+    };
+    let mut lanes = [_mm256_setzero_ps(); 4];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    a.iter().zip(b).for_each(|(a, b)| step(a, b, &mut lanes));
+    let rest = a_rest.len().min(b_rest.len());
+    if rest > 0 {
+        let [a, b] = [a_rest, b_rest].map(|x| {
+            let mut padded = [0.0; LANES];
+            padded[..rest].copy_from_slice(&x[..rest]);
+            padded
+        });
+        step(&a, &b, &mut lanes);
+    }
+    let [a, b, c, d] = lanes;
+    let eight = _mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d));
+    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+/// Asks for memory that will soon be read, where the processor has a way to.
+#[inline(always)]
+pub(crate) fn prefetch(x: &[f32]) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    for line in x.chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint that reads nothing; every x86-64 has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = x;
 }
 
 /// `yᵢ += a · xᵢ`.

@@ -120,7 +120,10 @@ impl Eval {
             sampling: self.sampling.sampling(),
             seed: 0,
         };
-        let found = evaluator.evaluate(&model, stage, |n| progress.advance(n as u64))?;
+        let found = evaluator.evaluate(&model, stage, |n| {
+            progress.advance(n as u64);
+            Ok(())
+        })?;
         drop(progress);
         let feeds_back = evaluator.curriculum.feeds_back();
         let row = row(

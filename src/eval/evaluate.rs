@@ -117,12 +117,13 @@ pub struct Sample {
 }
 
 impl Evaluator<'_> {
-    /// Evaluates a model without autodiff at a stage. `advance` is told of each batch's questions.
+    /// Evaluates a model without autodiff at a stage. `advance` is told of each batch's questions; its error
+    /// ends the evaluation.
     pub fn evaluate(
         &self,
         model: &LatentModel,
         stage: Stage,
-        mut advance: impl FnMut(usize),
+        mut advance: impl FnMut(usize) -> Result<()>,
     ) -> Result<Evaluation> {
         let prompts: Vec<Sequence> = (0..self.data.encoded.len())
             .map(|i| {
@@ -157,7 +158,7 @@ impl Evaluator<'_> {
                 evaluation.samples.push(sample);
             }
             self.likelihoods(model, stage, indices, &mut nll, &mut thoughts)?;
-            advance(indices.len());
+            advance(indices.len())?;
         }
         let n = prompts.len().max(1) as f64;
         evaluation.tokens /= n;

@@ -166,7 +166,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Trains to the last epoch, evaluating and saving on the way. Once `stop` is set, the step in
-    /// progress is finished and saved.
+    /// progress is finished and saved; an evaluation in progress is left, to be made anew.
     ///
     /// # Errors
     /// [`Error::Interrupted`] after `stop`; [`Error::Training`] if the loss is not finite.
@@ -189,12 +189,9 @@ impl<'a> Trainer<'a> {
             ));
             self.epoch(stage, steps_an_epoch, &progress, stop)?;
             let train_loss = self.state.epoch_loss / self.state.epoch_labels.max(1) as f64;
-            self.state.epoch += 1;
-            (self.state.step_in_epoch, self.state.epoch_loss, self.state.epoch_labels) =
-                (0, 0.0, 0);
 
-            let last = self.state.epoch == self.config.num_epochs;
-            let stage_ends = last || self.curriculum.stage_at(self.state.epoch) != stage;
+            let last = epoch + 1 == self.config.num_epochs;
+            let stage_ends = last || self.curriculum.stage_at(epoch + 1) != stage;
             let due = match self.config.eval_at {
                 EvalAt::Epoch => true,
                 EvalAt::Stage => stage_ends,
@@ -203,12 +200,17 @@ impl<'a> Trainer<'a> {
             let mut improved = true;
             if due {
                 progress.message("evaluating");
-                let accuracy = self.evaluate(stage, epoch, train_loss)?;
+                let Some(accuracy) = self.evaluate(stage, epoch, train_loss, stop)? else {
+                    return self.interrupted(stage);
+                };
                 improved = self.state.best_accuracy.is_none_or(|best| accuracy > best);
                 if improved {
                     self.state.best_accuracy = Some(accuracy);
                 }
             }
+            self.state.epoch += 1;
+            (self.state.step_in_epoch, self.state.epoch_loss, self.state.epoch_labels) =
+                (0, 0.0, 0);
             if improved || !self.config.save_only_improve || last {
                 self.save(stage, &format!("{}-{epoch}", stage.0))?;
             }
@@ -252,7 +254,7 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    fn interrupted(&mut self, stage: Stage) -> Result<()> {
+    fn interrupted<T>(&mut self, stage: Stage) -> Result<T> {
         let (epoch, step) = (self.state.epoch, self.state.step_in_epoch);
         self.save(stage, &format!("{}-{epoch}.{step}", stage.0))?;
         Err(Error::Interrupted(format!(
@@ -380,7 +382,14 @@ impl<'a> Trainer<'a> {
         ))
     }
 
-    fn evaluate(&mut self, stage: Stage, epoch: usize, train_loss: f64) -> Result<f64> {
+    /// The accuracy, logged and written; `None` if `stop` was set meanwhile.
+    fn evaluate(
+        &mut self,
+        stage: Stage,
+        epoch: usize,
+        train_loss: f64,
+        stop: &AtomicBool,
+    ) -> Result<Option<f64>> {
         let evaluator = Evaluator {
             data: &self.data.val,
             tokenizer: &self.data.tokenizer,
@@ -390,7 +399,14 @@ impl<'a> Trainer<'a> {
             sampling: Sampling::Greedy,
             seed: 0,
         };
-        let found = evaluator.evaluate(&self.model()?.valid(), stage, |_| {})?;
+        let go_on = |_| match stop.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted(String::new())),
+            false => Ok(()),
+        };
+        let found = match evaluator.evaluate(&self.model()?.valid(), stage, go_on) {
+            Err(Error::Interrupted(_)) => return Ok(None),
+            found => found?,
+        };
         let row = Row {
             train_seconds: Some(self.state.seconds),
             train_loss: Some(train_loss),
@@ -414,7 +430,7 @@ impl<'a> Trainer<'a> {
         )?;
         self.state.rows.push(row);
         self.write_results()?;
-        Ok(found.accuracy.rate())
+        Ok(Some(found.accuracy.rate()))
     }
 
     fn results(&self) -> Results {
