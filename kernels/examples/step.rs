@@ -208,6 +208,7 @@ fn measure(shape: Shape, fused: bool, steps: usize, paced: bool) {
 }
 
 fn main() {
+    kernels::allocator::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let fused = !arguments.iter().any(|x| x == "primitive");
     let paced = arguments.iter().any(|x| x == "paced");

@@ -6,14 +6,14 @@ use std::ffi::{c_int, c_long};
 const PURGE_DELAY: c_int = 15;
 const _: () = assert!(PURGE_DELAY < libmimalloc_sys::_mi_option_last);
 
-/// Makes mimalloc keep freed memory for ten seconds before it goes back to the system, unless
+/// Makes mimalloc keep freed memory for a minute before it goes back to the system, unless
 /// `MIMALLOC_PURGE_DELAY` says otherwise. For a program that has mimalloc as its allocator; of no effect
 /// elsewhere.
 ///
-/// Every training step frees what it allocated and allocates it anew. At the usual delay of one second, the length
-/// of a step, much of it has gone back to the system by then and must be cleared page by page again.
+/// Every training step frees what it allocated and allocates it anew. At the usual delay of one second, less than a
+/// step of a larger model takes, much of it has gone back to the system by then and must be cleared page by page again.
 pub fn keep_freed_memory() {
-    const MILLISECONDS: c_long = 10_000;
+    const MILLISECONDS: c_long = 60_000;
     // SAFETY: sets one number in mimalloc's table of options, and the index lies inside it.
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, MILLISECONDS) };
 }
