@@ -168,6 +168,12 @@ impl Batch {
         Tensor::from_data(TensorData::new(cells, shape), device)
     }
 
+    /// Whether the first pass has padding.
+    pub fn pads_first(&self) -> bool {
+        let columns = self.passes.first().map_or(0..0, |pass| pass.columns.clone());
+        self.visible.chunks(self.columns).any(|row| row[columns.clone()].contains(&false))
+    }
+
     /// The cells of a pass that hold tokens, row after row; columns count from the pass's first.
     pub fn tokens_of(&self, pass: usize) -> Vec<(usize, usize)> {
         let columns = self.passes[pass].columns.clone();

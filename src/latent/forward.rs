@@ -135,8 +135,7 @@ pub(super) fn think(
 
 /// Whether the first pass leaves padding out. The replication's readings know no padding.
 fn packs(model: &LatentModel, batch: &Batch) -> bool {
-    let columns = batch.passes.first().map_or(0, |pass| pass.columns.len());
-    !model.thinking.replicates() && batch.tokens_of(0).len() < batch.rows * columns
+    !model.thinking.replicates() && batch.pads_first()
 }
 
 /// How pass `number` lies in tensors.
