@@ -264,6 +264,17 @@ fn a_killed_run_goes_on_as_if_unbroken() {
     }
 }
 
+/// Methods whose latents are ordinary tokens, which nothing is fed back into.
+#[test]
+fn every_method_trains_and_is_evaluated() {
+    for method in ["pause", "no_thoughts", "no_curriculum", "cot", "no_cot"] {
+        let place = Place::new();
+        let keys = [("method", method), ("baselines", "[]"), ("train_examples", "40")];
+        train(&place.recipe(&keys), &[]).assert().success();
+        assert!(!rows(&place.run()).is_empty(), "{method}");
+    }
+}
+
 /// Ctrl-C in an evaluation does not wait for its end: it is made anew on resuming.
 #[cfg(unix)]
 #[test]

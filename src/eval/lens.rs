@@ -34,7 +34,8 @@ impl Evaluator<'_> {
         }
         let rows: Vec<Row> = prompts.iter().map(|p| Row { ids: &p.ids, labels: &[] }).collect();
         let batch = Batch::new(&rows, self.latent()).map_err(Error::Training)?;
-        let trace = latent::forward(model, &batch, Wanted::Predictions);
+        // Where latents are ordinary tokens nothing is fed back, yet what stands before them is looked at.
+        let trace = latent::forward(model, &batch, Wanted::Everything);
         let mut cells: Vec<(usize, usize)> = Vec::new(); // (row, column)
         for (row, prompt) in prompts.iter().enumerate() {
             let columns = batch.columns_of(row);
