@@ -275,6 +275,24 @@ fn every_method_trains_and_is_evaluated() {
     }
 }
 
+/// Products in bf16: other weights than in f32, a checkpoint that remembers, and a run that resumes.
+#[test]
+fn a_run_in_bf16_is_resumed_and_evaluated() {
+    let place = Place::new();
+    let weights = |place: &Place| fs::read(place.checkpoint().join("model.safetensors")).unwrap();
+    train(&place.recipe(&[]), &[]).assert().success();
+    let narrow = Place::new();
+    let recipe = narrow.recipe(&[("bf16", "True")]);
+    train(&recipe, &[]).assert().success();
+    assert_ne!(weights(&place), weights(&narrow));
+    let latent = fs::read_to_string(narrow.checkpoint().join("latent.json")).unwrap();
+    assert!(latent.contains("\"bf16\": true"), "{latent}");
+    let whole = weights(&narrow);
+    fs::remove_dir_all(narrow.checkpoint()).unwrap();
+    train(&recipe, &["--resume"]).assert().success();
+    assert!(weights(&narrow) == whole, "resumed, the run ends elsewhere");
+}
+
 /// Ctrl-C in an evaluation does not wait for its end: it is made anew on resuming.
 #[cfg(unix)]
 #[test]
@@ -340,7 +358,11 @@ fn faults_of_a_recipe_are_named() {
         with("epochs_per_stge", "1"),
         &["`epochs_per_stge`", "`epochs_per_stage`", "recipe.yaml"],
     );
-    refused(with("bf16", "True"), &["`bf16`"]);
+    refused(with("opt_8b", "True"), &["`opt_8b`"]);
+    refused(
+        train(&place.recipe(&[("bf16", "True"), ("device", "vulkan")]), &[]),
+        &["`bf16`", "cpu"],
+    );
     refused(
         with("replacement_method", "hs[-1]+hx"),
         &["`replacement_method`", "`hx` is no term", "  hs[-1]+hx\n         ^"],

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use coconut_kernels::{self as kernels, AdamW, Heads, Visible, primitive};
+use coconut_kernels::{self as kernels, AdamW, Heads, Precision, Visible, Weight, primitive};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -89,6 +89,8 @@ fn main() {
         bench!(format!("swiglu {shape}x4"), m => m::swiglu(wide.clone(), wide.clone()));
         let (up, up_bias) = (leaf([width, 4 * width]), leaf([4 * width]));
         bench!(format!("linear {shape} to x4"), m => m::linear(x.clone(), up.clone(), Some(up_bias.clone())));
+        let narrow = Weight { values: up.clone(), precision: Precision::Bf16 };
+        bench!(format!("linear {shape} to x4 in bf16"), m => m::linear(x.clone(), narrow.clone(), Some(up_bias.clone())));
         let down = leaf([4 * width, width]);
         bench!(format!("projection {shape} to x4"), m => m::projection(x.clone(), std::slice::from_ref(&down), &[]));
         let table = leaf([512, width]);

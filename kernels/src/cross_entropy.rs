@@ -11,7 +11,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
-use crate::matrix::{Matrix, Threads, multiply};
+use crate::matrix::{Matrix, Precision, Threads, multiply, multiply_in};
 use crate::simd::{exp, max, simd, sum};
 use crate::weight::{Side, multiply_weight};
 
@@ -26,6 +26,8 @@ pub(crate) struct CrossEntropy {
     pub(crate) targets: Vec<u32>,
     /// Whose rows the third operand has.
     pub(crate) apart: Arc<[u32]>,
+    /// Of products with the weight; rows apart are few, and multiplied in f32.
+    pub(crate) precision: Precision,
 }
 
 impl<const N: usize> Fused<N> for CrossEntropy {
@@ -65,7 +67,7 @@ impl<const N: usize> Fused<N> for CrossEntropy {
             let apart = Matrix::new(apart, own, d_model);
             let logits = &mut logits[..count * vocab];
             let own_logits = &mut own_logits[..count * own];
-            multiply_weight(logits, vocab, false, hidden, weight, Side::Transposed);
+            multiply_weight(self.precision, logits, vocab, false, hidden, weight, Side::Transposed);
             multiply(own_logits, false, hidden, apart.t(), 1.0, Threads::One);
             self.exchange(logits, own_logits, vocab, |logit, own| *logit = *own);
             logits
@@ -79,13 +81,21 @@ impl<const N: usize> Fused<N> for CrossEntropy {
             let grad_own = Matrix::new(own_logits, count, own);
             if let Some(grad) = &mut grads[0] {
                 let grad = &mut grad[first * d_model..][..count * d_model];
-                multiply_weight(grad, d_model, false, grad_logits, weight, Side::Plain);
+                multiply_weight(
+                    self.precision,
+                    grad,
+                    d_model,
+                    false,
+                    grad_logits,
+                    weight,
+                    Side::Plain,
+                );
                 if own > 0 {
                     multiply(grad, true, grad_own, apart, 1.0, Threads::One);
                 }
             }
             if let Some(grad) = &mut grads[1] {
-                multiply(grad, first > 0, grad_logits.t(), hidden, 1.0, Threads::All);
+                multiply_in(self.precision, grad, d_model, first > 0, grad_logits.t(), hidden);
             }
             if let Some(grad) = grads.get_mut(2).and_then(Option::as_mut) {
                 multiply(grad, first > 0, grad_own.t(), hidden, 1.0, Threads::One);

@@ -4,8 +4,9 @@
 //! exists for the tensor's backend and type, and a body of Burn's primitive operations
 //! ([`primitive`]) everywhere else. Both give the same values and gradients to rounding.
 //!
-//! The matrix of [`linear`], [`projection`], [`embedding`] and [`cross_entropy`] may be stored in bf16 if it
-//! is a constant: results are those of the same values in f32.
+//! The matrix of [`linear`], [`projection`], [`embedding`] and [`cross_entropy`] ([`Weight`]) may be stored in bf16 if it
+//! is a constant: results are those of the same values in f32. Their products may round both sides to bf16
+//! ([`Precision`]).
 
 mod adamw;
 pub mod allocator;
@@ -38,8 +39,10 @@ use rotary::{HeadNorm, Rotary};
 use swiglu::SwiGlu;
 
 pub use adamw::AdamW;
+pub use matrix::Precision;
 pub use table::{Apart, Table};
 pub use visible::{Heads, Visible};
+pub use weight::Weight;
 
 /// Gaussian error linear unit in its tanh form, GPT-2's `gelu_new`.
 ///
@@ -92,18 +95,20 @@ pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
 /// `x · weight + bias`, the weight stored `[d_in, d_out]` as GPT-2's checkpoints have it.
 ///
 /// `x: [batch, seq, d_in]`, `bias: [d_out]`; result `[batch, seq, d_out]`.
-pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
+pub fn linear(x: Tensor<3>, weight: impl Into<Weight>, bias: Option<Tensor<1>>) -> Tensor<3> {
+    let Weight { values: weight, precision } = weight.into();
     if !(fusable(&x) && weight::readable(&weight) && bias.as_ref().is_none_or(fusable)) {
         return primitive::linear(x, weight, bias);
     }
     let ([_, _, width], [d_in, d_out]) = (x.dims(), weight.dims());
     assert_eq!(width, d_in, "the weight takes rows of x");
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    let op = Linear { precision };
     match bias {
-        None => apply(Linear, [x, weight]),
+        None => apply(op, [x, weight]),
         Some(bias) => {
             assert_eq!(bias.dims(), [d_out], "one bias a feature");
-            apply(Linear, [x, weight, bias.into_dispatch()])
+            apply(op, [x, weight, bias.into_dispatch()])
         }
     }
 }
@@ -116,7 +121,16 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
 ///
 /// # Panics
 /// If the shapes do not fit one another.
-pub fn projection(x: Tensor<3>, weights: &[Tensor<2>], biases: &[Tensor<1>]) -> Tensor<3> {
+pub fn projection<W: Clone + Into<Weight>>(
+    x: Tensor<3>,
+    weights: &[W],
+    biases: &[Tensor<1>],
+) -> Tensor<3> {
+    let (weights, precisions): (Vec<_>, Vec<_>) = weights
+        .iter()
+        .map(|weight| weight.clone().into())
+        .map(|weight| (weight.values, weight.precision))
+        .unzip();
     let [_, _, d_in] = x.dims();
     assert!((1..=3).contains(&weights.len()), "one to three weights");
     assert!(weights.iter().all(|weight| weight.dims()[1] == d_in), "the weights take rows of x");
@@ -126,9 +140,9 @@ pub fn projection(x: Tensor<3>, weights: &[Tensor<2>], biases: &[Tensor<1>]) -> 
         "one bias a feature"
     );
     if !(fusable(&x) && weights.iter().all(weight::readable) && biases.iter().all(fusable)) {
-        return primitive::projection(x, weights, biases);
+        return primitive::projection(x, &weights, biases);
     }
-    projection::projection(x, weights, biases)
+    projection::projection(x, &weights, biases, precisions)
 }
 
 /// Rotary positions: each pair `(i, i + dim/2)` of a query or key head is turned by an angle.
@@ -181,10 +195,11 @@ pub fn head_norm(
 /// # Panics
 /// If an id is not below `vocab`.
 pub fn embedding(table: impl Into<Table>, ids: Tensor<2, Int>) -> Tensor<3> {
-    let Table { weight, apart } = table.into();
-    if !weight::readable(&weight) {
-        return primitive::embedding(Table { weight, apart }, ids);
+    let table = table.into();
+    if !weight::readable(&table.weight.values) {
+        return primitive::embedding(table, ids);
     }
+    let Table { weight: Weight { values: weight, .. }, apart } = table;
     let shape = ids.dims();
     let picked = flex::indices(ids.clone(), weight.dims()[0]);
     let rows = apply(Embedding { ids: picked, shape }, [weight.into_dispatch()]);
@@ -239,19 +254,20 @@ pub fn cross_entropy(
 ) -> Tensor<1> {
     let head = head.into();
     let apart_fusable = head.apart.as_ref().is_none_or(|apart| fusable(&apart.rows));
-    if !(fusable(&hidden) && weight::readable(&head.weight) && apart_fusable) {
+    if !(fusable(&hidden) && weight::readable(&head.weight.values) && apart_fusable) {
         return primitive::cross_entropy(hidden, head, targets);
     }
     let ([rows, d_model], [vocab, width]) = (hidden.dims(), head.dims());
     assert_eq!((rows, d_model), (targets.dims()[0], width), "hidden fits targets and head");
     let targets = flex::indices(targets, vocab);
-    let operands = [hidden.into_dispatch(), head.weight.into_dispatch()];
+    let precision = head.weight.precision;
+    let operands = [hidden.into_dispatch(), head.weight.values.into_dispatch()];
     match head.apart {
-        None => apply(CrossEntropy { targets, apart: [].into() }, operands),
+        None => apply(CrossEntropy { targets, apart: [].into(), precision }, operands),
         Some(apart) => {
             assert_eq!(apart.rows.dims(), [apart.ids.len(), width], "a row an id");
             let [hidden, weight] = operands;
-            let op = CrossEntropy { targets, apart: apart.ids };
+            let op = CrossEntropy { targets, apart: apart.ids, precision };
             apply(op, [hidden, weight, apart.rows.into_dispatch()])
         }
     }

@@ -3,10 +3,10 @@
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
-use crate::matrix::{Matrix, Threads, add_up, multiply};
+use crate::flex::{Fused, Sinks, slice, tensor, unfilled};
+use crate::matrix::{Matrix, Precision, add_up};
 use crate::simd::simd;
-use crate::weight::{Side, multiply_weight};
+use crate::weight::{Side, multiply_weight, put_product};
 
 /// Rows that one task sums. The tasks' sums are added in order, so this must not depend on the
 /// number of threads.
@@ -14,7 +14,9 @@ const ROWS: usize = 64;
 
 /// Operands: `x: [batch, seq, d_in]`, `weight: [d_in, d_out]` and, if there are three, `bias: [d_out]`.
 #[derive(Debug)]
-pub(crate) struct Linear;
+pub(crate) struct Linear {
+    pub(crate) precision: Precision,
+}
 
 impl<const N: usize> Fused<N> for Linear {
     /// `x` if the weight's gradient is wanted, and the weight.
@@ -36,7 +38,7 @@ impl<const N: usize> Fused<N> for Linear {
             });
         }
         let x_rows = Matrix::new(slice(x), rows, d_in);
-        multiply_weight(&mut y, d_out, bias.is_some(), x_rows, weight, Side::Plain);
+        multiply_weight(self.precision, &mut y, d_out, bias.is_some(), x_rows, weight, Side::Plain);
         let saved = || (wanted[1].then(|| x.clone()), weight.clone());
         let saved = wanted.contains(&true).then(saved);
         (tensor(y, shape), saved)
@@ -48,32 +50,20 @@ impl<const N: usize> Fused<N> for Linear {
         grad: FlexTensor,
         sinks: &mut Sinks<'_, N>,
     ) {
+        let precision = self.precision;
         let ([batch, seq, d_out], d_in) = (sizes(&grad), weight.layout().shape()[0]);
         let rows = batch * seq;
         let grad_y = Matrix::new(slice(&grad), rows, d_out);
         if N == 3 && sinks.wants(2) {
             sinks.put(2, tensor(sum_rows(slice(&grad), d_out), [d_out]));
         }
-        if let (Some(x), true) = (x, sinks.wants(1)) {
-            // Adding to what other passes gave spares a tensor and an addition the size of the
-            // weight, which is most of the cost of a pass of few rows.
+        if let Some(x) = x {
             let x = Matrix::new(slice(&x), rows, d_in);
-            let sum = match sinks.take(1) {
-                Some(mut sum) => {
-                    multiply(slice_mut(&mut sum), true, x.t(), grad_y, 1.0, Threads::All);
-                    sum
-                }
-                None => {
-                    let mut sum = unfilled(d_in * d_out);
-                    multiply(&mut sum, false, x.t(), grad_y, 1.0, Threads::All);
-                    tensor(sum, [d_in, d_out])
-                }
-            };
-            sinks.put(1, sum);
+            put_product(sinks, 1, precision, x.t(), grad_y);
         }
         if sinks.wants(0) {
             let mut grad_x = unfilled(rows * d_in);
-            multiply_weight(&mut grad_x, d_in, false, grad_y, &weight, Side::Transposed);
+            multiply_weight(precision, &mut grad_x, d_in, false, grad_y, &weight, Side::Transposed);
             sinks.put(0, tensor(grad_x, [batch, seq, d_in]));
         }
     }

@@ -1,5 +1,18 @@
 //! Matrix products on strided views, so that no operand is ever transposed in memory.
 
+mod bf16;
+
+/// What the operands of a product with a matrix are rounded to. Sums are in f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Not rounded.
+    #[default]
+    F32,
+    /// The nearest bf16, forward and backward, in the fused bodies; primitive bodies do not round. Faster on
+    /// processors with AVX512-BF16 only ([`Level::Avx512Bf16`](crate::simd::Level)).
+    Bf16,
+}
+
 /// A view of a matrix.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
@@ -21,6 +34,16 @@ impl<'a> Matrix<'a> {
     pub(crate) fn part(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(data.len() >= reach(rows, cols, row_stride), "a view lies inside its data");
         Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// Number of rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
     }
 
     /// The same matrix with rows and columns exchanged.
@@ -111,6 +134,25 @@ pub(crate) fn multiply_part(
             parallelism,
         );
     }
+}
+
+/// `dst = lhs · rhs`, or `dst += …`, of operands rounded as `precision` says, on all threads; `dst` as in
+/// [`multiply_part`].
+pub(crate) fn multiply_in(
+    precision: Precision,
+    dst: &mut [f32],
+    row_stride: usize,
+    add: bool,
+    lhs: Matrix,
+    rhs: Matrix,
+) {
+    let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
+    if precision == Precision::F32 || k == 0 {
+        return multiply_part(dst, row_stride, add, lhs, rhs, 1.0, Threads::All);
+    }
+    assert_eq!(k, rhs.rows, "the inner dimensions of a product agree");
+    assert!(n <= row_stride && dst.len() >= reach(m, n, row_stride), "the result has room");
+    bf16::multiply(dst, row_stride, add, lhs, rhs);
 }
 
 /// The same by three loops, for an empty inner dimension and for Miri, which has no SIMD.

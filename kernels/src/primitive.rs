@@ -3,7 +3,7 @@
 
 use burn::tensor::{Distribution, Int, Tensor, TensorData, activation};
 
-use crate::{AdamW, Heads, Table, Visible, weight::wide};
+use crate::{AdamW, Heads, Table, Visible, Weight, weight::wide};
 
 /// See [`crate::gelu`].
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -29,7 +29,8 @@ pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
 }
 
 /// See [`crate::linear`].
-pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
+pub fn linear(x: Tensor<3>, weight: impl Into<Weight>, bias: Option<Tensor<1>>) -> Tensor<3> {
+    let weight = weight.into().values;
     let [batch, seq, d_in] = x.dims();
     let [_, d_out] = weight.dims();
     let y = x.reshape([batch * seq, d_in]).matmul(wide(weight));
@@ -41,8 +42,12 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
 }
 
 /// See [`crate::projection`].
-pub fn projection(x: Tensor<3>, weights: &[Tensor<2>], biases: &[Tensor<1>]) -> Tensor<3> {
-    let weights: Vec<_> = weights.iter().cloned().map(wide).collect();
+pub fn projection<W: Clone + Into<Weight>>(
+    x: Tensor<3>,
+    weights: &[W],
+    biases: &[Tensor<1>],
+) -> Tensor<3> {
+    let weights = weights.iter().map(|weight| wide(weight.clone().into().values)).collect();
     let weight = Tensor::cat(weights, 0).transpose(); // [d_in, Σ d_out]
     let bias = (!biases.is_empty()).then(|| Tensor::cat(biases.to_vec(), 0));
     linear(x, weight, bias)

@@ -4,14 +4,19 @@
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
-use crate::flex::{Fused, Sinks, apply, slice, slice_mut, tensor, unfilled};
+use crate::flex::{Fused, Sinks, apply, slice, tensor, unfilled};
 use crate::linear::{sizes, sum_rows};
-use crate::matrix::{Matrix, Threads, multiply};
-use crate::weight::{Side, multiply_weight};
+use crate::matrix::{Matrix, Precision};
+use crate::weight::{Side, multiply_weight, put_product};
 
 /// [`crate::projection`] on operands that were found fit.
-pub(crate) fn projection(x: Tensor<3>, weights: &[Tensor<2>], biases: &[Tensor<1>]) -> Tensor<3> {
-    let op = Projection { parts: weights.len() };
+pub(crate) fn projection(
+    x: Tensor<3>,
+    weights: &[Tensor<2>],
+    biases: &[Tensor<1>],
+    precisions: Vec<Precision>,
+) -> Tensor<3> {
+    let op = Projection { parts: precisions };
     let mut operands = [x.into_dispatch()]
         .into_iter()
         .chain(weights.iter().map(|weight| weight.clone().into_dispatch()))
@@ -32,11 +37,12 @@ pub(crate) fn projection(x: Tensor<3>, weights: &[Tensor<2>], biases: &[Tensor<1
     }
 }
 
-/// Operands: `x: [batch, seq, d_in]`, then `parts` weights `[d_out, d_in]`, then as many biases
+/// Operands: `x: [batch, seq, d_in]`, then a weight `[d_out, d_in]` a part, then as many biases
 /// `[d_out]` or none.
 #[derive(Debug)]
 pub(crate) struct Projection {
-    parts: usize,
+    /// Precision of the products with each.
+    parts: Vec<Precision>,
 }
 
 impl Projection {
@@ -61,8 +67,8 @@ impl<const N: usize> Fused<N> for Projection {
         operands: [FlexTensor; N],
         wanted: [bool; N],
     ) -> (FlexTensor, Option<<Self as Fused<N>>::Saved>) {
-        let (x, weights) = (&operands[0], &operands[1..=self.parts]);
-        let biases = &operands[1 + self.parts..];
+        let parts = self.parts.len();
+        let (x, weights, biases) = (&operands[0], &operands[1..=parts], &operands[1 + parts..]);
         let (columns, total) = self.columns(weights);
         let shape = x.layout().shape();
         let [batch, seq, d_in] = [shape[0], shape[1], shape[2]];
@@ -72,12 +78,13 @@ impl<const N: usize> Fused<N> for Projection {
             let bias: Vec<f32> = biases.iter().flat_map(slice).copied().collect();
             y.chunks_exact_mut(total.max(1)).for_each(|y| y.copy_from_slice(&bias));
         }
-        for (weight, &(first, _)) in weights.iter().zip(&columns) {
+        let parts = weights.iter().zip(&columns).zip(&self.parts);
+        for ((weight, &(first, _)), &precision) in parts {
             let y = y.get_mut(first..).unwrap_or_default();
-            let x = Matrix::new(slice(x), rows, d_in);
-            multiply_weight(y, total, !biases.is_empty(), x, weight, Side::Transposed);
+            let (x, add) = (Matrix::new(slice(x), rows, d_in), !biases.is_empty());
+            multiply_weight(precision, y, total, add, x, weight, Side::Transposed);
         }
-        let weight_wanted = wanted[1..=self.parts].contains(&true);
+        let weight_wanted = wanted[1..=weights.len()].contains(&true);
         let saved = || (weight_wanted.then(|| x.clone()), weights.to_vec());
         let saved = wanted.contains(&true).then(saved);
         (tensor(y, [batch, seq, total]), saved)
@@ -95,41 +102,32 @@ impl<const N: usize> Fused<N> for Projection {
         let part = |first: usize, width| {
             Matrix::part(slice(&grad).get(first..).unwrap_or_default(), rows, width, total)
         };
-        if (1 + self.parts..N).any(|operand| sinks.wants(operand)) {
+        let parts = self.parts.len();
+        if (1 + parts..N).any(|operand| sinks.wants(operand)) {
             let sums = sum_rows(slice(&grad), total);
             for (i, &(first, width)) in columns.iter().enumerate() {
                 let sums = sums[first..first + width].to_vec();
-                sinks.put(1 + self.parts + i, tensor(sums, [width]));
+                sinks.put(1 + parts + i, tensor(sums, [width]));
             }
         }
-        for (i, &(first, width)) in columns.iter().enumerate() {
-            let (Some(x), true) = (&x, sinks.wants(1 + i)) else { continue };
-            // As for `Linear`: later passes add to what earlier ones gave.
-            let (grad_y, x) = (part(first, width), Matrix::new(slice(x), rows, d_in));
-            let sum = match sinks.take(1 + i) {
-                Some(mut sum) => {
-                    multiply(slice_mut(&mut sum), true, grad_y.t(), x, 1.0, Threads::All);
-                    sum
-                }
-                None => {
-                    let mut sum = unfilled(width * d_in);
-                    multiply(&mut sum, false, grad_y.t(), x, 1.0, Threads::All);
-                    tensor(sum, [width, d_in])
-                }
-            };
-            sinks.put(1 + i, sum);
+        if let Some(x) = x {
+            let x = Matrix::new(slice(&x), rows, d_in);
+            for (i, (&(first, width), &precision)) in columns.iter().zip(&self.parts).enumerate() {
+                put_product(sinks, 1 + i, precision, part(first, width).t(), x);
+            }
         }
         if sinks.wants(0) {
             let mut grad_x = unfilled(rows * d_in);
-            for (i, (weight, &(first, width))) in weights.iter().zip(&columns).enumerate() {
-                let grad_y = part(first, width);
-                multiply_weight(&mut grad_x, d_in, i > 0, grad_y, weight, Side::Plain);
+            let parts = weights.iter().zip(&columns).zip(&self.parts);
+            for (i, ((weight, &(first, width)), &precision)) in parts.enumerate() {
+                let (grad_y, add) = (part(first, width), i > 0);
+                multiply_weight(precision, &mut grad_x, d_in, add, grad_y, weight, Side::Plain);
             }
             sinks.put(0, tensor(grad_x, [batch, seq, d_in]));
         }
     }
 
     fn accumulates(&self, operand: usize) -> bool {
-        (1..=self.parts).contains(&operand)
+        (1..=self.parts.len()).contains(&operand)
     }
 }

@@ -14,6 +14,8 @@ pub enum Level {
     Avx2 = 2,
     /// AVX-512 as in x86-64-v4.
     Avx512 = 3,
+    /// The same with products of pairs of bf16 (`vdpbf16ps`): Cooper Lake, Sapphire Rapids, Zen 4.
+    Avx512Bf16 = 4,
 }
 
 /// The level in use; 0 until it is first asked for.
@@ -26,7 +28,8 @@ pub fn level() -> Level {
         1 => Level::Base,
         2 => Level::Avx2,
         3 => Level::Avx512,
-        _ => limit(Level::Avx512),
+        4 => Level::Avx512Bf16,
+        _ => limit(Level::Avx512Bf16),
     }
 }
 
@@ -47,7 +50,7 @@ fn detect() -> Level {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
     {
-        Level::Avx512
+        if is_x86_feature_detected!("avx512bf16") { Level::Avx512Bf16 } else { Level::Avx512 }
     } else {
         Level::Avx2
     }
@@ -86,7 +89,9 @@ macro_rules! simd {
             match $crate::simd::level() {
                 // SAFETY: the level is never above what the machine was found to have.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 => unsafe {
+                    avx512($($arg),*)
+                },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },

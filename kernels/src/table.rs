@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 
-use crate::weight::wide;
+use crate::weight::{Weight, wide};
 
 /// A table `[rows, d_model]`.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// `[rows, d_model]`; in bf16 perhaps, if it is a constant.
-    pub weight: Tensor<2>,
+    /// `[rows, d_model]`.
+    pub weight: Weight,
     /// Rows that stand in place of the weight's.
     pub apart: Option<Apart>,
 }
@@ -25,22 +25,22 @@ pub struct Apart {
     pub rows: Tensor<2>,
 }
 
-impl From<Tensor<2>> for Table {
-    fn from(weight: Tensor<2>) -> Self {
-        Self { weight, apart: None }
+impl<W: Into<Weight>> From<W> for Table {
+    fn from(weight: W) -> Self {
+        Self { weight: weight.into(), apart: None }
     }
 }
 
 impl Table {
     /// Rows and width.
     pub fn dims(&self) -> [usize; 2] {
-        self.weight.dims()
+        self.weight.values.dims()
     }
 
     /// The whole table in one tensor, `[rows, d_model]`: a copy where rows are given apart.
     pub fn whole(&self) -> Tensor<2> {
         let [_, width] = self.dims();
-        self.each_apart().fold(wide(self.weight.clone()), |table, (id, row)| {
+        self.each_apart().fold(wide(self.weight.values.clone()), |table, (id, row)| {
             table.slice_assign([id..id + 1, 0..width], row)
         })
     }

@@ -6,8 +6,23 @@ use burn::tensor::{DType, Tensor, bf16};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::flex::{fusable, slice, unfilled};
-use crate::matrix::{Matrix, Threads, multiply_part};
+use crate::flex::{Sinks, fusable, slice, slice_mut, tensor, unfilled};
+use crate::matrix::{Matrix, Precision, multiply_in};
+
+/// A matrix to multiply with, and how.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// Its elements; in bf16 perhaps, if it is a constant.
+    pub values: Tensor<2>,
+    /// Of products with it.
+    pub precision: Precision,
+}
+
+impl From<Tensor<2>> for Weight {
+    fn from(values: Tensor<2>) -> Self {
+        Self { values, precision: Precision::F32 }
+    }
+}
 
 /// Elements widened at once: 16 MiB.
 const WIDENED: usize = 1 << 22;
@@ -42,8 +57,9 @@ pub(crate) enum Side {
     Transposed,
 }
 
-/// [`multiply_part`] of `x` and a weight, on all threads.
+/// [`multiply_in`] of `x` and a weight.
 pub(crate) fn multiply_weight(
+    precision: Precision,
     dst: &mut [f32],
     row_stride: usize,
     add: bool,
@@ -56,7 +72,7 @@ pub(crate) fn multiply_weight(
     if weight.dtype() == DType::F32 {
         let weight = Matrix::new(slice(weight), rows, cols);
         let weight = if side == Side::Plain { weight } else { weight.t() };
-        return multiply_part(dst, row_stride, add, x, weight, 1.0, Threads::All);
+        return multiply_in(precision, dst, row_stride, add, x, weight);
     }
     // Parts are columns of the result, so that no sum is split between them.
     let stored = narrow_slice(weight);
@@ -75,15 +91,44 @@ pub(crate) fn multiply_weight(
                     .enumerate()
                     .for_each(|(row, part)| widen(from(row), part));
                 let part = Matrix::new(part, rows, count);
-                multiply_part(dst, row_stride, add, x, part, 1.0, Threads::All);
+                multiply_in(precision, dst, row_stride, add, x, part);
             }
             Side::Transposed => {
                 widen_all(&stored[first * cols..][..count * cols], part);
                 let part = Matrix::new(part, count, cols).t();
-                multiply_part(dst, row_stride, add, x, part, 1.0, Threads::All);
+                multiply_in(precision, dst, row_stride, add, x, part);
             }
         }
     }
+}
+
+/// Gives a weight, operand `operand` of an operation that accumulates it, the gradient `lhs · rhs`.
+///
+/// Adding to what other passes gave spares a tensor and an addition the size of the weight, which is most of
+/// the cost of a pass of few rows.
+pub(crate) fn put_product<const N: usize>(
+    sinks: &mut Sinks<'_, N>,
+    operand: usize,
+    precision: Precision,
+    lhs: Matrix,
+    rhs: Matrix,
+) {
+    if !sinks.wants(operand) {
+        return;
+    }
+    let [rows, cols] = [lhs.rows(), rhs.cols()];
+    let sum = match sinks.take(operand) {
+        Some(mut sum) => {
+            multiply_in(precision, slice_mut(&mut sum), cols, true, lhs, rhs);
+            sum
+        }
+        None => {
+            let mut sum = unfilled(rows * cols);
+            multiply_in(precision, &mut sum, cols, false, lhs, rhs);
+            tensor(sum, [rows, cols])
+        }
+    };
+    sinks.put(operand, sum);
 }
 
 /// A row of a weight, copied.

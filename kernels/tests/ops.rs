@@ -79,7 +79,7 @@ fn a_table_with_rows_apart() {
             let tokens =
                 Tensor::<1, Int>::from_data(TensorData::new(tokens.clone(), [rows]), &device);
             let table = Table {
-                weight: x[1].clone().reshape([vocab, width]),
+                weight: x[1].clone().reshape([vocab, width]).into(),
                 apart: Some(Apart {
                     ids: ids.into(),
                     rows: x[2].clone().reshape([ids.len(), width]),

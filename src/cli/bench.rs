@@ -26,7 +26,10 @@ use coconut::{
         lora::{Frozen, Targets},
     },
     rng,
-    train::optim::{self, AdamW},
+    train::{
+        checkpoint::precision,
+        optim::{self, AdamW},
+    },
 };
 use serde_json::{Value, json};
 
@@ -45,8 +48,11 @@ pub struct Bench {
     /// Names of the maps with adapters, or `all-linear`; PEFT's choice for the family if absent.
     #[arg(long, value_delimiter = ',')]
     lora_targets: Vec<String>,
-    /// Hold what is frozen in bf16.
-    #[arg(long, requires = "lora")]
+    /// Hold what is frozen in `f32` or `bf16`.
+    #[arg(long, default_value = "f32", value_parser = frozen)]
+    frozen_dtype: Frozen,
+    /// Round the operands of products to bf16.
+    #[arg(long)]
     bf16: bool,
     /// Blocks.
     #[arg(long, default_value_t = 4)]
@@ -145,8 +151,10 @@ impl Bench {
                 command.arg(format!("{flag}={value}"));
             }
         }
-        if let Some(recompute) = json!(self.recompute).as_str() {
-            command.arg(format!("--recompute={recompute}"));
+        let named =
+            [("--recompute", json!(self.recompute)), ("--frozen-dtype", json!(self.frozen_dtype))];
+        for (flag, value) in named {
+            command.args(value.as_str().map(|value| format!("{flag}={value}")));
         }
         for (flag, path) in [("--model", &self.model), ("--data", &self.data)] {
             if let Some(path) = path {
@@ -287,6 +295,7 @@ impl Subject {
         let (shape, encoded, markers, curriculum) = bench.subject(stage)?;
         let family = shape.family;
         let mut model = Transformer::random(shape, 0, &Device::flex());
+        model.config.precision = precision(bench.bf16);
         if bench.lora > 0 {
             let targets = match bench.lora_targets.as_slice() {
                 [] => Targets::usual(family),
@@ -297,7 +306,7 @@ impl Subject {
             model = model
                 .with_lora(Lora::new(bench.lora, targets), &tokens, 0)
                 .map_err(|(_, problem)| Error::Usage(format!("--lora-targets {problem}.")))?
-                .hold(if bench.bf16 { Frozen::Bf16 } else { Frozen::F32 });
+                .hold(bench.frozen_dtype);
         }
         let model = LatentModel::new(model, Default::default(), Default::default())
             .map_err(|(key, problem)| Error::Usage(format!("{key} {problem}.")))?;
@@ -488,6 +497,10 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn frozen(text: &str) -> Result<Frozen, String> {
+    serde_json::from_value(json!(text)).map_err(|_| "expected f32 or bf16".into())
 }
 
 fn recompute(text: &str) -> Result<Recompute, String> {

@@ -17,6 +17,7 @@ use coconut::{
         trainer::{model_config, name},
     },
 };
+use coconut_kernels::simd::{self, Level};
 use serde_json::json;
 
 #[derive(Args)]
@@ -61,6 +62,11 @@ impl Train {
         log::install(Some(&folder.join("log.txt")))?;
         for warning in &data.warnings {
             tracing::warn!("{warning}");
+        }
+        if config.bf16 && simd::level() < Level::Avx512Bf16 {
+            tracing::warn!(
+                "this processor has no bf16 products (AVX512-BF16): `bf16: True` gives what it gives elsewhere, but steps take longer than without it"
+            );
         }
         let stop = super::stop_on_ctrl_c();
         if self.stop_with_stdin {

@@ -45,6 +45,10 @@ impl RunConfig {
             let problem = "asks for adapters on a model from random weights; name a pretrained one with `model_id` or `load_model_path`";
             return Err(("lora_rank", problem.into()));
         }
+        if self.bf16 && self.device != "cpu" {
+            let problem = format!("is for `device: cpu`, not `{}`; leave it out", self.device);
+            return Err(("bf16", problem));
+        }
         at_least("seq_vcr_dim", self.seq_vcr_dim.unwrap_or(1), 1)?;
         if self.loss_seq_vcr && self.batch_size_training < 2 {
             let problem = format!(

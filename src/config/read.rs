@@ -12,9 +12,12 @@ use crate::{
 };
 
 /// Published keys that this version knows but cannot carry out, with the values that ask for nothing.
-const REFUSED: [(&str, &[Value], &str); 4] = [
-    ("bf16", &[Value::Bool(false), Value::Null], "training is in f32"),
-    ("bf16_weight", &[Value::Bool(false), Value::Null], "weights are held in f32"),
+const REFUSED: [(&str, &[Value], &str); 3] = [
+    (
+        "bf16_weight",
+        &[Value::Bool(false), Value::Null],
+        "weights are held in f32; `bf16: True` rounds them in products only",
+    ),
     ("opt_8b", &[Value::Bool(false), Value::Null], "the optimizer's moments are held in f32"),
     (
         "resume_epochs",

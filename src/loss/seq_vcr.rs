@@ -170,6 +170,6 @@ pub fn projection(model: &crate::latent::LatentModel, projected: usize, seed: u6
         return trained.weight.val();
     }
     let fixed = orthogonal(projected, model.transformer.config.d_model, seed, &model.device());
-    let training = model.transformer.head().weight.is_autodiff();
+    let training = model.transformer.head().weight.values.is_autodiff();
     if training && !fixed.is_autodiff() { Tensor::from_inner(fixed) } else { fixed }
 }

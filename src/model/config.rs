@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use coconut_kernels::Heads;
+use coconut_kernels::{Heads, Precision};
 use serde_json::{Map, Value, json};
 
 use super::{json as files, positions::Rotary};
@@ -104,6 +104,8 @@ pub struct ModelConfig {
     pub tied: bool,
     /// Dropout in training.
     pub dropout: Dropout,
+    /// Of products with the model's matrices: this program's choice, no part of `config.json`.
+    pub precision: Precision,
     /// Standard deviation of freshly drawn weights.
     pub initializer_range: f64,
     /// `config.json` as it was read, or as it will first be written.
@@ -147,6 +149,7 @@ impl ModelConfig {
             head_norms: false,
             tied: true,
             dropout: Dropout { embedding: 0.0, attention: 0.0, residual: 0.0 },
+            precision: Precision::F32,
             initializer_range: 0.02,
             json: json.as_object().cloned().unwrap_or_default(),
         }

@@ -127,18 +127,19 @@ impl Block {
         reads: Option<&Reads>,
         config: &ModelConfig,
     ) -> (Tensor<3>, Tensor<3>) {
-        let (eps, p) = (config.norm_eps, config.dropout);
+        let (eps, p, precision) = (config.norm_eps, config.dropout, config.precision);
         let attention_p = if x.is_autodiff() { p.attention } else { 0.0 };
 
-        let qkv = self.attn.c_attn.forward(self.ln_1.forward(x.clone(), eps)); // [batch, new, packed]
+        let qkv = self.attn.c_attn.forward(self.ln_1.forward(x.clone(), eps), precision); // [batch, new, packed]
         let mixed = kernels::attention(qkv.clone(), past, config.heads, visible, attention_p);
         let [x, mixed] = match reads {
             Some(reads) => [x, mixed].map(|x| reads.pick(x)),
             None => [x, mixed],
         };
-        let x = x + dropout(self.attn.c_proj.forward(mixed), p.residual);
+        let x = x + dropout(self.attn.c_proj.forward(mixed, precision), p.residual);
 
-        let inner = kernels::gelu(self.mlp.c_fc.forward(self.ln_2.forward(x.clone(), eps)));
-        (x + dropout(self.mlp.c_proj.forward(inner), p.residual), qkv)
+        let inner = self.mlp.c_fc.forward(self.ln_2.forward(x.clone(), eps), precision);
+        let inner = kernels::gelu(inner);
+        (x + dropout(self.mlp.c_proj.forward(inner, precision), p.residual), qkv)
     }
 }

@@ -1,7 +1,7 @@
 //! What each family's `config.json` says, with the defaults that `transformers` gives to what it
 //! leaves out.
 
-use coconut_kernels::Heads;
+use coconut_kernels::{Heads, Precision};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -194,6 +194,7 @@ impl Llama {
                 attention: self.attention_dropout.unwrap_or(0.0),
                 residual: 0.0,
             },
+            precision: Precision::F32,
             initializer_range: self.initializer_range.unwrap_or(0.02),
             json,
         })

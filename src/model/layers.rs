@@ -4,7 +4,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Distribution, Int, Tensor},
 };
-use coconut_kernels::{self as kernels, Apart, Table};
+use coconut_kernels::{self as kernels, Apart, Precision, Table, Weight};
 
 /// A table of vectors, `weight: [rows, d_model]`.
 #[derive(Module, Debug)]
@@ -28,16 +28,16 @@ pub struct TokenAdapter {
 impl Embedding {
     /// `ids: [batch, seq]` → `[batch, seq, d_model]`.
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        kernels::embedding(self.table(), ids)
+        kernels::embedding(self.table(Precision::F32), ids)
     }
 
-    /// All its rows.
-    pub fn table(&self) -> Table {
+    /// All its rows, to be multiplied with in `precision`.
+    pub fn table(&self, precision: Precision) -> Table {
         let apart = self.token_adapter.as_ref().map(|own| Apart {
             ids: own.ids.as_slice().into(),
             rows: own.trainable_tokens_delta.val(),
         });
-        Table { weight: self.weight.val(), apart }
+        Table { weight: Weight { values: self.weight.val(), precision }, apart }
     }
 }
 
@@ -71,10 +71,12 @@ pub struct Factor {
 
 impl Adapter {
     /// `[batch, seq, d_in]` → `[batch, seq, d_out]`.
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, precision: Precision) -> Tensor<3> {
         let x = dropout(x, self.dropout);
-        let low = kernels::projection(x, &[self.a.weight.val()], &[]); // [batch, seq, r]
-        kernels::projection(low * self.scale, &[self.b.weight.val()], &[])
+        let [a, b] =
+            [&self.a, &self.b].map(|factor| Weight { values: factor.weight.val(), precision });
+        let low = kernels::projection(x, &[a], &[]); // [batch, seq, r]
+        kernels::projection(low * self.scale, &[b], &[])
     }
 
     /// What it adds to a weight, `[d_out, d_in]`.
@@ -96,9 +98,10 @@ pub struct Conv1d {
 
 impl Conv1d {
     /// `[batch, seq, d_in]` → `[batch, seq, d_out]`.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let y = kernels::linear(x.clone(), self.weight.val(), Some(self.bias.val()));
-        self.adapter.iter().fold(y, |y, adapter| y + adapter.forward(x.clone()))
+    pub fn forward(&self, x: Tensor<3>, precision: Precision) -> Tensor<3> {
+        let weight = Weight { values: self.weight.val(), precision };
+        let y = kernels::linear(x.clone(), weight, Some(self.bias.val()));
+        self.adapter.iter().fold(y, |y, adapter| y + adapter.forward(x.clone(), precision))
     }
 }
 
@@ -115,15 +118,19 @@ pub struct Linear {
 
 impl Linear {
     /// `[batch, seq, d_in]` → `[batch, seq, d_out]`.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        side_by_side(x, [self])
+    pub fn forward(&self, x: Tensor<3>, precision: Precision) -> Tensor<3> {
+        side_by_side(x, [self], precision)
     }
 }
 
 /// Up to three maps of one input, of which all or none have a bias; their results lie side by side:
 /// `[batch, seq, d_in]` → `[batch, seq, Σ d_out]`.
-pub fn side_by_side<const N: usize>(x: Tensor<3>, maps: [&Linear; N]) -> Tensor<3> {
-    let weights = maps.map(|map| map.weight.val());
+pub fn side_by_side<const N: usize>(
+    x: Tensor<3>,
+    maps: [&Linear; N],
+    precision: Precision,
+) -> Tensor<3> {
+    let weights = maps.map(|map| Weight { values: map.weight.val(), precision });
     let biases: Vec<_> = maps.iter().filter_map(|map| Some(map.bias.as_ref()?.val())).collect();
     let y = kernels::projection(x.clone(), &weights, &biases);
     if maps.iter().all(|map| map.adapter.is_none()) {
@@ -131,7 +138,7 @@ pub fn side_by_side<const N: usize>(x: Tensor<3>, maps: [&Linear; N]) -> Tensor<
     }
     let [batch, seq, _] = x.dims();
     let changes = maps.map(|map| match &map.adapter {
-        Some(adapter) => adapter.forward(x.clone()),
+        Some(adapter) => adapter.forward(x.clone(), precision),
         None => {
             let width = map.weight.dims()[0];
             x.clone().narrow(2, 0, 1).zeros_like().expand([batch, seq, width])

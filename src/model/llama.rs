@@ -137,12 +137,12 @@ impl Block {
         reads: Option<&Reads>,
         config: &ModelConfig,
     ) -> (Tensor<3>, Tensor<3>) {
-        let (eps, heads) = (config.norm_eps, config.heads);
+        let (eps, heads, precision) = (config.norm_eps, config.heads, config.precision);
         let attention_p = if x.is_autodiff() { config.dropout.attention } else { 0.0 };
         let Attention { q_proj, k_proj, v_proj, o_proj, q_norm, k_norm } = &self.self_attn;
 
         let normed = self.input_layernorm.forward(x.clone(), eps);
-        let mut qkv = side_by_side(normed, [q_proj, k_proj, v_proj]); // [batch, new, packed]
+        let mut qkv = side_by_side(normed, [q_proj, k_proj, v_proj], precision); // [batch, new, packed]
         if let (Some(q), Some(k)) = (q_norm, k_norm) {
             qkv = kernels::head_norm(qkv, q.weight.val(), k.weight.val(), heads, eps);
         }
@@ -154,11 +154,11 @@ impl Block {
             Some(reads) => [x, mixed].map(|x| reads.pick(x)),
             None => [x, mixed],
         };
-        let x = x + o_proj.forward(mixed);
+        let x = x + o_proj.forward(mixed, precision);
 
         let normed = self.post_attention_layernorm.forward(x.clone(), eps);
-        let gate = self.mlp.gate_proj.forward(normed.clone());
-        let inner = kernels::swiglu(gate, self.mlp.up_proj.forward(normed)); // [batch, new, inner]
-        (x + self.mlp.down_proj.forward(inner), qkv)
+        let gate = self.mlp.gate_proj.forward(normed.clone(), precision);
+        let inner = kernels::swiglu(gate, self.mlp.up_proj.forward(normed, precision)); // [batch, new, inner]
+        (x + self.mlp.down_proj.forward(inner, precision), qkv)
     }
 }

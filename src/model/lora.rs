@@ -11,6 +11,7 @@ use burn::{
     module::Param,
     tensor::{DType, Device, Tensor, TensorData},
 };
+use coconut_kernels::Precision;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -343,7 +344,7 @@ impl Transformer {
         }
         self.maps().into_iter().for_each(|(_, mut map)| map.merge());
         for (_, table) in self.tables() {
-            table.weight = trained(table.table().whole());
+            table.weight = trained(table.table(Precision::F32).whole());
             table.token_adapter = None;
         }
         parameters::set_trained(self, |_| true)

@@ -111,7 +111,7 @@ impl Transformer {
 
     /// The token embeddings, `[vocab, d_model]`.
     pub fn embeddings(&self) -> Table {
-        self.tokens().table()
+        self.tokens().table(self.config.precision)
     }
 
     /// Where tensors live.
@@ -226,7 +226,7 @@ impl Transformer {
 
     /// The output head, `[vocab, d_model]`.
     pub fn head(&self) -> Table {
-        self.lm_head.as_ref().unwrap_or(self.tokens()).table()
+        self.lm_head.as_ref().unwrap_or(self.tokens()).table(self.config.precision)
     }
 
     /// `hidden: [rows, d_model]` → logits `[rows, vocab]`.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use burn::tensor::{Device, Tensor};
+use coconut_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
 use super::{dataset::Format, optim::AdamW};
@@ -50,6 +51,9 @@ pub struct LatentInfo {
     /// How what lies below adapters is held, which it was trained with.
     #[serde(default, rename = "frozen_dtype")]
     pub frozen: Frozen,
+    /// Whether products round their operands to bf16, as they did in training.
+    #[serde(default)]
+    pub bf16: bool,
 }
 
 impl LatentInfo {
@@ -110,12 +114,18 @@ impl Checkpoint {
     /// A missing or damaged file, and weights that do not fit each other.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let latent: LatentInfo = read_json(&folder.join(LATENT_FILE))?;
-        let model = load_transformer(folder, latent.frozen, device)?;
+        let mut model = load_transformer(folder, latent.frozen, device)?;
+        model.config.precision = precision(latent.bf16);
         let tokenizer = Tokenizer::load(folder)?.with_prompt(&latent.prompt)?;
         check_vocabulary(&tokenizer, &model, folder)?;
         let model = LatentModel::load(model, latent.thinking.clone(), folder)?;
         Ok(Self { model, tokenizer, latent })
     }
+}
+
+/// What a recipe's `bf16` asks of products.
+pub fn precision(bf16: bool) -> Precision {
+    if bf16 { Precision::Bf16 } else { Precision::F32 }
 }
 
 /// The transformer of a checkpoint: whole, or adapters on the model that they name.

@@ -133,7 +133,7 @@ impl<'a> Trainer<'a> {
             }
         }
         let mut optimizer = AdamW::new(config.betas, config.weight_decay);
-        let (model, state) = match newest.filter(|_| resume) {
+        let (mut model, state) = match newest.filter(|_| resume) {
             Some(path) => {
                 let model = checkpoint::load_transformer(&path, config.frozen_dtype, &device)?;
                 let model = LatentModel::load(model, config.thinking(), &path)?;
@@ -144,6 +144,7 @@ impl<'a> Trainer<'a> {
                 (initial_model(config, data, &device)?, state)
             }
         };
+        model.transformer.config.precision = checkpoint::precision(config.bf16);
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("create", &checkpoints))?;
         let yaml = folder.join("config.yaml");
         std::fs::write(&yaml, config.to_yaml()?).map_err(Error::io("write", &yaml))?;
@@ -456,6 +457,7 @@ impl<'a> Trainer<'a> {
             format: self.data.format,
             prompt: self.config.prompt_style(),
             frozen: self.config.frozen_dtype,
+            bf16: self.config.bf16,
         };
         let folder = self.folder.join("checkpoints");
         let path = folder.join(place);

@@ -185,11 +185,15 @@ impl Reinject {
                 let norm = (x.clone().square().sum_dim(2) + 1e-12).sqrt(); // [batch, 1, 1]
                 x / norm * mean_length(model).unsqueeze()
             }
-            Term::Proj(x, number) => learned.proj[*number].forward(inner(x)),
+            Term::Proj(x, number) => {
+                learned.proj[*number].forward(inner(x), model.config.precision)
+            }
             Term::Mlp(x, number) => {
                 let mlp = &learned.mlp[*number];
                 let x = mlp.ln.forward(inner(x), 1e-5);
-                mlp.c_proj.forward(kernels::gelu(mlp.c_fc.forward(x)))
+                let precision = model.config.precision;
+                let x = kernels::gelu(mlp.c_fc.forward(x, precision));
+                mlp.c_proj.forward(x, precision)
             }
             Term::Soft(temperature) => {
                 let last = source.state(n - 1);
