@@ -23,6 +23,8 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from memory import peak_gb
+
 BINARY = Path(__file__).parent.parent / "target/release/coconut"
 
 
@@ -65,13 +67,6 @@ def timed(f):
     start = time.perf_counter()
     f()
     return 1e3 * (time.perf_counter() - start)
-
-
-def peak_gb():
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1e6
-    return float("nan")
 
 
 def compare(arguments, stage):

@@ -22,6 +22,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from memory import peak_gb
+
 SHAPES = [  # vocabulary, tokens, width, heads, layers, batch
     (512, 128, 128, 4, 4, 32),
     (512, 192, 256, 8, 4, 32),
@@ -78,13 +80,6 @@ def torch_step(shape):
         return 1e3 * (time.perf_counter() - start)
 
     return step
-
-
-def peak_gb(pid="self"):
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1e6
-    return float("nan")
 
 
 def compare(index, threads, steps):

@@ -176,6 +176,23 @@ def make_row(gen, question, latents, answer):
     return {"ids": prompt + a + [EOS], "labels": [-100] * len(prompt) + a + [EOS], "latents": latents}
 
 
+def run_cases(model, cases):
+    """Loss, logits and every gradient of each case's rows. A bias of the keys alone may have none: the
+    softmax does not see it."""
+    meta, tensors = {}, {}
+    for name, rows in cases.items():
+        model.zero_grad()
+        loss, count, logits = latent_loss(model, rows)
+        loss.backward()
+        meta[name] = {"loss": loss.item(), "labelled_tokens": count, "rows": rows}
+        for i, row_logits in enumerate(logits):
+            tensors[f"{name}.logits.{i}"] = row_logits
+        for pname, p in model.named_parameters():
+            assert p.grad is not None and (p.grad.abs().max() > 0 or "k_proj.bias" in pname), (name, pname)
+            tensors[f"{name}.grad.{pname}"] = p.grad
+    return meta, tensors
+
+
 def make_latent():
     model = make_model("latent", 2, n_layer=2, n_embd=16, n_head=2, n_positions=40)
     gen = torch.Generator().manual_seed(3)
@@ -187,20 +204,12 @@ def make_latent():
     labels = [-100] * 8 + a[4:7] + [-100] + a[7:9] + [-100] * 3 + a[9:] + [EOS]
     cases["scattered"] = [{"ids": ids, "labels": labels, "latents": 5}]
 
-    meta, tensors = {}, {}
-    for name, rows in cases.items():
-        model.zero_grad()
-        loss, count, logits = latent_loss(model, rows)
-        loss.backward()
-        meta[name] = {"loss": loss.item(), "labelled_tokens": count, "rows": rows}
-        for i, row_logits in enumerate(logits):
-            tensors[f"{name}.logits.{i}"] = row_logits
-        for pname, p in model.named_parameters():
-            assert p.grad.abs().max() > 0, (name, pname)
-            tensors[f"{name}.grad.{pname}"] = p.grad
+    meta, tensors = run_cases(model, cases)
+    for case in meta.values():
         # The rows of a batch weigh by their labelled tokens.
-        alone = [latent_loss(model, [r])[:2] for r in rows]
-        assert abs(sum(v.item() * n for v, n in alone) / count - loss.item()) < 1e-12
+        alone = [latent_loss(model, [r])[:2] for r in case["rows"]]
+        mean = sum(v.item() * n for v, n in alone) / case["labelled_tokens"]
+        assert abs(mean - case["loss"]) < 1e-12
     check_by_differences(model, cases["latents_6"])
     dump(
         "latent_cases.json",
@@ -536,17 +545,7 @@ def make_families():
         ids = a[:4] + [BOT, LATENT, LATENT, EOT] + a[4:7] + [LATENT] + a[7:9] + [LATENT, EOT] + a[9:] + [EOS]
         labels = [-100] * 8 + a[4:7] + [-100] + a[7:9] + [-100] * 2 + a[9:] + [EOS]
         cases["scattered"] = [{"ids": ids, "labels": labels, "latents": 4}]
-        meta, tensors = {}, {}
-        for name, rows in cases.items():
-            model.zero_grad()
-            loss, count, logits = latent_loss(model, rows)
-            loss.backward()
-            meta[name] = {"loss": loss.item(), "labelled_tokens": count, "rows": rows}
-            for i, row_logits in enumerate(logits):
-                tensors[f"{name}.logits.{i}"] = row_logits
-            for pname, p in model.named_parameters():
-                assert p.grad is not None and (p.grad.abs().max() > 0 or "k_proj.bias" in pname), (name, pname)
-                tensors[f"{name}.grad.{pname}"] = p.grad
+        meta, tensors = run_cases(model, cases)
         check_by_differences(model, cases["mixed"])
         dump(f"families_{family}.json", {"versions": VERSIONS, "latent": LATENT, "eos": EOS} | meta)
         store(f"families_{family}.safetensors", tensors)

@@ -27,32 +27,19 @@ impl Fused<3> for LayerNorm {
         [x, weight, bias]: [FlexTensor; 3],
         wanted: [bool; 3],
     ) -> (FlexTensor, Option<[FlexTensor; 2]>) {
-        let width = slice(&weight).len();
-        let mut y = unfilled(slice(&x).len());
-        y.par_chunks_mut(ROWS * width)
-            .zip(slice(&x).par_chunks(ROWS * width))
-            .for_each(|(y, x)| layer_norm(x, slice(&weight), slice(&bias), self.eps, y));
-        let y = tensor(y, x.layout().shape().clone());
+        let (weight_values, bias) = (slice(&weight), slice(&bias));
+        let y = each_row(&x, weight_values.len(), |x, y| {
+            layer_norm(x, weight_values, bias, self.eps, y);
+        });
         (y, wanted.contains(&true).then_some([x, weight]))
     }
 
-    fn backward(
-        self,
-        [x, weight]: [FlexTensor; 2],
-        mut grad: FlexTensor,
-        sinks: &mut Sinks<'_, 3>,
-    ) {
-        let width = slice(&weight).len();
-        let sums = slice_mut(&mut grad)
-            .par_chunks_mut(ROWS * width)
-            .zip(slice(&x).par_chunks(ROWS * width))
-            .map(|(grad, x)| {
-                let mut sums = vec![0.0; 2 * width];
-                layer_norm_backward(x, slice(&weight), self.eps, grad, &mut sums);
-                sums
-            })
-            .collect();
-        let mut sums = add_up(sums, 2 * width);
+    fn backward(self, saved: [FlexTensor; 2], mut grad: FlexTensor, sinks: &mut Sinks<'_, 3>) {
+        let [x, weight] = saved.each_ref().map(slice);
+        let width = weight.len();
+        let mut sums = each_gradient(x, &mut grad, width, 2 * width, |x, grad, sums| {
+            layer_norm_backward(x, weight, self.eps, grad, sums);
+        });
         let bias = sums.split_off(width);
         sinks.put(0, grad);
         sinks.put(1, tensor(sums, [width]));
@@ -74,34 +61,50 @@ impl Fused<2> for RmsNorm {
         [x, weight]: [FlexTensor; 2],
         wanted: [bool; 2],
     ) -> (FlexTensor, Option<[FlexTensor; 2]>) {
-        let width = slice(&weight).len();
-        let mut y = unfilled(slice(&x).len());
-        y.par_chunks_mut(ROWS * width)
-            .zip(slice(&x).par_chunks(ROWS * width))
-            .for_each(|(y, x)| rms_norm(x, slice(&weight), self.eps, y));
-        let y = tensor(y, x.layout().shape().clone());
+        let weight_values = slice(&weight);
+        let y = each_row(&x, weight_values.len(), |x, y| rms_norm(x, weight_values, self.eps, y));
         (y, wanted.contains(&true).then_some([x, weight]))
     }
 
-    fn backward(
-        self,
-        [x, weight]: [FlexTensor; 2],
-        mut grad: FlexTensor,
-        sinks: &mut Sinks<'_, 2>,
-    ) {
-        let width = slice(&weight).len();
-        let sums = slice_mut(&mut grad)
-            .par_chunks_mut(ROWS * width)
-            .zip(slice(&x).par_chunks(ROWS * width))
-            .map(|(grad, x)| {
-                let mut sums = vec![0.0; width];
-                rms_norm_backward(x, slice(&weight), self.eps, grad, &mut sums);
-                sums
-            })
-            .collect();
+    fn backward(self, saved: [FlexTensor; 2], mut grad: FlexTensor, sinks: &mut Sinks<'_, 2>) {
+        let [x, weight] = saved.each_ref().map(slice);
+        let width = weight.len();
+        let sums = each_gradient(x, &mut grad, width, width, |x, grad, sums| {
+            rms_norm_backward(x, weight, self.eps, grad, sums);
+        });
         sinks.put(0, grad);
-        sinks.put(1, tensor(add_up(sums, width), [width]));
+        sinks.put(1, tensor(sums, [width]));
     }
+}
+
+/// A tensor of `x`'s shape, `norm` having written its rows, some at a time.
+fn each_row(x: &FlexTensor, width: usize, norm: impl Fn(&[f32], &mut [f32]) + Sync) -> FlexTensor {
+    let mut y = unfilled(slice(x).len());
+    y.par_chunks_mut(ROWS * width)
+        .zip(slice(x).par_chunks(ROWS * width))
+        .for_each(|(y, x)| norm(x, y));
+    tensor(y, x.layout().shape().clone())
+}
+
+/// Has `backward` turn rows of `grad` into their gradient, some at a time, and adds up what it leaves in
+/// its last argument, `len` zeros at first.
+fn each_gradient(
+    x: &[f32],
+    grad: &mut FlexTensor,
+    width: usize,
+    len: usize,
+    backward: impl Fn(&[f32], &mut [f32], &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let sums = slice_mut(grad)
+        .par_chunks_mut(ROWS * width)
+        .zip(x.par_chunks(ROWS * width))
+        .map(|(grad, x)| {
+            let mut sums = vec![0.0; len];
+            backward(x, grad, &mut sums);
+            sums
+        })
+        .collect();
+    add_up(sums, len)
 }
 
 /// Mean and reciprocal standard deviation of a row.
