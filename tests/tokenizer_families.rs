@@ -120,3 +120,20 @@ fn a_cut_file_is_one_clear_error() {
         }
     }
 }
+
+/// Files on which `tokenizers` itself panics: a merge whose second part is shorter than the prefix that
+/// continued words have, and JSON that is damaged inside a decoder. Found by `fuzz/`.
+#[test]
+fn files_that_the_library_panics_on_are_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("tokenizer.json");
+    let short_merge = r###"{"version": "1.0", "added_tokens": [], "model": {"type": "BPE",
+        "continuing_subword_prefix": "##", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}}"###;
+    let decoder = r#"{"version": "1.0", "added_tokens": [], "decoder": {"type": "ByteLevel", "#;
+    for text in [short_merge, decoder] {
+        std::fs::write(&path, text).unwrap();
+        let error = Tokenizer::load(&path).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        assert!(error.to_string().contains("is not a tokenizer"), "{error}");
+    }
+}

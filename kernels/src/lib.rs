@@ -4,9 +4,9 @@
 //! exists for the tensor's backend and type, and a body of Burn's primitive operations
 //! ([`primitive`]) everywhere else. Both give the same values and gradients to rounding.
 //!
-//! The matrix of [`linear`], [`projection`], [`embedding`] and [`cross_entropy`] ([`Weight`]) may be stored in bf16 if it
-//! is a constant: results are those of the same values in f32. Their products may round both sides to bf16
-//! ([`Precision`]).
+//! The matrix of [`linear`], [`projection`], [`embedding`] and [`cross_entropy`] ([`Weight`]) may be
+//! stored in bf16 if it is a constant: results are those of the same values in f32. Products with it
+//! may round both sides to bf16 ([`Precision`]).
 
 mod adamw;
 pub mod allocator;

@@ -39,9 +39,11 @@ pub enum Recompute {
     Blocks,
 }
 
-/// The gradients of `loss` (a function of the trace) at a model with autodiff. `tracked`: gradients flow through
-/// so many of the last passes (all if `None`). `wanted`: what the loss reads of the trace. `seed`: each block of each pass draws its dropout from
-/// its own stream of it, so that it can be drawn again. `None` if there is no loss.
+/// The gradients of `loss` (a function of the trace) at a model with autodiff; `None` if there is no loss.
+///
+/// * `tracked`: gradients flow through so many of the last passes, all if `None`.
+/// * `wanted`: what the loss reads of the trace.
+/// * `seed`: each block of each pass draws its dropout from its own stream of it, to be drawn again.
 pub fn gradients(
     model: &LatentModel,
     batch: &Batch,

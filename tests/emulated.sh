@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Runs programs on an emulated processor with AVX-512 and AVX512-BF16, for machines that have neither:
+#
+#   cargo test --release --workspace --no-run
+#   tests/emulated.sh BOCHS KERNEL target/release/deps/{bf16,levels,ops,latent_forward}-????????????????
+#
+# BOCHS is the unpacked source of Bochs 3.0, KERNEL a Linux kernel without initrd, such as Debian 12's
+# /boot/vmlinuz-6.1*. Needs g++, make, cpio, xorriso and Debian's busybox-static, isolinux, syslinux-common, bochsbios and
+# vgabios. Takes three minutes to build Bochs, once, and one to boot; programs run about a hundred times slower
+# than here. Exits with the number of programs that failed.
+set -euo pipefail
+source=$(realpath "$1") kernel=$(realpath "$2")
+shift 2
+root=$(realpath "$(dirname "$0")/..") work=$root/target/emulated
+mkdir -p "$work"
+
+# Linux does not boot on Bochs's models that have bf16. Its Skylake-X with the instruction is a Cooper Lake.
+if [ ! -x "$work/bochs/bochs" ]; then
+  rm -rf "$work/bochs"
+  cp -r "$source" "$work/bochs"
+  cd "$work/bochs"
+  sed -i '/::get_std_cpuid_leaf_7(/,/^}/ {
+    s/case 0:/case 0: case 1:/
+    s/leaf->eax = 0; \/\*.*/leaf->eax = subfunction ? BX_CPUID_STD7_SUBLEAF1_EAX_AVX512_BF16 : 1;/
+    s/leaf->ebx = get/leaf->ebx = subfunction ? 0 : get/
+  }' cpu/cpudb/intel/corei7_skylake-x.cc
+  ./configure --enable-cpu-level=6 --enable-x86-64 --enable-avx --enable-evex --with-nogui --disable-docbook \
+    CXXFLAGS=-O2 CFLAGS=-O2 > configure.out
+  make -j"$(nproc)" > make.out 2>&1
+fi
+
+cd "$work"
+rm -rf disk iso
+mkdir -p disk/{bin,proc,dev,lib64,lib/x86_64-linux-gnu,t} "disk$root/tests" iso/isolinux
+cp /bin/busybox disk/bin/
+ln -s busybox disk/bin/sh
+cp -L /lib64/ld-linux-x86-64.so.2 disk/lib64/
+cp -r "$root/tests/fixtures" "disk$root/tests/"
+{
+  echo '#!/bin/sh'
+  echo '/bin/busybox mount -t proc proc /proc; /bin/busybox mount -t devtmpfs dev /dev'
+  echo 'exec > /dev/ttyS0 2>&1 < /dev/null'
+} > disk/init
+for program in "$@"; do
+  program=$(cd "$root" && realpath "$program") name=$(basename "$program")
+  strip -o "disk/t/$name" "$program"
+  ldd "$program" | grep -o '/[^ ]*\.so[^ ]*' | while read -r library; do
+    cp -Ln "$library" disk/lib/x86_64-linux-gnu/
+  done
+  echo "echo; echo == $name; cd /t; ./$name --test-threads=1; echo == ended \$?" >> disk/init
+done
+echo 'echo == done; /bin/busybox sleep 5; /bin/busybox poweroff -f' >> disk/init
+chmod +x disk/init
+(cd disk && find . | cpio -o -H newc --quiet | gzip -1) > iso/initrd.gz
+cp "$kernel" iso/vmlinuz
+cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 iso/isolinux/
+printf '%s\n' 'DEFAULT linux' 'LABEL linux' 'KERNEL /vmlinuz' 'INITRD /initrd.gz' \
+  'APPEND console=ttyS0,115200 mitigations=off nokaslr quiet panic=1 rdinit=/init' > iso/isolinux/isolinux.cfg
+xorriso -as mkisofs -quiet -o disk.iso -b isolinux/isolinux.bin -c isolinux/boot.cat \
+  -no-emul-boot -boot-load-size 4 -boot-info-table iso 2> xorriso.out
+cat > bochsrc <<RC
+megs: 1024
+romimage: file=/usr/share/bochs/BIOS-bochs-latest
+vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
+ata0-master: type=cdrom, path=disk.iso, status=inserted
+boot: cdrom
+cpu: model=corei7_skylake_x, add_features="avx512bf16", count=1, ips=500000000
+display_library: nogui
+com1: enabled=1, mode=file, dev=serial.txt
+log: bochs.txt
+clock: sync=none
+RC
+
+rm -f serial.txt
+bochs/bochs -q -f bochsrc > bochs.out 2>&1 &
+emulator=$!
+trap 'kill $emulator 2> /dev/null || true' EXIT
+while kill -0 $emulator 2> /dev/null && ! grep -aq '^== done' serial.txt 2> /dev/null; do sleep 2; done
+sed -n '/^== /,$p' serial.txt
+ended=$(grep -ac '^== ended 0' serial.txt || true)
+exit $(($# - ended))
