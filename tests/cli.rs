@@ -667,3 +667,33 @@ fn adapters_are_trained_resumed_and_merged() {
     let other = place.recipe(&[&keys[..2], &other].concat());
     refused(train(&other, &[]), &["`lora_target_modules`", "`q_proj`", "`c_attn`"]);
 }
+
+/// Stages are measured by processes that take turns; the numbers are a training step's.
+#[test]
+fn stages_are_measured_in_turns() {
+    let bench = |more: &[&str]| -> Vec<serde_json::Value> {
+        let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/data/list.json");
+        let mut command = coconut(["bench", "--data", data, "--dim=16", "--layers=1", "--heads=2"]);
+        let output = command.args(["--stages=0,3", "--repeats=2", "--json"]).args(more).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let number = |row: &serde_json::Value, key: &str| row[key].as_f64().unwrap();
+    let turns = bench(&[]);
+    assert_eq!(turns.iter().map(|row| number(row, "stage")).collect::<Vec<_>>(), [0.0, 3.0]);
+    assert_eq!(number(&turns[0], "ratio"), 1.0);
+    for row in &turns {
+        for key in ["ms_per_step", "ratio", "gen_ms_per_question", "gen_batch_ms_per_question"] {
+            assert!(number(row, key) > 0.0, "{key}: {row}");
+        }
+    }
+    let narrow = bench(&["--in-sequence", "--bf16", "--steps-only"]);
+    for (row, narrow) in turns.iter().zip(&narrow) {
+        assert_eq!(row["tokens_last_batch"], narrow["tokens_last_batch"]);
+        let (loss, narrow) = (number(row, "loss"), number(narrow, "loss"));
+        assert!(loss != narrow && (narrow / loss - 1.0).abs() < 1e-2, "{loss} {narrow}");
+    }
+    refused(coconut(["bench", "--data", "nowhere.json"]), &["nowhere.json"]);
+}

@@ -1,14 +1,8 @@
-//! `coconut bench`: step time, generation and memory by stage, with random weights.
+//! What is measured: training steps and generation of a model from random weights at one stage.
 
-use std::{
-    io::BufRead,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Instant,
-};
+use std::{io::BufRead, path::Path, time::Instant};
 
 use burn::{module::Module, tensor::Device};
-use clap::Args;
 use coconut::{
     Error, Result,
     data::{
@@ -21,164 +15,23 @@ use coconut::{
     eval::{GenerateOptions, Sampling, generate},
     latent::{LatentModel, Recompute, Trace, Wanted, recompute::gradients},
     log, loss,
-    model::{
-        Lora, ModelConfig, Transformer,
-        lora::{Frozen, Targets},
-    },
+    model::{Lora, ModelConfig, Transformer, lora::Targets},
     rng,
     train::{
         checkpoint::precision,
         optim::{self, AdamW},
     },
 };
-use serde_json::{Value, json};
+use serde_json::json;
+
+use super::Bench;
+use crate::cli::print_json;
 
 /// Tokens generated for a question.
 const NEW_TOKENS: usize = 32;
 
-#[derive(Args)]
-pub struct Bench {
-    /// The shape of a model folder, or of a `config.json` alone, instead of GPT-2's with the three
-    /// below; weights are random all the same.
-    #[arg(long)]
-    model: Option<PathBuf>,
-    /// Train adapters of this rank and the markers' rows, everything else frozen; 0 for everything.
-    #[arg(long, default_value_t = 0)]
-    lora: usize,
-    /// Names of the maps with adapters, or `all-linear`; PEFT's choice for the family if absent.
-    #[arg(long, value_delimiter = ',')]
-    lora_targets: Vec<String>,
-    /// Hold what is frozen in `f32` or `bf16`.
-    #[arg(long, default_value = "f32", value_parser = frozen)]
-    frozen_dtype: Frozen,
-    /// Round the operands of products to bf16.
-    #[arg(long)]
-    bf16: bool,
-    /// Blocks.
-    #[arg(long, default_value_t = 4)]
-    layers: usize,
-    /// Width.
-    #[arg(long, default_value_t = 128)]
-    dim: usize,
-    /// Heads.
-    #[arg(long, default_value_t = 4)]
-    heads: usize,
-    /// Examples a step, and questions a batch of generation.
-    #[arg(long, default_value_t = 32)]
-    batch: usize,
-    /// Stages to measure, each in a process of its own.
-    #[arg(long, value_delimiter = ',', default_value = "0,3,6")]
-    stages: Vec<i32>,
-    /// Thoughts a step.
-    #[arg(long, default_value_t = 1)]
-    c_thought: usize,
-    /// Examples, cut into word tokens.
-    #[arg(long, required_unless_present = "tokens")]
-    data: Option<PathBuf>,
-    /// Rows of so many random tokens instead of `--data`, latents included; the last quarter of each
-    /// is labelled.
-    #[arg(long, conflicts_with = "data")]
-    tokens: Option<usize>,
-    /// Rows of the embedding; the model's or the data's vocabulary if absent.
-    #[arg(long)]
-    vocab: Option<usize>,
-    /// Compute each pass, or each block of it, again in backward: `none`, `passes` or `blocks`.
-    #[arg(long, default_value = "none", value_parser = recompute)]
-    recompute: Recompute,
-    /// Steps measured, after two that are not; the median is told.
-    #[arg(long, default_value_t = 9)]
-    repeats: usize,
-    /// Measure training steps only.
-    #[arg(long)]
-    steps_only: bool,
-    /// Print one line of JSON a stage instead of a table.
-    #[arg(long)]
-    json: bool,
-    /// Take one measurement of one stage for each line of standard input: `step`, `single` or
-    /// `batch`; answer each with a line of JSON that holds the token ids too. Lets another program
-    /// take turns with this one on the same batches (python/compare_published.py).
-    #[arg(long, hide = true)]
-    paced: bool,
-}
-
-impl Bench {
-    pub fn run(self) -> Result<()> {
-        if let ([stage], true) = (self.stages.as_slice(), self.json || self.paced) {
-            let mut subject = Subject::new(&self, Stage(*stage))?;
-            if self.paced {
-                return subject.paced();
-            }
-            super::print_json(&subject.measure(self.repeats, self.steps_only)?);
-            return Ok(());
-        }
-        // What is wrong with the arguments or the data is said once, before any process starts.
-        self.stages.first().map(|&stage| self.subject(Stage(stage))).transpose()?;
-        let progress = log::Progress::new("measuring", "stages", 0, self.stages.len() as u64);
-        let mut rows = Vec::new();
-        for stage in &self.stages {
-            progress.message(format!("stage {stage}"));
-            let row = self.in_a_process_of_its_own(*stage)?;
-            if self.json {
-                super::print_json(&row);
-            }
-            rows.push(row);
-            progress.advance(1);
-        }
-        drop(progress);
-        if !self.json {
-            println!("{}", table(&rows));
-        }
-        Ok(())
-    }
-
-    /// One stage's line. Its peak memory is then its own, and no stage runs on another's heap.
-    fn in_a_process_of_its_own(&self, stage: i32) -> Result<Value> {
-        let program = std::env::current_exe().map_err(Error::io("find", "this program"))?;
-        let mut command = Command::new(&program);
-        command.arg("bench");
-        for (flag, value) in [
-            ("--layers", Some(self.layers)),
-            ("--dim", Some(self.dim)),
-            ("--heads", Some(self.heads)),
-            ("--batch", Some(self.batch)),
-            ("--c-thought", Some(self.c_thought)),
-            ("--vocab", self.vocab),
-            ("--tokens", self.tokens),
-            ("--lora", Some(self.lora)),
-            ("--repeats", Some(self.repeats)),
-        ] {
-            if let Some(value) = value {
-                command.arg(format!("{flag}={value}"));
-            }
-        }
-        let named =
-            [("--recompute", json!(self.recompute)), ("--frozen-dtype", json!(self.frozen_dtype))];
-        for (flag, value) in named {
-            command.args(value.as_str().map(|value| format!("{flag}={value}")));
-        }
-        for (flag, path) in [("--model", &self.model), ("--data", &self.data)] {
-            if let Some(path) = path {
-                command.arg(flag).arg(path);
-            }
-        }
-        if !self.lora_targets.is_empty() {
-            command.arg(format!("--lora-targets={}", self.lora_targets.join(",")));
-        }
-        for (flag, set) in [("--steps-only", self.steps_only), ("--bf16", self.bf16)] {
-            command.args(set.then_some(flag));
-        }
-        let output = command
-            .args(["--json".to_owned(), format!("--stages={stage}")])
-            .stderr(Stdio::inherit())
-            .output()
-            .map_err(Error::io("start", &program))?;
-        serde_json::from_slice(&output.stdout)
-            .map_err(|_| Error::Training(format!("the measurement of stage {stage} failed")))
-    }
-}
-
 /// What is measured: a model from random weights, and the batches of one stage.
-struct Subject {
+pub(super) struct Subject {
     stage: Stage,
     recompute: Recompute,
     encoded: Vec<Encoded>,
@@ -203,7 +56,10 @@ struct Step {
 
 impl Bench {
     /// The shape, the examples, and the ids of their markers.
-    fn subject(&self, stage: Stage) -> Result<(ModelConfig, Vec<Encoded>, Markers, Curriculum)> {
+    pub(super) fn subject(
+        &self,
+        stage: Stage,
+    ) -> Result<(ModelConfig, Vec<Encoded>, Markers, Curriculum)> {
         let curriculum = Curriculum {
             method: Method::Coconut,
             c_thought: self.c_thought,
@@ -212,7 +68,7 @@ impl Bench {
             uniform_prob: 0.0,
             cot_epochs: 1,
             epochs_per_stage: 1,
-            num_epochs: 100,
+            num_epochs: 2 + stage.0.max(0) as usize, // the last one reaches the stage
             frontier: false,
         };
         let named = self.model.as_deref().map(shape_of).transpose()?;
@@ -291,7 +147,7 @@ fn random_rows(
 }
 
 impl Subject {
-    fn new(bench: &Bench, stage: Stage) -> Result<Self> {
+    pub(super) fn new(bench: &Bench, stage: Stage) -> Result<Self> {
         let (shape, encoded, markers, curriculum) = bench.subject(stage)?;
         let family = shape.family;
         let mut model = Transformer::random(shape, 0, &Device::flex());
@@ -324,40 +180,17 @@ impl Subject {
         })
     }
 
-    /// The line of JSON of a stage.
-    fn measure(&mut self, repeats: usize, steps_only: bool) -> Result<Value> {
-        let steps: Vec<Step> = (0..repeats + 2).map(|_| self.step()).collect::<Result<_>>()?;
-        let step = median(steps.iter().skip(2).map(|step| step.seconds));
-        let (tokens, loss) = steps.last().map_or((0, f64::NAN), |s| (s.tokens, s.loss));
-        drop(steps);
-        let peak = log::peak_mb();
-        let [singles, batches] = if steps_only { [0, 0] } else { [repeats, 3] };
-        let single: Vec<f64> = (0..singles).map(|_| Ok(self.single()?.1)).collect::<Result<_>>()?;
-        let batched: Vec<f64> =
-            (0..batches).map(|_| Ok(self.questions(self.batch, 0)?.1)).collect::<Result<_>>()?;
-        Ok(json!({
-            "stage": self.stage.0,
-            "ms_per_step": 1e3 * step,
-            "samples_per_s": self.batch as f64 / step,
-            "tokens_last_batch": tokens,
-            "gen_ms_per_question": 1e3 * median(single),
-            "gen_batch_ms_per_question": 1e3 * median(batched) / self.batch as f64,
-            "rss_gb": log::resident_mb() / 1e3,
-            "peak_gb": peak / 1e3,
-            "loss": loss,
-        }))
-    }
-
     /// Answers each line of standard input with one measurement.
-    fn paced(&mut self) -> Result<()> {
+    pub(super) fn paced(&mut self) -> Result<()> {
         for line in std::io::stdin().lock().lines().map_while(|line| line.ok()) {
-            super::print_json(&match line.trim() {
+            print_json(&match line.trim() {
                 "step" => {
                     let step = self.step()?;
                     let labels = |s: &Sequence| -> Vec<i64> {
                         s.labels.iter().map(|l| l.map_or(-100, i64::from)).collect()
                     };
                     json!({
+                        "stage": self.stage.0,
                         "ms": 1e3 * step.seconds,
                         "loss": step.loss,
                         "ids": step.rows.iter().map(|s| s.ids.clone()).collect::<Vec<_>>(),
@@ -365,6 +198,8 @@ impl Subject {
                         "markers": [self.markers.start_latent, self.markers.end_latent, self.markers.latent],
                         "vocab": self.model()?.transformer.config.vocab_size,
                         "positions": self.model()?.transformer.config.n_positions,
+                        "tokens": step.tokens,
+                        "rss_gb": log::resident_mb() / 1e3,
                         "peak_gb": log::peak_mb() / 1e3,
                     })
                 }
@@ -457,52 +292,4 @@ impl Subject {
         let lost = || Error::Training("the model was lost in a failed step".into());
         self.model.as_ref().ok_or_else(lost)
     }
-}
-
-/// The stages side by side; ratios are to the first.
-fn table(rows: &[Value]) -> comfy_table::Table {
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
-    table.set_header([
-        "stage",
-        "ms a step",
-        "ratio",
-        "samples/s",
-        "peak GB",
-        "ratio",
-        "ms a question",
-        "in batches",
-    ]);
-    let number = |row: &Value, key: &str| row[key].as_f64().unwrap_or(f64::NAN);
-    for row in rows {
-        let ratio = |key: &str| format!("{:.2}", number(row, key) / number(&rows[0], key));
-        table.add_row([
-            row["stage"].to_string(),
-            format!("{:.0}", number(row, "ms_per_step")),
-            ratio("ms_per_step"),
-            format!("{:.1}", number(row, "samples_per_s")),
-            format!("{:.2}", number(row, "peak_gb")),
-            ratio("peak_gb"),
-            format!("{:.1}", number(row, "gen_ms_per_question")),
-            format!("{:.2}", number(row, "gen_batch_ms_per_question")),
-        ]);
-    }
-    for column in table.column_iter_mut() {
-        column.set_cell_alignment(comfy_table::CellAlignment::Right);
-    }
-    table
-}
-
-fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn frozen(text: &str) -> Result<Frozen, String> {
-    serde_json::from_value(json!(text)).map_err(|_| "expected f32 or bf16".into())
-}
-
-fn recompute(text: &str) -> Result<Recompute, String> {
-    serde_json::from_value(json!(text)).map_err(|_| "expected none, passes or blocks".into())
 }
