@@ -40,6 +40,7 @@ cp -r "$root/tests/fixtures" "disk$root/tests/"
   echo '#!/bin/sh'
   echo '/bin/busybox mount -t proc proc /proc; /bin/busybox mount -t devtmpfs dev /dev'
   echo 'exec > /dev/ttyS0 2>&1 < /dev/null'
+  echo 'echo; /bin/busybox grep -qw avx512_bf16 /proc/cpuinfo && echo == has avx512_bf16'
 } > disk/init
 for program in "$@"; do
   program=$(cd "$root" && realpath "$program") name=$(basename "$program")
@@ -77,5 +78,6 @@ emulator=$!
 trap 'kill $emulator 2> /dev/null || true' EXIT
 while kill -0 $emulator 2> /dev/null && ! grep -aq '^== done' serial.txt 2> /dev/null; do sleep 2; done
 sed -n '/^== /,$p' serial.txt
+grep -aq '^== has avx512_bf16' serial.txt || { echo 'The emulated processor has no AVX512-BF16.' >&2; exit 1; }
 ended=$(grep -ac '^== ended 0' serial.txt || true)
 exit $(($# - ended))

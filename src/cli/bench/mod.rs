@@ -89,11 +89,13 @@ pub struct Bench {
 
 impl Bench {
     pub fn run(self) -> Result<()> {
-        // What is wrong with the arguments or the data is said once, before any process starts.
         let Some(&first) = self.stages.first() else { return Ok(()) };
-        self.subject(Stage(first))?;
         if self.paced {
             return Subject::new(&self, Stage(first))?.paced();
+        }
+        // What is wrong with the arguments or the data is said once, before any process starts.
+        for &stage in &self.stages {
+            self.subject(Stage(stage))?;
         }
         let at_once = if self.in_sequence { 1 } else { self.stages.len() };
         let questions = if self.steps_only { 0 } else { self.repeats + BATCHES };
@@ -233,7 +235,9 @@ impl Drop for Worker {
 }
 
 fn failed(stage: i32) -> Error {
-    Error::Training(format!("the measurement of stage {stage} failed"))
+    Error::Training(format!(
+        "the measurement of stage {stage} failed; if memory ran out, measure one stage at a time with --in-sequence"
+    ))
 }
 
 /// What a worker measured, in milliseconds.
