@@ -10,22 +10,20 @@ mod task;
 
 pub(crate) use read::{SWEEP, read_keys};
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use crate::{
     Error, Result,
     data::{Curriculum, Method, tokenizer::chat::PromptStyle},
     hub::HubCache,
     latent::{Compat, LatentPositions, Recompute, Reinject, Thinking},
-    loss::seq_vcr::{Divisor, Layers, Projection, SeqVcr},
     model::{
         Lora,
         config::Family,
         lora::{Base, Frozen, Targets},
     },
+    objective::seq_vcr::{Divisor, Layers, Projection, SeqVcr},
+    optim::Scheduler,
 };
 use serde::{Deserialize, Serialize};
 
@@ -297,18 +295,6 @@ impl Default for RunConfig {
     }
 }
 
-/// The learning rate's course after warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scheduler {
-    /// The peak throughout.
-    Constant,
-    /// Down to 0 at the last step.
-    Linear,
-    /// Half a cosine down to 0 at the last step.
-    Cosine,
-}
-
 /// When a run evaluates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -452,15 +438,5 @@ impl RunConfig {
     pub fn to_yaml(&self) -> Result<String> {
         serde_saphyr::to_string(self)
             .map_err(|e| Error::Training(format!("cannot write the configuration as YAML: {e}")))
-    }
-}
-
-impl fmt::Display for Scheduler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Constant => "constant",
-            Self::Linear => "linear",
-            Self::Cosine => "cosine",
-        })
     }
 }

@@ -45,6 +45,26 @@ pub enum Method {
     NoCurriculum,
 }
 
+impl Method {
+    /// The method's name in recipes and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Coconut => "coconut",
+            Self::Cot => "cot",
+            Self::NoCot => "no_cot",
+            Self::NoThoughts => "no_thoughts",
+            Self::Pause => "pause",
+            Self::NoCurriculum => "no_curriculum",
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// How far the steps have been replaced: −1 for chain of thought, then 0 ..= M, then M + 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -18,8 +18,8 @@
 //! | how chance is drawn | [`draw`] |
 //! | how rows are laid out (the only place here with tensors) | [`batch`] |
 
-pub mod batch;
 pub mod curriculum;
+pub mod dataset;
 pub mod draw;
 pub mod encode;
 pub mod example;
@@ -30,6 +30,7 @@ pub mod tokenizer;
 pub mod write;
 
 pub use curriculum::{Curriculum, Method, Sequence, Stage};
+pub use dataset::{Dataset, Format};
 pub use draw::Draw;
 pub use encode::{Encoded, encode_graphs, encode_texts};
 pub use example::{Example, Graph};

@@ -11,14 +11,12 @@ use super::{
 };
 use crate::{
     Error, Result,
-    data::{
-        Curriculum, Draw, Encoded, Sequence, Stage, Tokenizer,
+    data::{Curriculum, Dataset, Draw, Encoded, Sequence, Stage, Tokenizer, encode::Text},
+    latent::{
+        self, LatentModel, Wanted,
         batch::{Batch, Row, Target},
-        encode::Text,
     },
-    latent::{self, LatentModel, Wanted},
-    loss,
-    train::dataset::Dataset,
+    objective,
 };
 
 /// What to evaluate on, and how.
@@ -340,7 +338,7 @@ impl Evaluator<'_> {
         };
         let answers: Vec<Target> = batch.targets.iter().filter(in_answer).copied().collect();
         let sum = |targets: &[Target]| Sum {
-            nats: loss::cross_entropy(&model.transformer, &batch, &trace, targets)
+            nats: objective::cross_entropy(&model.transformer, &batch, &trace, targets)
                 .map_or(0.0, |loss| f64::from(loss.into_scalar::<f32>())),
             n: targets.len(),
         };

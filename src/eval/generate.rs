@@ -5,8 +5,10 @@ use coconut_kernels::Visible;
 use rand::Rng;
 
 use crate::{
-    data::batch::{Batch, Row},
-    latent::{self, LatentModel, Wanted},
+    latent::{
+        self, LatentModel, Wanted,
+        batch::{Batch, Row},
+    },
     model::Layout,
     rng,
 };

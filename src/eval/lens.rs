@@ -5,11 +5,11 @@ use burn::tensor::{Tensor, activation::softmax};
 use super::evaluate::Evaluator;
 use crate::{
     Error, Result,
-    data::{
-        Sequence,
+    data::Sequence,
+    latent::{
+        self, LatentModel, Wanted,
         batch::{Batch, Row},
     },
-    latent::{self, LatentModel, Wanted},
 };
 
 /// So many questions of an evaluation are looked at, the first ones.

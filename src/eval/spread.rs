@@ -1,6 +1,6 @@
 //! How far thoughts of different questions differ: what tells a collapse (METHOD.md 5).
 
-use crate::{data::batch::Batch, latent::Trace};
+use crate::latent::{Trace, batch::Batch};
 
 /// Thoughts of a set of questions, by their number in the row.
 #[derive(Clone, Debug, Default)]

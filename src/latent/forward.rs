@@ -8,10 +8,10 @@ use burn::{
 
 use super::{
     LatentModel, LatentPositions,
-    reinject::{Source, terms},
+    feedback::{Source, terms},
 };
 use crate::{
-    data::batch::{Batch, Target},
+    latent::batch::{Batch, Target},
     model::{Cache, Cells, HiddenStates, Layout},
     rng,
 };

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     LatentPositions, Reinject,
-    reinject::{Learned, terms},
+    feedback::{Learned, terms},
 };
 use crate::{
     Error, Result,

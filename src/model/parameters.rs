@@ -140,3 +140,16 @@ pub fn set_trained<M: Module>(module: M, trained: impl Fn(&str) -> bool) -> M {
     }
     module.map(&mut Set { path: Path::default(), trained })
 }
+
+/// Adds gradients of one more micro-batch.
+pub fn accumulate(total: Option<Named>, gradients: Named) -> Named {
+    let Some(mut total) = total else { return gradients };
+    for (name, flat) in gradients {
+        let sum = match total.remove(&name) {
+            Some(before) => Flat { values: before.values + flat.values, shape: flat.shape },
+            None => flat,
+        };
+        total.insert(name, sum);
+    }
+    total
+}

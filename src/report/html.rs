@@ -1,9 +1,9 @@
 //! `report.html`: everything about a run in one file that needs nothing else.
 
-use super::samples::SampleGroup;
 use super::series::{Series, stage_name};
 use super::{Run, table};
-use crate::log::Record;
+use crate::run::Record;
+use crate::run::samples::SampleGroup;
 use crate::{Error, Result};
 use minijinja::{Environment, context};
 use serde::Serialize;
@@ -194,7 +194,7 @@ fn group_part(group: &SampleGroup) -> GroupPart<'_> {
     }
 }
 
-fn sample_part(sample: &super::Sample) -> SamplePart<'_> {
+fn sample_part(sample: &crate::run::Sample) -> SamplePart<'_> {
     let token = |(token, p): &(String, f64)| format!("{token} {:.0} %", 100.0 * p);
     let tokens =
         |thought: &Vec<(String, f64)>| thought.iter().map(token).collect::<Vec<_>>().join(" · ");

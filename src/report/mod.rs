@@ -4,20 +4,15 @@
 
 mod html;
 pub(crate) mod plot;
-mod results;
-mod samples;
 mod series;
-pub mod stats;
 pub mod table;
 
 pub use plot::{Curve, accuracy as accuracy_svg, loss as loss_svg};
-pub use results::{Results, Row, wilson_interval};
-pub use samples::Sample;
 pub use series::{Series, series, stage_name};
 
-use crate::log::{Record, file, read_metrics};
+use crate::run::samples::SampleGroup;
+use crate::run::{Record, Results, file, read_metrics, samples};
 use crate::{Error, Result};
-use samples::SampleGroup;
 use std::fs;
 use std::path::{Path, PathBuf};
 

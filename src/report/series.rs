@@ -1,6 +1,6 @@
 //! Rows of one or more runs, put in order: one series a method, one row a stage.
 
-use super::results::{Results, Row};
+use crate::run::{Results, Row};
 
 /// One method of one run: a line in the figures, a block in the tables.
 #[derive(Clone, Debug, PartialEq)]

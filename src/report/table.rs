@@ -1,7 +1,7 @@
 //! The table of results: on the terminal, in Markdown, and (its cells) in HTML.
 
-use super::results::Row;
 use super::series::{Series, stage_name};
+use crate::run::Row;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, TableComponent, presets};
 use std::io::IsTerminal;
 

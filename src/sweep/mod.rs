@@ -18,7 +18,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{Error, Result, log::file};
+use crate::{Error, Result, run::file};
 
 pub use axis::{Axis, Choice};
 pub use plan::{Cell, Plan, Request};

@@ -8,7 +8,7 @@ use crate::report::plot::{
     Area, BASELINE, BOTTOM, COLORS, Drawn, GRID, INK, LINE, MARGIN, blank, drawn, font, local,
     short,
 };
-use crate::report::stats::Estimate;
+use crate::stats::Estimate;
 
 /// Height of one variant's line, in pixels.
 const ROW: u32 = 26;

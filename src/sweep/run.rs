@@ -11,8 +11,7 @@ use serde_json::Value;
 use crate::{
     Error, Result,
     config::RunConfig,
-    report::{Results, Row},
-    train::trainer::name,
+    run::{Results, Row},
 };
 
 /// One training of one cell.
@@ -76,7 +75,7 @@ impl Run {
 
     /// The row of its last epoch.
     pub(super) fn last_row<'a>(&self, results: &'a Results) -> Option<&'a Row> {
-        let method = name(&self.config.method);
+        let method = self.config.method.name();
         results
             .rows
             .iter()

@@ -7,11 +7,8 @@ use serde::Serialize;
 use super::{Against, Cell, Compared, Plan, Run};
 use crate::{
     Result,
-    log::file::read_lines,
-    report::{
-        Results, Row, Sample,
-        stats::{self, Estimate},
-    },
+    run::{Results, Row, Sample, file::read_lines},
+    stats::{self, Estimate},
 };
 
 /// A difference is called one when p, corrected for all comparisons, is below this.

@@ -3,10 +3,12 @@
 use comfy_table::Cell;
 
 use super::{Compared, Comparison, Group, Summary, Variant, Verdict, summary::LEVEL};
-use crate::report::{
-    stage_name,
+use crate::{
+    report::{
+        stage_name,
+        table::{drawn, piped},
+    },
     stats::Estimate,
-    table::{drawn, piped},
 };
 
 const RESULTS: [&str; 11] = [

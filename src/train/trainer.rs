@@ -1,33 +1,29 @@
 //! The training loop: the one owner of what changes during training.
 
 use std::{
-    io::Write,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     sync::mpsc,
     time::Instant,
 };
 
-use burn::{module::Module, tensor::Device};
+use burn::module::Module;
 
-use super::{
-    checkpoint::{self, LatentInfo, State},
-    dataset::{Data, EpochSteps, Step},
-    optim::{self, AdamW, Schedule},
-};
+use super::{Data, EpochSteps, Event, initial_model, steps::Step};
 use crate::{
     Error, Result,
+    checkpoint::{self, LatentInfo, State},
     config::{EvalAt, RunConfig},
-    data::{Curriculum, Markers, Stage},
+    data::{Curriculum, Stage},
     device,
-    eval::{Evaluation, Evaluator, Sampling},
-    latent::{LatentModel, Trace, Wanted, model::Extras, recompute},
-    log,
-    log::{MetricsLog, Progress, Record, StepMetrics},
-    loss::{self, seq_vcr},
-    model::{ModelConfig, Transformer, lora},
-    report::{Results, Row},
+    eval::{Evaluator, Sampling},
+    latent::{LatentModel, Trace, Wanted, backward},
+    memory,
+    model::parameters::accumulate,
+    objective::{self, seq_vcr},
+    optim::{self, AdamW, Schedule},
     rng,
+    run::{MetricsLog, Record, Results, Row, StepMetrics, append_samples, samples::forget_samples},
 };
 
 /// One run of one method.
@@ -41,69 +37,6 @@ pub struct Trainer<'a> {
     optimizer: AdamW,
     state: State,
     metrics: MetricsLog,
-}
-
-/// The model that a recipe starts from: a folder's, or random weights for the data's vocabulary.
-pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result<LatentModel> {
-    let wrong = |key: &str, problem| Error::Config {
-        origin: config.name.clone(),
-        key: key.into(),
-        problem,
-    };
-    let transformer = match config.model_folder()? {
-        None => Transformer::random(model_config(config, data), config.seed, device),
-        Some(folder) if folder.join(lora::CONFIG_FILE).is_file() => {
-            return Err(Error::Usage(format!(
-                "{} holds adapters, not a whole model. Make one of it first: `coconut merge {} -o FOLDER`.",
-                folder.display(),
-                folder.display()
-            )));
-        }
-        Some(folder) => {
-            let model = Transformer::load(&folder, device)?;
-            checkpoint::check_vocabulary(&data.tokenizer, &model, &folder)?;
-            data.check_context(config, model.config.n_positions)?;
-            let (markers, source) =
-                (data.tokenizer.added_markers(), data.tokenizer.marker_source());
-            let model = model.start_rows(&markers, source);
-            let Markers { start_latent, end_latent, latent, .. } = data.tokenizer.markers();
-            match config.lora(model.config.family)? {
-                Some(lora) => model
-                    .with_lora(lora, &[start_latent, end_latent, latent], config.seed)
-                    .map_err(|(key, problem)| wrong(key, problem))?
-                    .hold(config.frozen_dtype),
-                None => model,
-            }
-        }
-    };
-    let extras = Extras {
-        latents: config.c_thought * config.max_latent_stage,
-        seq_vcr: (config.seq_vcr())
-            .filter(|_| config.seq_vcr_projection == seq_vcr::Projection::Trained)
-            .map(|(_, dim)| dim),
-        seed: config.seed,
-    };
-    LatentModel::new(transformer, config.thinking(), extras)
-        .map_err(|(key, problem)| wrong(key, problem))
-}
-
-/// The shape of a model from random weights.
-pub fn model_config(config: &RunConfig, data: &Data) -> ModelConfig {
-    let context = config.n_positions.unwrap_or_else(|| data.longest(config));
-    let vocabulary = data.tokenizer.vocab_size();
-    let mut shape =
-        ModelConfig::gpt2(vocabulary, context, config.n_embd, config.n_layer, config.n_head)
-            .with_dropout(config.dropout);
-    shape.initializer_range = config.initializer_range;
-    let markers = data.tokenizer.markers();
-    for (key, id) in [
-        ("bos_token_id", markers.eos),
-        ("eos_token_id", markers.eos),
-        ("pad_token_id", markers.pad),
-    ] {
-        shape.note(key, id);
-    }
-    shape
 }
 
 impl<'a> Trainer<'a> {
@@ -171,10 +104,10 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// [`Error::Interrupted`] after `stop`; [`Error::Training`] if the loss is not finite.
-    pub fn run(&mut self, stop: &AtomicBool) -> Result<Results> {
+    pub fn run(&mut self, stop: &AtomicBool, watch: &mut dyn FnMut(Event)) -> Result<Results> {
         let steps_an_epoch = EpochSteps::count(self.data.train.encoded.len(), self.config);
         let total = steps_an_epoch * self.config.num_epochs.saturating_sub(self.config.resume);
-        let progress = Progress::new("training", "steps", self.state.step as u64, total as u64);
+        watch(Event::Begun { done: self.state.step, total });
         self.write_results()?;
         while self.state.epoch < self.config.num_epochs {
             let epoch = self.state.epoch;
@@ -183,12 +116,8 @@ impl<'a> Trainer<'a> {
             if new_stage && self.state.step_in_epoch == 0 && self.config.reset_optimizer {
                 self.optimizer = AdamW::new(self.config.betas, self.config.weight_decay);
             }
-            progress.label(format!(
-                "{} stage {stage}, epoch {}",
-                name(&self.config.method),
-                epoch + 1
-            ));
-            self.epoch(stage, steps_an_epoch, &progress, stop)?;
+            watch(Event::Epoch { method: self.config.method, stage, epoch });
+            self.epoch(stage, steps_an_epoch, watch, stop)?;
             let train_loss = self.state.epoch_loss / self.state.epoch_labels.max(1) as f64;
 
             let last = epoch + 1 == self.config.num_epochs;
@@ -200,9 +129,9 @@ impl<'a> Trainer<'a> {
             };
             let mut improved = true;
             if due {
-                progress.message("evaluating");
-                let Some(accuracy) = self.evaluate(stage, epoch, train_loss, stop)? else {
-                    return self.interrupted(stage);
+                watch(Event::Evaluating { questions: self.data.val.encoded.len() });
+                let Some(accuracy) = self.evaluate(stage, epoch, train_loss, stop, watch)? else {
+                    return self.interrupted(stage, watch);
                 };
                 improved = self.state.best_accuracy.is_none_or(|best| accuracy > best);
                 if improved {
@@ -213,7 +142,7 @@ impl<'a> Trainer<'a> {
             (self.state.step_in_epoch, self.state.epoch_loss, self.state.epoch_labels) =
                 (0, 0.0, 0);
             if improved || !self.config.save_only_improve || last {
-                self.save(stage, &format!("{}-{epoch}", stage.0))?;
+                self.save(stage, &format!("{}-{epoch}", stage.0), watch)?;
             }
         }
         Ok(self.results())
@@ -223,7 +152,7 @@ impl<'a> Trainer<'a> {
         &mut self,
         stage: Stage,
         steps: usize,
-        progress: &Progress,
+        watch: &mut dyn FnMut(Event),
         stop: &AtomicBool,
     ) -> Result<()> {
         let epoch = self.state.epoch;
@@ -241,23 +170,24 @@ impl<'a> Trainer<'a> {
                 }
             });
             for step in steps_ahead {
-                self.step(step?, stage, steps * self.config.num_epochs, progress)?;
+                self.step(step?, stage, steps * self.config.num_epochs, watch)?;
                 let unfinished = self.state.step_in_epoch < steps;
                 if stop.load(Ordering::Relaxed) {
-                    return self.interrupted(stage);
+                    return self.interrupted(stage, watch);
                 }
                 let every = self.config.save_steps;
                 if every > 0 && self.state.step.is_multiple_of(every) && unfinished {
-                    self.save(stage, &format!("{}-{epoch}.{}", stage.0, self.state.step_in_epoch))?;
+                    let place = format!("{}-{epoch}.{}", stage.0, self.state.step_in_epoch);
+                    self.save(stage, &place, watch)?;
                 }
             }
             Ok(())
         })
     }
 
-    fn interrupted<T>(&mut self, stage: Stage) -> Result<T> {
+    fn interrupted<T>(&mut self, stage: Stage, watch: &mut dyn FnMut(Event)) -> Result<T> {
         let (epoch, step) = (self.state.epoch, self.state.step_in_epoch);
-        self.save(stage, &format!("{}-{epoch}.{step}", stage.0))?;
+        self.save(stage, &format!("{}-{epoch}.{step}", stage.0), watch)?;
         Err(Error::Interrupted(format!(
             "Stopped after optimizer step {}; everything is saved in {}. Run the same command with `--resume` to go on.",
             self.state.step,
@@ -270,7 +200,7 @@ impl<'a> Trainer<'a> {
         step: Step,
         stage: Stage,
         horizon: usize,
-        progress: &Progress,
+        watch: &mut dyn FnMut(Event),
     ) -> Result<()> {
         let start = Instant::now();
         let seed = rng::hash(self.config.seed, &[rng::DEVICE, self.state.step as u64]);
@@ -294,7 +224,8 @@ impl<'a> Trainer<'a> {
             let seed = rng::hash(seed, &[number as u64]);
             let mut value = None;
             let losses = |trace: &Trace| {
-                let sum = loss::cross_entropy(&model.transformer, batch, trace, &batch.targets)?;
+                let sum =
+                    objective::cross_entropy(&model.transformer, batch, trace, &batch.targets)?;
                 value = Some(f64::from(sum.clone().into_scalar::<f32>()));
                 let mut total = sum / labels;
                 if let Some((loss, dim)) = self.config.seq_vcr() {
@@ -309,7 +240,7 @@ impl<'a> Trainer<'a> {
                 }
                 Some(total)
             };
-            let found = recompute::gradients(
+            let found = backward::gradients(
                 &model,
                 batch,
                 self.config.recompute,
@@ -324,7 +255,7 @@ impl<'a> Trainer<'a> {
             }
             nats += value;
             tokens += batch.tokens();
-            gradients = Some(optim::accumulate(gradients, found));
+            gradients = Some(accumulate(gradients, found));
         }
         drop(model);
         let mut grad_norm = 0.0;
@@ -358,9 +289,7 @@ impl<'a> Trainer<'a> {
             record = record.with("loss_vcr_var", vcr[0]).with("loss_vcr_cov", vcr[1]);
         }
         self.metrics.append(&record)?;
-        progress
-            .message(format!("loss {:.3}, {:.0} tokens/s", measured.loss, measured.tokens_per_s));
-        progress.advance(1);
+        watch(Event::Step { loss: measured.loss, tokens_per_s: measured.tokens_per_s });
         Ok(())
     }
 
@@ -390,6 +319,7 @@ impl<'a> Trainer<'a> {
         epoch: usize,
         train_loss: f64,
         stop: &AtomicBool,
+        watch: &mut dyn FnMut(Event),
     ) -> Result<Option<f64>> {
         let evaluator = Evaluator {
             data: &self.data.val,
@@ -408,18 +338,13 @@ impl<'a> Trainer<'a> {
             Err(Error::Interrupted(_)) => return Ok(None),
             found => found?,
         };
+        let feeds_back = self.curriculum.feeds_back();
+        let reinject = feeds_back.then(|| self.config.replacement_method.to_string());
         let row = Row {
             train_seconds: Some(self.state.seconds),
             train_loss: Some(train_loss),
-            resident_mb: Some(log::peak_mb()).filter(|mb| mb.is_finite()),
-            ..row(
-                &found,
-                stage,
-                epoch,
-                &self.config.method,
-                &self.config.replacement_method.to_string(),
-                self.curriculum.feeds_back(),
-            )
+            resident_mb: Some(memory::peak_mb()).filter(|mb| mb.is_finite()),
+            ..Row::of(&found, stage, epoch, self.config.method, reinject)
         };
         self.metrics.append(&row.to_record(self.state.step as u64))?;
         append_samples(
@@ -427,10 +352,11 @@ impl<'a> Trainer<'a> {
             &found,
             stage,
             epoch,
-            &name(&self.config.method),
+            self.config.method,
         )?;
         self.state.rows.push(row);
         self.write_results()?;
+        self.state.rows.last().map(|row| watch(Event::Evaluated(row)));
         Ok(Some(found.accuracy.rate()))
     }
 
@@ -446,7 +372,7 @@ impl<'a> Trainer<'a> {
         self.results().write(&self.folder.join("results.json"))
     }
 
-    fn save(&mut self, stage: Stage, place: &str) -> Result<()> {
+    fn save(&mut self, stage: Stage, place: &str, watch: &mut dyn FnMut(Event)) -> Result<()> {
         let latent = LatentInfo {
             method: self.config.method,
             stage,
@@ -477,79 +403,7 @@ impl<'a> Trainer<'a> {
                 std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
             }
         }
+        watch(Event::Saved(&path));
         Ok(())
     }
-}
-
-/// A method's name in files.
-pub fn name(method: &crate::data::Method) -> String {
-    serde_json::to_value(method)
-        .ok()
-        .and_then(|v| v.as_str().map(str::to_owned))
-        .unwrap_or_default()
-}
-
-/// The row of `results.json` for an evaluation.
-pub fn row(
-    found: &Evaluation,
-    stage: Stage,
-    epoch: usize,
-    method: &crate::data::Method,
-    reinject: &str,
-    feeds_back: bool,
-) -> Row {
-    Row {
-        stage: stage.0,
-        epoch,
-        method: name(method),
-        reinject: feeds_back.then(|| reinject.to_owned()),
-        eval_tokens: Some(found.tokens),
-        eval_latents: Some(found.latents),
-        eval_ms_per_question: Some(found.ms_per_question),
-        eval_loss: Some(found.loss).filter(|loss| loss.is_finite()),
-        eval_forward_positions: Some(found.forward_positions),
-        eval_answer_perplexity: found.answer_perplexity,
-        eval_perplexity_ratio: found.perplexity_ratio,
-        eval_thought_entropy: found.thoughts.map(|spread| spread.entropy),
-        eval_thought_cosine: found.thoughts.map(|spread| spread.cosine),
-        ..Row::default()
-    }
-    .with_accuracy(found.accuracy.hits, found.accuracy.n)
-    .with_cot_em(found.cot_em.hits, found.cot_em.n)
-}
-
-/// Appends an evaluation's samples, one JSON line each.
-pub fn append_samples(
-    path: &Path,
-    found: &Evaluation,
-    stage: Stage,
-    epoch: usize,
-    method: &str,
-) -> Result<()> {
-    let mut lines = String::new();
-    for sample in &found.samples {
-        let mut value = serde_json::json!({"stage": stage.0, "epoch": epoch, "method": method});
-        let fields = serde_json::to_value(sample).unwrap_or_default();
-        if let (Some(object), Some(fields)) = (value.as_object_mut(), fields.as_object()) {
-            object.extend(fields.clone());
-        }
-        lines += &value.to_string();
-        lines.push('\n');
-    }
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-    file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(Error::io("write", path))
-}
-
-/// Drops the samples of epochs that are to be trained again.
-fn forget_samples(path: &Path, epoch: usize) -> Result<()> {
-    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
-    let kept: String = text
-        .lines()
-        .filter(|line| {
-            let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
-            value.and_then(|v| v["epoch"].as_u64()).is_some_and(|e| (e as usize) < epoch)
-        })
-        .flat_map(|line| [line, "\n"])
-        .collect();
-    std::fs::write(path, kept).map_err(Error::io("write", path))
 }

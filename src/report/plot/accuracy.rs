@@ -1,7 +1,10 @@
 //! Accuracy and generated tokens by stage.
 
 use super::*;
-use crate::report::{Row, Series, stage_name};
+use crate::{
+    report::{Series, stage_name},
+    run::Row,
+};
 use plotters::element::DashedPathElement;
 
 /// Accuracy (with 95 % intervals) and generated tokens against stage, one panel each. `None` if no

@@ -1,8 +1,8 @@
 //! Training curves, coloured by stage.
 
 use super::*;
-use crate::log::Record;
 use crate::report::stage_name;
+use crate::run::Record;
 
 /// Dark to light (viridis, its light end made darker to stand on white), for stages in order.
 const RAMP: [RGBColor; 5] = [

@@ -1,0 +1,296 @@
+//! What is measured: training steps and generation of a model from random weights at one stage.
+
+use std::{io::BufRead, path::Path, time::Instant};
+
+use burn::{module::Module, tensor::Device};
+use coconut::{
+    Error, Result,
+    checkpoint::precision,
+    data::{
+        Curriculum, Draw, Encoded, Markers, Method, Sequence, Stage, Tokenizer, encode::Text,
+        encode_texts, read, tokenizer::Units,
+    },
+    eval::{GenerateOptions, Sampling, generate},
+    latent::{
+        LatentModel, Recompute, Trace, Wanted,
+        backward::gradients,
+        batch::{Batch, Row},
+    },
+    memory,
+    model::{Lora, ModelConfig, Transformer, lora::Targets},
+    objective,
+    optim::{self, AdamW},
+    rng,
+};
+use serde_json::json;
+
+use super::Bench;
+use crate::verbs::print_json;
+
+/// Tokens generated for a question.
+const NEW_TOKENS: usize = 32;
+
+/// What is measured: a model from random weights, and the batches of one stage.
+pub(super) struct Subject {
+    stage: Stage,
+    recompute: Recompute,
+    encoded: Vec<Encoded>,
+    curriculum: Curriculum,
+    markers: Markers,
+    batch: usize,
+    model: Option<LatentModel>,
+    optimizer: AdamW,
+    /// Measurements of each kind so far.
+    steps: usize,
+    singles: usize,
+}
+
+/// One training step.
+struct Step {
+    rows: Vec<Sequence>,
+    seconds: f64,
+    /// Mean over labels, in nats.
+    loss: f64,
+    tokens: usize,
+}
+
+impl Bench {
+    /// The shape, the examples, and the ids of their markers.
+    pub(super) fn subject(
+        &self,
+        stage: Stage,
+    ) -> Result<(ModelConfig, Vec<Encoded>, Markers, Curriculum)> {
+        let curriculum = Curriculum {
+            method: Method::Coconut,
+            c_thought: self.c_thought,
+            max_latent_stage: stage.0.max(0) as usize,
+            pad_latent_to_max: true,
+            uniform_prob: 0.0,
+            cot_epochs: 1,
+            epochs_per_stage: 1,
+            num_epochs: 2 + stage.0.max(0) as usize, // the last one reaches the stage
+            frontier: false,
+        };
+        let named = self.model.as_deref().map(shape_of).transpose()?;
+        let told = self.vocab.or(named.as_ref().map(|shape| shape.vocab_size));
+        let (encoded, markers, vocabulary) = match (&self.data, self.tokens) {
+            (Some(data), _) => {
+                let examples = read::load(data, None)?;
+                let tokenizer = Tokenizer::build(&examples, Units::Words, data)?;
+                let (encoded, _) = encode_texts(&examples, &tokenizer)?;
+                if encoded.is_empty() {
+                    return Err(Error::input(data, "", "it holds no examples."));
+                }
+                (encoded, tokenizer.markers(), told.unwrap_or(0).max(tokenizer.vocab_size()))
+            }
+            (None, tokens) => {
+                let vocabulary = told.unwrap_or(512);
+                let latents = stage.0.max(0) as usize * self.c_thought;
+                let (encoded, markers) = random_rows(tokens.unwrap_or(128), latents, vocabulary)?;
+                (encoded, markers, vocabulary)
+            }
+        };
+        let longest = encoded.iter().map(|e| curriculum.max_len(e, markers)).max().unwrap_or(1);
+        let context = longest + NEW_TOKENS;
+        let shape = match named {
+            Some(shape) if shape.n_positions < context => {
+                return Err(Error::Usage(format!(
+                    "Rows of {longest} tokens and {NEW_TOKENS} generated ones are more than the model's context of {}.",
+                    shape.n_positions
+                )));
+            }
+            Some(mut shape) => {
+                shape.vocab_size = vocabulary;
+                shape
+            }
+            None => ModelConfig::gpt2(vocabulary, context, self.dim, self.layers, self.heads),
+        };
+        shape.check().map_err(|problem| Error::Usage(format!("{problem}.")))?;
+        Ok((shape, encoded, markers, curriculum))
+    }
+}
+
+/// The shape of a model folder, or of a `config.json`.
+fn shape_of(path: &Path) -> Result<ModelConfig> {
+    match path.is_dir() {
+        true => ModelConfig::load(path),
+        false => ModelConfig::load_file(path),
+    }
+}
+
+/// Examples whose rows have `tokens` tokens with `latents` of them: a question, and an answer of a
+/// quarter of the row.
+fn random_rows(
+    tokens: usize,
+    latents: usize,
+    vocabulary: usize,
+) -> Result<(Vec<Encoded>, Markers)> {
+    let answer = tokens / 4;
+    let Some(question) = tokens.checked_sub(answer + latents + 2).filter(|_| vocabulary > 5) else {
+        return Err(Error::Usage(format!(
+            "--tokens: {tokens} tokens of {vocabulary} hold no {latents} latents and two markers beside an answer."
+        )));
+    };
+    let id = |behind: usize| (vocabulary - behind) as u32;
+    let markers =
+        Markers { start_latent: id(5), end_latent: id(4), latent: id(3), eos: id(2), pad: id(1) };
+    let mut state = 0u64;
+    let mut draw = |n: usize| -> Vec<u32> {
+        let token = |_| {
+            state += 1;
+            (rng::hash(0, &[state]) % (vocabulary as u64 - 5)) as u32
+        };
+        (0..n).map(token).collect()
+    };
+    let mut example = || Text { question: draw(question), steps: Vec::new(), answer: draw(answer) };
+    Ok(((0..64).map(|_| Encoded::Text(example())).collect(), markers))
+}
+
+impl Subject {
+    pub(super) fn new(bench: &Bench, stage: Stage) -> Result<Self> {
+        let (shape, encoded, markers, curriculum) = bench.subject(stage)?;
+        let family = shape.family;
+        let mut model = Transformer::random(shape, 0, &Device::flex());
+        model.config.precision = precision(bench.bf16);
+        if bench.lora > 0 {
+            let targets = match bench.lora_targets.as_slice() {
+                [] => Targets::usual(family),
+                [one] => Targets::One(one.clone()),
+                many => Targets::Many(many.to_vec()),
+            };
+            let tokens = [markers.start_latent, markers.end_latent, markers.latent];
+            model = model
+                .with_lora(Lora::new(bench.lora, targets), &tokens, 0)
+                .map_err(|(_, problem)| Error::Usage(format!("--lora-targets {problem}.")))?
+                .hold(bench.frozen_dtype);
+        }
+        let model = LatentModel::new(model, Default::default(), Default::default())
+            .map_err(|(key, problem)| Error::Usage(format!("{key} {problem}.")))?;
+        Ok(Self {
+            stage,
+            recompute: bench.recompute,
+            encoded,
+            curriculum,
+            markers,
+            batch: bench.batch.max(1),
+            model: Some(model.train()),
+            optimizer: AdamW::new([0.9, 0.999], 0.01),
+            steps: 0,
+            singles: 0,
+        })
+    }
+
+    /// Answers each line of standard input with one measurement.
+    pub(super) fn paced(&mut self) -> Result<()> {
+        for line in std::io::stdin().lock().lines().map_while(|line| line.ok()) {
+            print_json(&match line.trim() {
+                "step" => {
+                    let step = self.step()?;
+                    let labels = |s: &Sequence| -> Vec<i64> {
+                        s.labels.iter().map(|l| l.map_or(-100, i64::from)).collect()
+                    };
+                    json!({
+                        "stage": self.stage.0,
+                        "ms": 1e3 * step.seconds,
+                        "loss": step.loss,
+                        "ids": step.rows.iter().map(|s| s.ids.clone()).collect::<Vec<_>>(),
+                        "labels": step.rows.iter().map(labels).collect::<Vec<_>>(),
+                        "markers": [self.markers.start_latent, self.markers.end_latent, self.markers.latent],
+                        "vocab": self.model()?.transformer.config.vocab_size,
+                        "positions": self.model()?.transformer.config.n_positions,
+                        "tokens": step.tokens,
+                        "rss_gb": memory::resident_mb() / 1e3,
+                        "peak_gb": memory::peak_mb() / 1e3,
+                    })
+                }
+                "single" => {
+                    let (ids, seconds) = self.single()?;
+                    json!({"ms": 1e3 * seconds, "ids": ids})
+                }
+                "batch" => {
+                    let (ids, seconds) = self.questions(self.batch, 0)?;
+                    json!({"ms": 1e3 * seconds, "ids": ids})
+                }
+                other => {
+                    return Err(Error::Usage(format!(
+                        "standard input: `{other}`; expected step, single or batch."
+                    )));
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// One training step, on the next examples.
+    fn step(&mut self) -> Result<Step> {
+        let rows: Vec<Sequence> = (0..self.batch)
+            .map(|i| {
+                let index = (self.steps * self.batch + i) % self.encoded.len();
+                let draw = Draw { seed: 0, epoch: 0, index: index as u64 };
+                self.curriculum.train_sequence(&self.encoded[index], self.stage, self.markers, draw)
+            })
+            .collect();
+        self.steps += 1;
+        let start = Instant::now();
+        let layout: Vec<Row> =
+            rows.iter().map(|s| Row { ids: &s.ids, labels: &s.labels }).collect();
+        let batch = Batch::new(&layout, Some(self.markers.latent)).map_err(Error::Training)?;
+        let model = self.model()?.clone();
+        let n = batch.targets.len() as f64;
+        let mut mean = f64::NAN;
+        let loss = |trace: &Trace| {
+            let loss =
+                objective::cross_entropy(&model.transformer, &batch, trace, &batch.targets)? / n;
+            mean = f64::from(loss.clone().into_scalar::<f32>());
+            Some(loss)
+        };
+        let (wanted, seed) = (Wanted::Predictions, self.steps as u64);
+        let found = gradients(&model, &batch, self.recompute, None, wanted, seed, loss);
+        let gradients =
+            found.ok_or_else(|| Error::Training("a batch of the data has no labels".into()))?;
+        drop(model);
+        let scale = optim::clip_scale(optim::global_norm(&gradients), 1.0);
+        let optimizer = &mut self.optimizer;
+        self.model = self.model.take().map(|m| optimizer.step(m, gradients, 1e-4, scale));
+        Ok(Step {
+            seconds: start.elapsed().as_secs_f64(),
+            loss: mean,
+            tokens: batch.tokens(),
+            rows,
+        })
+    }
+
+    /// The next question alone: its ids, and the seconds it took.
+    fn single(&mut self) -> Result<(Vec<Vec<u32>>, f64)> {
+        self.singles += 1;
+        self.questions(1, self.singles - 1)
+    }
+
+    /// `n` questions from `first` on in one batch: their ids, and the seconds they took together.
+    fn questions(&self, n: usize, first: usize) -> Result<(Vec<Vec<u32>>, f64)> {
+        let options = GenerateOptions {
+            latent: Some(self.markers.latent),
+            stops: &[], // random weights: always as many tokens
+            max_new_tokens: NEW_TOKENS,
+            sampling: Sampling::Greedy,
+        };
+        let model = self.model()?.valid();
+        let ids: Vec<Vec<u32>> = (first..first + n)
+            .map(|i| {
+                let index = i % self.encoded.len();
+                let draw = Draw { seed: 0, epoch: 0, index: index as u64 };
+                self.curriculum.prompt(&self.encoded[index], self.stage, self.markers, draw).ids
+            })
+            .collect();
+        let prompts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let start = Instant::now();
+        generate(&model, &prompts, &options).map_err(Error::Training)?;
+        let seconds = start.elapsed().as_secs_f64();
+        Ok((ids, seconds))
+    }
+
+    fn model(&self) -> Result<&LatentModel> {
+        let lost = || Error::Training("the model was lost in a failed step".into());
+        self.model.as_ref().ok_or_else(lost)
+    }
+}

@@ -1,0 +1,30 @@
+//! The `coconut` program: parse, run, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod bench;
+mod data;
+mod inspect;
+mod log;
+mod progress;
+mod sweep;
+mod train;
+mod verbs;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    coconut_kernels::allocator::keep_freed_memory();
+    // In rayon's pool: the many short operations of a step then begin on this thread, where from
+    // outside each would wait for one of the pool's to wake.
+    match rayon::scope(|_| verbs::run(verbs::Cli::parse())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

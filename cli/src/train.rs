@@ -1,0 +1,197 @@
+//! `coconut train`.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+};
+
+use crate::{inspect, log, progress::Progress, verbs};
+use clap::Args;
+use coconut::{
+    Error, Result,
+    config::RunConfig,
+    data::{Draw, Method, Tokenizer},
+    report,
+    run::Results,
+    train::{Data, EpochSteps, Event, Trainer, model_config},
+};
+use coconut_kernels::simd::{self, Level};
+use serde_json::json;
+
+#[derive(Args)]
+pub struct Train {
+    /// The recipe, flat YAML.
+    recipe: PathBuf,
+    /// Override a key: `-s lr=3e-4 -s seed=1`.
+    #[arg(short = 's', value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Go on with an interrupted run.
+    #[arg(long, conflicts_with = "overwrite")]
+    resume: bool,
+    /// Replace a run of the same name.
+    #[arg(long)]
+    overwrite: bool,
+    /// Show what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Save and stop, as on Ctrl-C, when standard input closes: for programs that start runs.
+    #[arg(long)]
+    stop_with_stdin: bool,
+    /// Print the results as one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Train {
+    pub fn run(self) -> Result<()> {
+        let config = RunConfig::load(&self.recipe, &self.set)?;
+        if config.only_eval {
+            return inspect::evaluate_recipe(&config, self.json);
+        }
+        if self.dry_run {
+            return dry_run(&config);
+        }
+        let folder = config.run_dir();
+        let data = Data::prepare(&config, config.model_folder()?.as_deref())?;
+        if self.overwrite && folder.join("metrics.jsonl").exists() {
+            std::fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
+        }
+        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        log::install(Some(&folder.join("log.txt")))?;
+        for warning in &data.warnings {
+            tracing::warn!("{warning}");
+        }
+        if config.bf16 && simd::level() < Level::Avx512Bf16 {
+            tracing::warn!(
+                "this processor has no bf16 products (AVX512-BF16): `bf16: True` gives what it gives elsewhere, but steps take longer than without it"
+            );
+        }
+        let stop = verbs::stop_on_ctrl_c();
+        if self.stop_with_stdin {
+            let asked = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                // An error is an end as well: whoever started the run is gone.
+                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                asked.store(true, Ordering::Relaxed);
+            });
+        }
+
+        let mut rows = Vec::new();
+        for method in std::iter::once(config.method).chain(config.baselines.iter().copied()) {
+            let (run, place) = of_method(&config, method, &folder);
+            let resume = self.resume || (place != folder && place.join("metrics.jsonl").exists());
+            let results = Trainer::new(&run, &data, &place, resume)?.run(&stop, &mut watcher())?;
+            rows.extend(results.rows.clone());
+        }
+        let results = Results { run: config.name.clone(), config: json!(config), rows };
+        results.write(&folder.join("results.json"))?;
+        let report = report::write(&folder)?;
+        if self.json {
+            verbs::print_json(&json!(results));
+        } else {
+            verbs::print_report(&report);
+        }
+        Ok(())
+    }
+}
+
+/// Shows a run's course as a bar.
+fn watcher() -> impl FnMut(Event) {
+    let mut bar: Option<Progress> = None;
+    move |event| match (event, &bar) {
+        (Event::Begun { done, total }, _) => {
+            bar = Some(Progress::new("training", "steps", done as u64, total as u64));
+        }
+        (Event::Epoch { method, stage, epoch }, Some(bar)) => {
+            bar.label(format!("{method} stage {stage}, epoch {}", epoch + 1));
+        }
+        (Event::Step { loss, tokens_per_s }, Some(bar)) => {
+            bar.message(format!("loss {loss:.3}, {tokens_per_s:.0} tokens/s"));
+            bar.advance(1);
+        }
+        (Event::Evaluating { .. }, Some(bar)) => bar.message("evaluating"),
+        _ => {}
+    }
+}
+
+/// The configuration and folder of the run's method or one of its baselines.
+fn of_method(config: &RunConfig, method: Method, folder: &Path) -> (RunConfig, PathBuf) {
+    if method == config.method {
+        return (config.clone(), folder.to_owned());
+    }
+    let run = RunConfig { method, baselines: Vec::new(), ..config.clone() };
+    (run, folder.join(method.name()))
+}
+
+fn dry_run(config: &RunConfig) -> Result<()> {
+    println!("{}", config.to_yaml()?);
+    let missing = missing(config);
+    if !missing.is_empty() {
+        for (stage, epochs) in config.curriculum().stages() {
+            println!("# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
+        }
+        println!("\n# This run cannot start yet:");
+        for problem in missing {
+            println!("# {problem}");
+        }
+        return Ok(());
+    }
+    let folder = config.model_folder()?;
+    let data = Data::prepare(config, folder.as_deref())?;
+    for warning in &data.warnings {
+        println!("warning: {warning}");
+    }
+    let shape = match &folder {
+        Some(folder) => coconut::model::ModelConfig::load(folder)?,
+        None => model_config(config, &data),
+    };
+    println!(
+        "# {} parameters: {} blocks, width {}, {} heads, context {}, vocabulary {}",
+        shape.num_parameters(),
+        shape.n_layer,
+        shape.d_model,
+        shape.heads.query,
+        shape.n_positions,
+        shape.vocab_size
+    );
+    let steps = EpochSteps::count(data.train.encoded.len(), config);
+    println!(
+        "# {} training examples, {} test examples, {steps} optimizer steps an epoch",
+        data.train.encoded.len(),
+        data.val.encoded.len()
+    );
+    let curriculum = config.curriculum();
+    for (stage, epochs) in curriculum.stages() {
+        println!("\n# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
+        let Some(example) = data.train.encoded.first() else { continue };
+        let draw = Draw { seed: config.seed, epoch: epochs.start as u64, index: 0 };
+        let sequence = curriculum.train_sequence(example, stage, data.tokenizer.markers(), draw);
+        println!("tokens: {}", shown(&data.tokenizer, &sequence.ids));
+        let labels: Vec<String> = sequence
+            .labels
+            .iter()
+            .map(|label| label.map_or("-100".into(), |id| shown(&data.tokenizer, &[id])))
+            .collect();
+        println!("labels: {}", labels.join(" "));
+    }
+    Ok(())
+}
+
+/// What a recipe names and this machine does not have, a sentence each.
+fn missing(config: &RunConfig) -> Vec<String> {
+    let paths = [
+        ("load_model_path", &config.load_model_path),
+        ("train_path", &config.train_path),
+        ("val_path", &config.val_path),
+    ];
+    let absent = paths.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?)));
+    let absent = absent.filter(|(_, path)| !path.exists());
+    let said = absent.map(|(key, path)| format!("`{key}`: {} is missing", path.display()));
+    let model = config.model_folder().err().map(|error| error.to_string());
+    model.into_iter().chain(said).collect()
+}
+
+fn shown(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    let strings = tokenizer.token_strings(ids);
+    strings.iter().map(|s| s.replace('\n', "\\n")).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,129 @@
+//! The command line: its verbs, and what they share.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use clap::{Parser, Subcommand};
+use coconut::Result;
+
+use crate::{bench, data, inspect, sweep, train};
+
+/// Train, evaluate and open up language models that reason in a continuous latent space.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a recipe through its stages, evaluate, and report.
+    ///
+    /// Examples:
+    ///   coconut train configs/quickstart.yaml
+    ///   coconut train configs/quickstart.yaml -s seed=1 -s name=quickstart-1
+    ///   coconut train configs/quickstart.yaml --dry-run
+    ///   coconut train configs/quickstart.yaml --resume
+    #[command(verbatim_doc_comment)]
+    Train(train::Train),
+    /// Train a grid of variants with several seeds each, and compare them.
+    ///
+    /// Goes on where it stopped, skips what is done, and keeps going past a run that fails.
+    ///
+    /// Examples:
+    ///   coconut sweep configs/sweep_ablations.yaml --jobs 2
+    ///   coconut sweep configs/quickstart.yaml --over lr=1e-3,2e-3 --over c_thought=1,2 --seeds 0,1,2
+    ///   coconut sweep configs/quickstart.yaml --over "replacement_method=hs[-1],norm(hs[-1]),zero"
+    ///   coconut sweep configs/quickstart.yaml --over "v={label: no thoughts, method: no_thoughts},{method: pause}"
+    #[command(verbatim_doc_comment)]
+    Sweep(sweep::Sweep),
+    /// Evaluate a checkpoint on a file of examples.
+    ///
+    /// Example: coconut eval runs/quickstart/checkpoints/5-12 --data test.json
+    #[command(verbatim_doc_comment)]
+    Eval(inspect::Eval),
+    /// Answer a question, or each line of standard input.
+    ///
+    /// Example: coconut generate runs/quickstart/checkpoints/5-12 --latents 8 --prompt "3+5*2-7+1"
+    #[command(verbatim_doc_comment)]
+    Generate(inspect::Generate),
+    /// Print the logits of every position of token ids, latents fed back.
+    ///
+    /// Example: coconut logits runs/quickstart/checkpoints/5-12 --ids 5,9,77 --json
+    #[command(verbatim_doc_comment)]
+    Logits(inspect::Logits),
+    /// Add a checkpoint's adapters to the model below and write a plain Hugging Face folder.
+    ///
+    /// Example: coconut merge runs/gsm_qwen3_0.6b_lora/checkpoints/4-49 -o merged
+    #[command(verbatim_doc_comment)]
+    Merge(inspect::Merge),
+    /// Convert, generate or describe data sets.
+    #[command(subcommand)]
+    Data(data::Data),
+    /// Measure training steps and generation at several stages, with random weights.
+    Bench(bench::Bench),
+    /// Write tables, figures and report.html of one run or several together.
+    Report {
+        /// Run folders.
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        /// Where to write; the first run's folder if absent.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+}
+
+/// Carries out a command line.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Train(train) => train.run(),
+        Command::Sweep(sweep) => sweep.run(),
+        Command::Eval(eval) => eval.run(),
+        Command::Generate(generate) => generate.run(),
+        Command::Logits(logits) => logits.run(),
+        Command::Merge(merge) => merge.run(),
+        Command::Data(data) => data.run(),
+        Command::Bench(bench) => bench.run(),
+        Command::Report { runs, out } => {
+            let report = match (&out, runs.as_slice()) {
+                (None, [run]) => coconut::report::write(run)?,
+                (out, [first, ..]) => {
+                    coconut::report::compare(&runs, out.as_ref().unwrap_or(first))?
+                }
+                (_, []) => return Ok(()),
+            };
+            print_report(&report);
+            Ok(())
+        }
+    }
+}
+
+pub fn print_report(report: &coconut::report::Report) {
+    println!("{}", coconut::report::table::terminal(&report.series));
+    for file in &report.files {
+        println!("wrote {}", file.display());
+    }
+}
+
+/// True once Ctrl-C was pressed; pressed again, the process ends at once.
+pub fn stop_on_ctrl_c() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    let _ = ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    });
+    stop
+}
+
+/// JSON on one line.
+pub fn print_json(value: &serde_json::Value) {
+    println!("{value}");
+}

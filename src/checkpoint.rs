@@ -1,0 +1,262 @@
+//! Checkpoints: a Hugging Face folder, what the latents need, and the trainer's state.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::{Device, Tensor};
+use coconut_kernels::Precision;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, Result,
+    data::{Curriculum, Format, Method, Stage, Tokenizer, tokenizer::chat::PromptStyle},
+    hub::HubCache,
+    latent::{LatentModel, Thinking},
+    model::{
+        Lora, Transformer,
+        lora::{self, Base, Frozen},
+        weights,
+    },
+    optim::AdamW,
+    run::Row,
+};
+
+const LATENT_FILE: &str = "latent.json";
+const STATE_FILE: &str = "trainer.json";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+
+/// How a checkpoint's model thinks: what a prompt needs to be laid out and run as in training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LatentInfo {
+    /// What was trained.
+    pub method: Method,
+    /// The stage reached.
+    pub stage: Stage,
+    /// Thoughts a step.
+    pub c_thought: usize,
+    /// `M`.
+    pub max_latent_stage: usize,
+    /// Whether short examples get as many latents as others.
+    pub pad_latent_to_max: bool,
+    /// How thoughts are made.
+    #[serde(flatten)]
+    pub thinking: Thinking,
+    /// How examples become tokens.
+    pub format: Format,
+    /// How questions are put.
+    #[serde(default)]
+    pub prompt: PromptStyle,
+    /// How what lies below adapters is held, which it was trained with.
+    #[serde(default, rename = "frozen_dtype")]
+    pub frozen: Frozen,
+    /// Whether products round their operands to bf16, as they did in training.
+    #[serde(default)]
+    pub bf16: bool,
+}
+
+impl LatentInfo {
+    /// A curriculum that gives this model's prompts.
+    pub fn curriculum(&self) -> Curriculum {
+        Curriculum {
+            method: self.method,
+            c_thought: self.c_thought,
+            max_latent_stage: self.max_latent_stage,
+            pad_latent_to_max: self.pad_latent_to_max,
+            uniform_prob: 0.0,
+            cot_epochs: 0,
+            epochs_per_stage: 1,
+            num_epochs: 1,
+            frontier: false,
+        }
+    }
+}
+
+/// Where training stands: everything that the next step depends on besides weights and moments.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The epoch in progress, from 0.
+    pub epoch: usize,
+    /// Optimizer steps done in it.
+    pub step_in_epoch: usize,
+    /// Optimizer steps done in all.
+    pub step: usize,
+    /// Optimizer steps since its moments were zero.
+    pub optimizer_steps: usize,
+    /// Summed loss and labels of the epoch so far, in nats.
+    pub epoch_loss: f64,
+    /// Labels of the epoch so far.
+    pub epoch_labels: usize,
+    /// Seconds of training, interruptions not counted.
+    pub seconds: f64,
+    /// Best accuracy of an evaluation.
+    pub best_accuracy: Option<f64>,
+    /// Evaluations so far.
+    pub rows: Vec<Row>,
+}
+
+/// A checkpoint opened for use.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Without autodiff.
+    pub model: LatentModel,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How it thinks.
+    pub latent: LatentInfo,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint folder.
+    ///
+    /// # Errors
+    /// A missing or damaged file, and weights that do not fit each other.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let latent: LatentInfo = read_json(&folder.join(LATENT_FILE))?;
+        let mut model = load_transformer(folder, latent.frozen, device)?;
+        model.config.precision = precision(latent.bf16);
+        let tokenizer = Tokenizer::load(folder)?.with_prompt(&latent.prompt)?;
+        check_vocabulary(&tokenizer, &model, folder)?;
+        let model = LatentModel::load(model, latent.thinking.clone(), folder)?;
+        Ok(Self { model, tokenizer, latent })
+    }
+}
+
+/// What a recipe's `bf16` asks of products.
+pub fn precision(bf16: bool) -> Precision {
+    if bf16 { Precision::Bf16 } else { Precision::F32 }
+}
+
+/// The transformer of a checkpoint: whole, or adapters on the model that they name.
+///
+/// # Errors
+/// Everything that reading either can report.
+pub fn load_transformer(folder: &Path, frozen: Frozen, device: &Device) -> Result<Transformer> {
+    let Some(lora) = Lora::find(folder)? else { return Transformer::load(folder, device) };
+    let Base { name, revision } = &lora.base;
+    let below = HubCache::from_env().folder(name, revision.as_deref()).map_err(|problem| {
+        let problem = format!("`base_model_name_or_path` {problem}");
+        Error::input(folder.join(lora::CONFIG_FILE), "", problem)
+    })?;
+    Ok(Transformer::load(&below, device)?.load_adapters(lora, folder)?.hold(frozen))
+}
+
+/// Refuses a tokenizer whose files give more tokens than the model has embeddings; markers added since
+/// are not counted.
+pub fn check_vocabulary(tokenizer: &Tokenizer, model: &Transformer, folder: &Path) -> Result<()> {
+    let (tokens, rows) = (tokenizer.loaded_size(), model.config.vocab_size);
+    if tokens > rows {
+        let problem = format!(
+            "the tokenizer has {tokens} tokens, but the model only {rows} embeddings. The two must come from the same model."
+        );
+        return Err(Error::input(folder, "", problem));
+    }
+    Ok(())
+}
+
+/// Writes a checkpoint beside its place and renames it, so that a kill never leaves half a one.
+pub fn save(
+    folder: &Path,
+    model: &LatentModel,
+    tokenizer: &Tokenizer,
+    latent: &LatentInfo,
+    optimizer: &AdamW,
+    state: &State,
+) -> Result<()> {
+    let partial = partial(folder);
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))?;
+    }
+    write_model(&partial, model, tokenizer, latent)?;
+    write_json(&partial.join(STATE_FILE), state)?;
+    weights::write_tensors(&partial.join(OPTIMIZER_FILE), &optimizer.state())?;
+    for entry in std::fs::read_dir(&partial).map_err(Error::io("read", &partial))?.flatten() {
+        let path = entry.path();
+        std::fs::File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io("write", &path))?;
+    }
+    // A place that is taken is emptied by renaming too; what is hidden is never opened.
+    let replaced = partial.with_extension("replaced");
+    if folder.exists() {
+        std::fs::rename(folder, &replaced).map_err(Error::io("rename", folder))?;
+    }
+    std::fs::rename(&partial, folder).map_err(Error::io("rename", &partial))?;
+    if replaced.exists() {
+        std::fs::remove_dir_all(&replaced).map_err(Error::io("remove", &replaced))?;
+    }
+    Ok(())
+}
+
+/// Writes what [`Checkpoint::load`] reads: model, tokenizer, and how it thinks.
+pub fn write_model(
+    folder: &Path,
+    model: &LatentModel,
+    tokenizer: &Tokenizer,
+    latent: &LatentInfo,
+) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    model.save(folder)?;
+    tokenizer.save(folder)?;
+    let markers = tokenizer.markers();
+    let eos = match tokenizer.stops() {
+        [one] => serde_json::json!(one),
+        several => serde_json::json!(several),
+    };
+    write_json(
+        &folder.join("generation_config.json"),
+        &serde_json::json!({"eos_token_id": eos, "pad_token_id": markers.pad}),
+    )?;
+    write_json(&folder.join(LATENT_FILE), latent)
+}
+
+fn partial(folder: &Path) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    folder.with_file_name(format!(".partial-{name}"))
+}
+
+/// Reads what only the trainer needs: its state, and the optimizer's moments into `optimizer`.
+pub fn restore(folder: &Path, optimizer: &mut AdamW, device: &Device) -> Result<State> {
+    let state: State = read_json(&folder.join(STATE_FILE))?;
+    let tensors = weights::read_tensors(&folder.join(OPTIMIZER_FILE))?;
+    let moments: BTreeMap<String, Tensor<1>> = tensors
+        .into_iter()
+        .map(|(name, (_, values))| (name, Tensor::from_data(values.as_slice(), device)))
+        .collect();
+    optimizer.restore(state.optimizer_steps, moments);
+    Ok(state)
+}
+
+/// The newest whole checkpoint in a folder of them, by its optimizer steps.
+pub fn newest(folder: &Path) -> Result<Option<PathBuf>> {
+    Ok(all(folder)?.pop())
+}
+
+/// Whole checkpoints in a folder, oldest first: by optimizer steps, then by finished epochs, since an
+/// epoch's own checkpoint follows one that was made at its last step.
+pub fn all(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if !hidden && path.join(STATE_FILE).is_file() {
+            let state: State = read_json(&path.join(STATE_FILE))?;
+            found.push((state.step, state.epoch, path));
+        }
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, _, path)| path).collect())
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    serde_json::from_str(&text).map_err(|e| {
+        let problem = format!("not what `coconut train` writes: {e}. Use another checkpoint.");
+        Error::input(path, format!("line {}", e.line()), problem)
+    })
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::Training(e.to_string()))?;
+    std::fs::write(path, text + "\n").map_err(Error::io("write", path))
+}

@@ -1,0 +1,154 @@
+//! A run's data: examples in token ids.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    Result,
+    config::RunConfig,
+    data::{
+        Curriculum, Dataset, Example, Format, Tokenizer, encode_graphs, encode_texts, read,
+        tasks::{self, Task},
+        tokenizer::Units,
+    },
+    rng,
+};
+
+/// Everything a run reads.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// Of the model, or built from the data.
+    pub tokenizer: Tokenizer,
+    /// How examples become tokens.
+    pub format: Format,
+    /// To train on; empty if the run only evaluates.
+    pub train: Dataset,
+    /// To evaluate on; none of it is in `train` if both were generated.
+    pub val: Dataset,
+    /// What a reader of the run should know of the data, a paragraph each.
+    pub warnings: Vec<String>,
+}
+
+impl Data {
+    /// Reads or generates what a recipe names. `model` is the folder of the model to start from.
+    pub fn prepare(config: &RunConfig, model: Option<&Path>) -> Result<Self> {
+        let (train, val) = examples(config)?;
+        let train_origin = origin(config.train_path.as_deref(), "generated training examples");
+        let val_origin = origin(config.val_path.as_deref(), "generated test examples");
+        let (tokenizer, format) = tokenizer(config, model, &train, &val)?;
+        let tokenizer = tokenizer.with_prompt(&config.prompt_style())?;
+        let mut warnings = Vec::new();
+        let mut encode = |examples: Vec<Example>, origin: &Path| -> Result<Dataset> {
+            let encoded = match format {
+                Format::Graph => encode_graphs(&examples, &tokenizer, origin)?,
+                Format::Text => {
+                    let (encoded, findings) = encode_texts(&examples, &tokenizer)?;
+                    let named = |warning| format!("{}, {warning}", origin.display());
+                    warnings.extend(findings.warnings().into_iter().map(named));
+                    encoded
+                }
+            };
+            Ok(Dataset { examples, encoded })
+        };
+        let (train, val) = (encode(train, &train_origin)?, encode(val, &val_origin)?);
+        let data = Self { tokenizer, format, train, val, warnings };
+        if let (Some(context), true) = (config.n_positions, model.is_none()) {
+            data.check_context(config, context)?;
+        }
+        Ok(data)
+    }
+
+    /// The longest sequence that a run's curricula make, generated tokens of evaluation included.
+    pub fn longest(&self, config: &RunConfig) -> usize {
+        let markers = self.tokenizer.markers();
+        let encoded = self.train.encoded.iter().chain(&self.val.encoded);
+        let longest = encoded.map(|example| {
+            let of = |curriculum: &Curriculum| curriculum.max_len(example, markers);
+            curricula(config).iter().map(of).max().unwrap_or(0)
+        });
+        longest.max().unwrap_or(0)
+    }
+
+    /// Refuses examples that are longer than a model's context, naming the first.
+    pub fn check_context(&self, config: &RunConfig, context: usize) -> Result<()> {
+        let markers = self.tokenizer.markers();
+        let sets = [
+            (&self.train, origin(config.train_path.as_deref(), "generated training examples")),
+            (&self.val, origin(config.val_path.as_deref(), "generated test examples")),
+        ];
+        for (set, origin) in sets {
+            for curriculum in curricula(config) {
+                curriculum.check_fits(&set.encoded, markers, context, &origin)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The curricula of a run's method and its baselines.
+fn curricula(config: &RunConfig) -> Vec<Curriculum> {
+    let methods = [config.method].into_iter().chain(config.baselines.iter().copied());
+    methods.map(|method| Curriculum { method, ..config.curriculum() }).collect()
+}
+
+fn origin(path: Option<&Path>, otherwise: &str) -> PathBuf {
+    path.unwrap_or(Path::new(otherwise)).to_owned()
+}
+
+/// Training and test examples, generated ones without overlap.
+fn examples(config: &RunConfig) -> Result<(Vec<Example>, Vec<Example>)> {
+    let limit = |n: usize| if config.debug { n.min(64) } else { n };
+    let max_size = match (config.max_size, config.debug) {
+        (Some(n), _) => Some(limit(n)),
+        (None, true) => Some(64),
+        (None, false) => None,
+    };
+    let task = config.task()?;
+    let generate = |task: &Task, n: usize, kind: u64, exclude: &[Example]| {
+        tasks::generate(task, limit(n), rng::hash(config.seed, &[kind]), &tasks::keys(exclude))
+    };
+    let val = match (&config.val_path, &task) {
+        (Some(path), _) => read::load(path, config.debug.then_some(64))?,
+        // Test examples do not depend on the run's seed: runs with other seeds answer the same questions.
+        (None, Some(task)) => {
+            tasks::generate(task, limit(config.val_examples), 0, &Default::default())?
+        }
+        (None, None) => Vec::new(),
+    };
+    let train = match (&config.train_path, &task) {
+        _ if config.only_eval => Vec::new(),
+        (Some(path), _) => read::load(path, max_size)?,
+        (None, Some(task)) => {
+            let n = max_size.map_or(config.train_examples, |max| max.min(config.train_examples));
+            generate(task, n, 1, &val)?
+        }
+        (None, None) => Vec::new(),
+    };
+    Ok((train, val))
+}
+
+fn tokenizer(
+    config: &RunConfig,
+    model: Option<&Path>,
+    train: &[Example],
+    val: &[Example],
+) -> Result<(Tokenizer, Format)> {
+    let all = || train.iter().chain(val);
+    let origin = Path::new("tokenizer built from the data");
+    let build = |units| Ok((Tokenizer::build(all(), units, origin)?, Format::Text));
+    match (config.tokenizer.as_deref(), model, config.task.as_deref()) {
+        (None, Some(folder), _) => {
+            let tokenizer = Tokenizer::load(folder)?;
+            let graph = config.task.as_deref() == Some("graph");
+            Ok((tokenizer, if graph { Format::Graph } else { Format::Text }))
+        }
+        (Some("graph"), None, _) | (None, None, Some("graph")) => {
+            let nodes = all().filter_map(|example| Some(example.graph.as_ref()?.n_nodes()));
+            Ok((Tokenizer::for_graphs(nodes.max().unwrap_or(0), origin)?, Format::Graph))
+        }
+        (Some("graph"), Some(folder), _) => Ok((Tokenizer::load(folder)?, Format::Graph)),
+        (Some("words"), _, _) | (None, None, None | Some("prosqa")) => build(Units::Words),
+        (Some("characters"), _, _) | (None, None, Some("arithmetic")) => build(Units::Characters),
+        (Some("symbols"), _, _) | (None, None, Some(_)) => build(Units::Symbols),
+        (Some(path), _, _) => Ok((Tokenizer::load(Path::new(path))?, Format::Text)),
+    }
+}

@@ -1,0 +1,700 @@
+//! The program as its users meet it: commands, files, messages and exit codes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use assert_cmd::assert::{Assert, OutputAssertExt};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const LAST_TRAINED: &str = "3-4";
+
+fn coconut<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coconut"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// A folder with the smallest recipe that passes through every kind of stage.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// The tiny recipe, `more` in place of its keys or after them.
+    fn recipe(&self, more: &[(&str, &str)]) -> PathBuf {
+        let runs = self.path("runs").display().to_string();
+        let mut keys = vec![
+            ("task", "arithmetic"),
+            ("operands", "[0, 9]"),
+            ("operations", "[2, 2]"),
+            ("modulus", "10"),
+            ("value_steps", "True"),
+            ("train_examples", "200"),
+            ("val_examples", "20"),
+            ("n_layer", "1"),
+            ("n_embd", "16"),
+            ("n_head", "2"),
+            ("c_thought", "2"),
+            ("max_latent_stage", "2"),
+            ("cot_epochs", "1"),
+            ("epochs_per_stage", "1"),
+            ("num_epochs", "5"),
+            ("batch_size_training", "20"),
+            ("eval_at", "stage"),
+            ("name", "r"),
+            ("save_path", runs.as_str()),
+        ];
+        for (key, value) in more {
+            keys.retain(|(known, _)| known != key);
+            keys.push((key, value));
+        }
+        let text: String = keys.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+        self.file("recipe.yaml", &text)
+    }
+
+    /// A recipe that reads its examples from `data` instead of generating them.
+    fn recipe_of_data(&self, data: &Path, more: &[(&str, &str)]) -> PathBuf {
+        let data = data.display().to_string();
+        let runs = self.path("runs").display().to_string();
+        let mut keys = vec![
+            ("train_path", data.as_str()),
+            ("val_path", data.as_str()),
+            ("n_layer", "1"),
+            ("n_embd", "16"),
+            ("n_head", "2"),
+            ("save_path", runs.as_str()),
+        ];
+        keys.extend(more);
+        let text: String = keys.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+        self.file("recipe.yaml", &text)
+    }
+
+    fn run(&self) -> PathBuf {
+        self.path("runs/r")
+    }
+
+    fn checkpoint(&self) -> PathBuf {
+        self.run().join("checkpoints").join(LAST_TRAINED)
+    }
+}
+
+fn train(recipe: &Path, more: &[&str]) -> Command {
+    let mut command = coconut(["train"]);
+    command.arg(recipe).args(more);
+    command
+}
+
+/// A tiny run, trained.
+fn trained() -> Place {
+    let place = Place::new();
+    train(&place.recipe(&[]), &[]).assert().success();
+    place
+}
+
+fn stdout(assert: &Assert) -> String {
+    String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+}
+
+fn stderr(assert: &Assert) -> String {
+    String::from_utf8(assert.get_output().stderr.clone()).unwrap()
+}
+
+/// The mistake is the user's: exit code 2, one paragraph that names what is at fault, no panic.
+#[track_caller]
+fn refused(mut command: Command, names: &[&str]) {
+    let assert = command.assert().code(2);
+    let message = stderr(&assert);
+    assert!(!message.contains("panicked"), "{message}");
+    assert!(message.starts_with("error: "), "{message}");
+    for name in names {
+        assert!(message.contains(name), "{name} is not in: {message}");
+    }
+}
+
+fn records(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// (step, loss) of each optimizer step of a run, in the file's order.
+fn losses(run: &Path) -> Vec<(u64, f64)> {
+    let records = records(&run.join("metrics.jsonl"));
+    let steps = records.iter().filter(|record| record.get("loss").is_some());
+    steps.map(|r| (r["step"].as_u64().unwrap(), r["loss"].as_f64().unwrap())).collect()
+}
+
+/// The rows of a run's results without what a clock or the system's memory decides.
+fn rows(run: &Path) -> Vec<Value> {
+    let mut rows = read_json(&run.join("results.json"))["rows"].as_array().unwrap().clone();
+    for row in &mut rows {
+        let measured = |key: &str| ["seconds", "ms_per", "_mb"].iter().any(|m| key.contains(m));
+        row.as_object_mut().unwrap().retain(|key, _| !measured(key));
+    }
+    rows
+}
+
+fn prosqa_like() -> String {
+    let example = |a: &str, b: &str| {
+        json!({
+            "question": format!("Every {a} is a {b}. Tom is a {a}. Is Tom a {b} or a rompus?"),
+            "steps": [format!("Tom is a {a}."), format!("Every {a} is a {b}.")],
+            "answer": format!("Tom is a {b}."),
+        })
+    };
+    json!([example("lempus", "yumpus"), example("yumpus", "zumpus")]).to_string()
+}
+
+#[test]
+fn training_leaves_a_whole_run() {
+    let place = Place::new();
+    train(&place.recipe(&[("baselines", "[no_cot]")]), &[]).assert().success();
+    let run = place.run();
+    for file in [
+        "results.json",
+        "metrics.jsonl",
+        "metrics.csv",
+        "tb",
+        "samples.jsonl",
+        "accuracy.svg",
+        "report.html",
+        "config.yaml",
+        "no_cot/metrics.jsonl",
+        "no_cot/checkpoints",
+    ] {
+        assert!(run.join(file).exists(), "{file} is missing");
+    }
+    let events: Vec<_> = fs::read_dir(run.join("tb")).unwrap().flatten().collect();
+    assert!(events.iter().any(|event| event.metadata().unwrap().len() > 0));
+    for file in
+        ["model.safetensors", "config.json", "tokenizer.json", "latent.json", "trainer.json"]
+    {
+        assert!(place.checkpoint().join(file).is_file(), "{file} is missing");
+    }
+
+    let rows = rows(&run);
+    let stages = |method: &str| -> Vec<i64> {
+        let of_method = rows.iter().filter(|row| row["method"] == method);
+        of_method.map(|row| row["stage"].as_i64().unwrap()).collect()
+    };
+    assert_eq!(stages("coconut"), [-1, 0, 1, 2, 3]);
+    assert_eq!(stages("no_cot").len(), 1);
+
+    let steps = 5 * 200 / 20;
+    let losses = losses(&run);
+    assert_eq!(losses.len(), steps);
+    assert!(losses.iter().all(|(_, loss)| loss.is_finite()));
+    let lines = records(&run.join("metrics.jsonl")).len();
+    assert_eq!(lines, steps + 5);
+    let csv = fs::read_to_string(run.join("metrics.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 1 + lines);
+    assert_eq!(records(&run.join("samples.jsonl")).len(), 5 * 20);
+}
+
+#[test]
+fn a_killed_run_goes_on_as_if_unbroken() {
+    const STEPS: usize = 5 * 800 / 20;
+    // Every parameter that thoughts can have, and dropout, which is drawn by step.
+    let keys = [
+        ("train_examples", "800"),
+        ("save_steps", "3"),
+        ("replacement_method", "mlp(hs[-1])+proj(ie)+pause"),
+        ("latent_positions", "learned"),
+        ("loss_seq_vcr", "True"),
+        ("seq_vcr_projection", "trained"),
+        ("seq_vcr_dim", "8"),
+        ("recompute", "passes"),
+        ("dropout", "0.1"),
+    ];
+    let whole = Place::new();
+    train(&whole.recipe(&keys), &[]).assert().success();
+    let expected = losses(&whole.run());
+    assert_eq!(
+        expected.iter().map(|(step, _)| *step).collect::<Vec<_>>(),
+        (1..=STEPS as u64).collect::<Vec<_>>()
+    );
+
+    // Within the first epoch, and after a few evaluations.
+    for lines in [8, STEPS / 2] {
+        let place = Place::new();
+        let recipe = place.recipe(&keys);
+        let metrics = place.run().join("metrics.jsonl");
+        let mut child =
+            train(&recipe, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let start = Instant::now();
+        while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < lines {
+            assert!(start.elapsed() < Duration::from_secs(60), "no {lines} lines within a minute");
+            assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
+            sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), None, "the run ended before it was killed");
+        let done = fs::read_to_string(&metrics).unwrap().lines().count();
+        assert!(done < STEPS, "{done} lines: nothing is left to resume");
+
+        train(&recipe, &["--resume"]).assert().success();
+        assert_eq!(losses(&place.run()), expected, "killed after {done} lines");
+        assert_eq!(rows(&place.run()), rows(&whole.run()), "killed after {done} lines");
+        let samples = |run: &Path| records(&run.join("samples.jsonl")).len();
+        assert_eq!(samples(&place.run()), samples(&whole.run()), "killed after {done} lines");
+    }
+}
+
+/// Methods whose latents are ordinary tokens, which nothing is fed back into.
+#[test]
+fn every_method_trains_and_is_evaluated() {
+    for method in ["pause", "no_thoughts", "no_curriculum", "cot", "no_cot"] {
+        let place = Place::new();
+        let keys = [("method", method), ("baselines", "[]"), ("train_examples", "40")];
+        train(&place.recipe(&keys), &[]).assert().success();
+        assert!(!rows(&place.run()).is_empty(), "{method}");
+    }
+}
+
+/// Products in bf16: other weights than in f32, a checkpoint that remembers, and a run that resumes.
+#[test]
+fn a_run_in_bf16_is_resumed_and_evaluated() {
+    let place = Place::new();
+    let weights = |place: &Place| fs::read(place.checkpoint().join("model.safetensors")).unwrap();
+    train(&place.recipe(&[]), &[]).assert().success();
+    let narrow = Place::new();
+    let recipe = narrow.recipe(&[("bf16", "True")]);
+    train(&recipe, &[]).assert().success();
+    assert_ne!(weights(&place), weights(&narrow));
+    let latent = fs::read_to_string(narrow.checkpoint().join("latent.json")).unwrap();
+    assert!(latent.contains("\"bf16\": true"), "{latent}");
+    let whole = weights(&narrow);
+    fs::remove_dir_all(narrow.checkpoint()).unwrap();
+    train(&recipe, &["--resume"]).assert().success();
+    assert!(weights(&narrow) == whole, "resumed, the run ends elsewhere");
+}
+
+/// Ctrl-C in an evaluation does not wait for its end: it is made anew on resuming.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_evaluation_is_made_anew() {
+    // One step an epoch; an evaluation takes hundreds of batches.
+    let keys = [
+        ("train_examples", "20"),
+        ("val_examples", "400"),
+        ("eval_batch_size", "1"),
+        ("eval_at", "end"),
+        ("max_new_tokens", "48"),
+    ];
+    let whole = Place::new();
+    train(&whole.recipe(&keys), &[]).assert().success();
+
+    let place = Place::new();
+    let recipe = place.recipe(&keys);
+    let metrics = place.run().join("metrics.jsonl");
+    let child = train(&recipe, &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 5 {
+        assert!(start.elapsed() < Duration::from_secs(60), "no 5 steps within a minute");
+        sleep(Duration::from_millis(1));
+    }
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{told}");
+    assert!(told.contains("Stopped after optimizer step 5"), "{told}");
+    assert_eq!(records(&metrics).len(), 5, "the evaluation was not left");
+
+    train(&recipe, &["--resume"]).assert().success();
+    assert_eq!(losses(&place.run()), losses(&whole.run()));
+    assert_eq!(rows(&place.run()), rows(&whole.run()));
+}
+
+#[test]
+fn a_run_is_not_overwritten_by_accident() {
+    let place = trained();
+    let recipe = place.recipe(&[]);
+    let before = fs::read(place.run().join("metrics.jsonl")).unwrap();
+    refused(train(&recipe, &[]), &["--resume", "--overwrite", "runs/r"]);
+    assert_eq!(fs::read(place.run().join("metrics.jsonl")).unwrap(), before);
+    train(&recipe, &["--overwrite"]).assert().success();
+    assert_eq!(losses(&place.run()).len(), 50);
+}
+
+#[test]
+fn resuming_a_finished_run_changes_nothing() {
+    let place = trained();
+    let (losses_before, rows_before) = (losses(&place.run()), rows(&place.run()));
+    train(&place.recipe(&[]), &["--resume"]).assert().success();
+    assert_eq!(losses(&place.run()), losses_before);
+    assert_eq!(rows(&place.run()), rows_before);
+}
+
+#[test]
+fn faults_of_a_recipe_are_named() {
+    let place = Place::new();
+    let with = |key, value| train(&place.recipe(&[(key, value)]), &[]);
+    refused(
+        with("epochs_per_stge", "1"),
+        &["`epochs_per_stge`", "`epochs_per_stage`", "recipe.yaml"],
+    );
+    refused(with("opt_8b", "True"), &["`opt_8b`"]);
+    refused(
+        train(&place.recipe(&[("bf16", "True"), ("device", "vulkan")]), &[]),
+        &["`bf16`", "cpu"],
+    );
+    refused(
+        with("replacement_method", "hs[-1]+hx"),
+        &["`replacement_method`", "`hx` is no term", "  hs[-1]+hx\n         ^"],
+    );
+    refused(with("replacement_method", "hs[7]"), &["`replacement_method`", "`hs[7]`", "1 blocks"]);
+    refused(with("use_position_ids", "True"), &["`latent_positions`", "offset[100000]", "gpt2"]);
+    refused(with("latent_positions", "left"), &["`latent_positions`", "sinusoidal"]);
+    refused(
+        train(&place.recipe(&[("loss_seq_vcr", "True"), ("batch_size_training", "1")]), &[]),
+        &["`batch_size_training`", "Seq-VCR", "at least 2"],
+    );
+    refused(with("lr", "fast"), &["`lr`", "fast"]);
+    refused(with("n_embd", "15"), &["`n_embd`", "`n_head`"]);
+    refused(with("task", "chess"), &["`task`", "chess", "arithmetic"]);
+    refused(
+        train(&place.recipe(&[("coconut", "True"), ("cot", "True")]), &[]),
+        &["`coconut", "`cot`"],
+    );
+    refused(train(&place.recipe(&[]), &["-s", "lr"]), &["-s lr", "key=value"]);
+    refused(train(&place.recipe(&[]), &["-s", "epochs_per_stge=1"]), &["-s", "`epochs_per_stage`"]);
+    refused(train(&place.path("nowhere.yaml"), &[]), &["nowhere.yaml"]);
+    refused(train(&place.file("list.yaml", "- a\n- b\n"), &[]), &["list.yaml"]);
+    assert!(!place.path("runs").exists(), "a refused recipe leaves a run behind");
+}
+
+#[test]
+fn faults_of_data_are_named() {
+    let place = Place::new();
+    let of = |name: &str, content: &str| {
+        train(&place.recipe_of_data(&place.file(name, content), &[]), &[])
+    };
+    refused(train(&place.recipe_of_data(&place.path("nowhere.json"), &[]), &[]), &["nowhere.json"]);
+
+    let whole = prosqa_like();
+    refused(of("cut.json", &whole[..whole.len() / 2]), &["cut.json", "line"]);
+    refused(of("empty.json", ""), &["empty.json"]);
+    let missing = r#"[{"question": "1+1", "steps": ["2"], "answer": "2"}, {"question": "1+2", "steps": ["3"]}]"#;
+    refused(of("missing.json", missing), &["missing.json", "example 2", "`answer`"]);
+
+    let long = json!([
+        {"question": "a", "steps": ["b"], "answer": "c"},
+        {"question": "a ".repeat(60), "steps": ["b"], "answer": "c"},
+    ]);
+    let long = place.file("long.json", &long.to_string());
+    let recipe = place.recipe_of_data(&long, &[("n_positions", "32")]);
+    refused(train(&recipe, &[]), &["long.json", "example 2", "32", "n_positions"]);
+    assert!(!place.path("runs").exists(), "refused data leaves a run behind");
+}
+
+#[test]
+fn the_published_prosqa_recipe_loads() {
+    let place = Place::new();
+    let data = place.file("prosqa.json", &prosqa_like());
+    let (data, runs) = (data.display(), place.path("runs").display().to_string());
+    let recipe = format!(
+        r#"# need 4 gpus
+
+project: coconut
+save_path: {runs}
+name: prosqa-coconut
+
+only_eval: False
+
+coconut: True
+cot: False
+no_thoughts: False
+no_cot: False
+
+c_thought: 1
+epochs_per_stage: 5
+max_latent_stage: 6
+pad_latent_to_max: True
+
+save_only_improve: False
+uniform_prob: 0.0
+model_id: None
+load_model_path: None
+seed: 0
+resume: 0
+bf16: False
+train_path: {data}
+val_path: {data}
+reset_optimizer: True
+batch_size_training: 32
+debug: False
+gradient_accumulation_steps: 1
+num_epochs: 50
+lr: !!float "1e-4"
+weight_decay: 0.01
+"#
+    );
+    let recipe = place.file("prosqa_coconut.yaml", &recipe);
+    let assert = train(&recipe, &["--dry-run"]).assert().success();
+    let shown = stdout(&assert);
+    assert!(shown.contains("lr: 0.0001"), "{shown}");
+    assert!(shown.contains("method: coconut"), "{shown}");
+    assert!(shown.contains("stage 6"), "{shown}");
+    assert!(!place.path("runs").exists(), "--dry-run leaves a run behind");
+}
+
+#[test]
+fn logits_have_a_row_a_position() {
+    let place = trained();
+    let checkpoint = place.checkpoint();
+    let tokenizer = read_json(&checkpoint.join("tokenizer.json"));
+    let added = tokenizer["added_tokens"].as_array().unwrap();
+    let latent = added.iter().find(|token| token["content"] == "<|latent|>").unwrap();
+    let latent = latent["id"].as_u64().unwrap();
+    let vocabulary = read_json(&checkpoint.join("config.json"))["vocab_size"].as_u64().unwrap();
+    let logits = |ids: &[u64]| {
+        let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+        let mut command = coconut(["logits"]);
+        command.arg(&checkpoint).args(["--ids", &ids.join(","), "--json"]);
+        command
+    };
+    let last = vocabulary - 1;
+
+    for ids in [vec![last], vec![last, last - 1, last], vec![last, latent, latent, last]] {
+        let printed = stdout(&logits(&ids).assert().success());
+        let found: Value = serde_json::from_str(&printed).unwrap();
+        let rows = found["logits"].as_array().unwrap();
+        assert_eq!(rows.len(), ids.len(), "{ids:?}");
+        for row in rows {
+            let row = row.as_array().unwrap();
+            assert_eq!(row.len() as u64, vocabulary);
+            assert!(row.iter().all(Value::is_number), "{row:?}");
+        }
+    }
+    refused(logits(&[latent, last]), &["--ids", "latent"]);
+    refused(logits(&[last, vocabulary]), &["--ids", &vocabulary.to_string()]);
+    refused(logits(&vec![last; 1000]), &["--ids", "1000"]);
+
+    let weights = checkpoint.join("model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    for length in [0, 4, 100, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(&weights, &bytes[..length]).unwrap();
+        refused(logits(&[last]), &["model.safetensors"]);
+    }
+    fs::remove_file(&weights).unwrap();
+    refused(logits(&[last]), &["model.safetensors"]);
+}
+
+#[test]
+fn a_checkpoint_answers_and_is_evaluated() {
+    let place = trained();
+    let checkpoint = place.checkpoint();
+
+    let mut generate = coconut(["generate"]);
+    generate.arg(&checkpoint).args(["--latents", "2", "--prompt", "3+4*2", "--json"]);
+    let printed = stdout(&generate.assert().success());
+    let found: Value = serde_json::from_str(&printed).unwrap();
+    assert!(found["answer"].is_string(), "{found}");
+    assert_eq!(found["latents"], 2);
+    assert_eq!(found["prompt"], "3+4*2");
+
+    let data = place.path("f.json");
+    let mut make = coconut(["data", "generate", "arithmetic", "-n", "20", "-o"]);
+    make.arg(&data);
+    make.args(["-s", "operations=[2,2]", "-s", "value_steps=True", "-s", "modulus=10"]);
+    make.assert().success();
+    assert_eq!(read_json(&data).as_array().unwrap().len(), 20);
+
+    let mut eval = coconut(["eval"]);
+    eval.arg(&checkpoint).arg("--data").arg(&data).arg("--json");
+    let printed = stdout(&eval.assert().success());
+    let row: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(row["method"], "coconut");
+    assert_eq!(row["n"], 20, "{row}");
+}
+
+#[test]
+fn every_recipe_can_be_tried_without_weights_or_data() {
+    let place = Place::new();
+    let recipes = Path::new(crate::ROOT).join("configs");
+    for (name, last_stage, fetch) in [
+        ("gsm_gpt2_cot", "stage CoT", "hf download openai-community/gpt2`"),
+        ("gsm_gpt2", "stage 4", "runs/gsm_gpt2_cot/checkpoints/-1-21 is missing"),
+        ("gsm_qwen3_0.6b", "stage 4", "hf download Qwen/Qwen3-0.6B`"),
+        ("gsm_qwen3_0.6b_lora", "stage 4", "hf download Qwen/Qwen3-0.6B`"),
+        ("gsm_smollm2", "stage 3", "hf download HuggingFaceTB/SmolLM2-135M-Instruct`"),
+        ("prosqa_gpt2", "stage 7", "hf download openai-community/gpt2`"),
+        ("prontoqa_gpt2", "stage 7", "hf download openai-community/gpt2`"),
+    ] {
+        let mut command = train(&recipes.join(format!("{name}.yaml")), &["--dry-run"]);
+        command.current_dir(place.folder.path()).env("HF_HUB_CACHE", place.path("cache"));
+        let shown = stdout(&command.assert().success());
+        for words in [last_stage, fetch, "`val_path`: data/", "cannot start yet"] {
+            assert!(shown.contains(words), "{name}: {words:?} is not in: {shown}");
+        }
+        assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 0, "{name} leaves files");
+    }
+}
+
+#[test]
+fn a_checkpoint_keeps_how_questions_are_put() {
+    let place = Place::new();
+    let fixtures = crate::fixture("tokenizers/qwen");
+    let tokenizer = fixtures.join("tokenizer.json").display().to_string();
+    let keys = [
+        ("tokenizer", tokenizer.as_str()),
+        ("chat_template", "True"),
+        ("system_prompt", "Answer after ###."),
+    ];
+    train(&place.recipe(&keys), &[]).assert().success();
+    let generation = read_json(&place.checkpoint().join("generation_config.json"));
+    assert_eq!(generation["eos_token_id"], json!([318, 316]), "im_end, endoftext");
+
+    let mut generate = coconut(["generate"]);
+    generate.arg(place.checkpoint()).args(["--latents", "1", "--prompt", "3+4*2", "--json"]);
+    let found: Value = serde_json::from_str(&stdout(&generate.assert().success())).unwrap();
+    let ids = found["prompt_ids"].as_array().unwrap();
+    let turns = ids.iter().filter(|id| **id == 317).count(); // <|im_start|>
+    assert_eq!((&ids[0], turns), (&json!(317), 3), "system, user, assistant: {found}");
+
+    let gpt2 = fixtures.with_file_name("gpt2").join("tokenizer.json").display().to_string();
+    let recipe = place.recipe(&[("tokenizer", &gpt2), ("chat_template", "True"), ("name", "s")]);
+    refused(train(&recipe, &[]), &["gpt2", "chat template"]);
+}
+
+#[test]
+fn a_model_that_is_not_here_is_told_how_to_fetch() {
+    let place = Place::new();
+    let recipe = place.recipe(&[("model_id", "org/name"), ("revision", "v2")]);
+    let mut command = train(&recipe, &[]);
+    command.env("HF_HUB_CACHE", place.path("cache"));
+    refused(command, &["`model_id`", "hf download org/name --revision v2"]);
+}
+
+/// Adapters on a model that was trained before: resumed, used as they are, and merged.
+#[test]
+fn adapters_are_trained_resumed_and_merged() {
+    let place = trained();
+    let base = place.checkpoint();
+    let keys = [
+        ("load_model_path", base.to_str().unwrap()),
+        ("lora_rank", "3"),
+        ("lora_alpha", "9"),
+        ("lora_dropout", "0.1"),
+        ("lora_target_modules", "all-linear"),
+        ("frozen_dtype", "bf16"),
+        ("replacement_method", "proj(hs[-1])"),
+        ("lr", "1e-2"),
+        ("num_epochs", "2"),
+        ("save_steps", "3"),
+        ("keep_checkpoints", "0"),
+        ("name", "adapted"),
+    ];
+    let recipe = place.recipe(&keys);
+    train(&recipe, &[]).assert().success();
+    let run = place.path("runs/adapted");
+    let checkpoint = run.join("checkpoints/0-1");
+    for (file, there) in [
+        ("adapter_config.json", true),
+        ("adapter_model.safetensors", true),
+        ("latent.safetensors", true),
+        ("tokenizer.json", true),
+        ("model.safetensors", false),
+        ("config.json", false),
+    ] {
+        assert_eq!(checkpoint.join(file).exists(), there, "{file}");
+    }
+
+    // Back to the middle of the first epoch, and on from there.
+    let expected = (losses(&run), rows(&run));
+    for entry in fs::read_dir(run.join("checkpoints")).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.ends_with("-1-0.6") {
+            fs::remove_dir_all(path).unwrap();
+        }
+    }
+    train(&recipe, &["--resume"]).assert().success();
+    assert_eq!((losses(&run), rows(&run)), expected);
+
+    let logits = |checkpoint: &Path| -> Vec<f64> {
+        let mut command = coconut(["logits"]);
+        command.arg(checkpoint).args(["--ids", "3,4,5,6,7,8", "--json"]);
+        let printed: Value = serde_json::from_str(&stdout(&command.assert().success())).unwrap();
+        let rows = printed["logits"].as_array().unwrap().iter();
+        rows.flat_map(|row| row.as_array().unwrap()).map(|x| x.as_f64().unwrap()).collect()
+    };
+    let merged = place.path("merged");
+    coconut(["merge"]).arg(&checkpoint).arg("-o").arg(&merged).assert().success();
+    let [before, adapted, merged_logits] = [&base, &checkpoint, &merged].map(|x| logits(x));
+    let off =
+        |a: &[f64], b: &[f64]| a.iter().zip(b).fold(0f64, |most, (a, b)| most.max((a - b).abs()));
+    assert!(off(&adapted, &merged_logits) < 1e-4, "{}", off(&adapted, &merged_logits));
+    assert!(off(&adapted, &before) > 1e-2, "training moved nothing");
+    assert!(!merged.join("adapter_config.json").exists());
+    let mut generate = coconut(["generate"]);
+    generate.arg(&checkpoint).args(["--prompt", "3+4*2"]).assert().success();
+    let mut again = coconut(["merge"]);
+    again.arg(&checkpoint).arg("-o").arg(&merged);
+    refused(again, &["merged", "not empty"]);
+    let mut whole = coconut(["merge"]);
+    whole.arg(&base).arg("-o").arg(place.path("other"));
+    refused(whole, &["whole model already"]);
+    let onto = [("load_model_path", checkpoint.to_str().unwrap()), ("name", "onto")];
+    refused(train(&place.recipe(&onto), &[]), &["coconut merge"]);
+    refused(train(&place.recipe(&[("lora_rank", "4")]), &[]), &["`lora_rank`", "`model_id`"]);
+    refused(train(&place.recipe(&[("lora_alpha", "4")]), &[]), &["`lora_alpha`", "`lora_rank`"]);
+    let other = [("lora_target_modules", "q_proj"), ("name", "other")];
+    let other = place.recipe(&[&keys[..2], &other].concat());
+    refused(train(&other, &[]), &["`lora_target_modules`", "`q_proj`", "`c_attn`"]);
+}
+
+/// Stages are measured by processes that take turns; the numbers are a training step's.
+#[test]
+fn stages_are_measured_in_turns() {
+    let bench = |more: &[&str]| -> Vec<serde_json::Value> {
+        let data = crate::fixture("data/list.json").display().to_string();
+        let mut command =
+            coconut(["bench", "--data", &data, "--dim=16", "--layers=1", "--heads=2"]);
+        let output = command.args(["--stages=0,3", "--repeats=2", "--json"]).args(more).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let number = |row: &serde_json::Value, key: &str| row[key].as_f64().unwrap();
+    let turns = bench(&[]);
+    assert_eq!(turns.iter().map(|row| number(row, "stage")).collect::<Vec<_>>(), [0.0, 3.0]);
+    assert_eq!(number(&turns[0], "ratio"), 1.0);
+    for row in &turns {
+        for key in ["ms_per_step", "ratio", "gen_ms_per_question", "gen_batch_ms_per_question"] {
+            assert!(number(row, key) > 0.0, "{key}: {row}");
+        }
+    }
+    let narrow = bench(&["--in-sequence", "--bf16", "--steps-only"]);
+    for (row, narrow) in turns.iter().zip(&narrow) {
+        assert_eq!(row["tokens_last_batch"], narrow["tokens_last_batch"]);
+        let (loss, narrow) = (number(row, "loss"), number(narrow, "loss"));
+        assert!(loss != narrow && (narrow / loss - 1.0).abs() < 1e-2, "{loss} {narrow}");
+    }
+    refused(coconut(["bench", "--data", "nowhere.json"]), &["nowhere.json"]);
+}

@@ -1,0 +1,72 @@
+//! The logit lens of an evaluation against the forward pass of one question alone.
+
+use coconut::{
+    config::RunConfig,
+    data::{Draw, Stage},
+    eval::{Evaluator, Sampling},
+    latent::{
+        self, LatentModel, Wanted,
+        batch::{Batch, Row},
+    },
+    model::Transformer,
+    train::{Data, model_config},
+};
+use serde_json::{Map, Value, json};
+
+#[test]
+fn each_thought_is_read_where_it_is_fed_back() {
+    let Value::Object(keys) = json!({
+        "task": "arithmetic", "operations": [1, 3], "train_examples": 4, "val_examples": 12,
+        "n_layer": 2, "n_embd": 16, "n_head": 2, "c_thought": 2, "initializer_range": 0.5,
+    }) else {
+        unreachable!()
+    };
+    let config = RunConfig::from_keys(Map::clone(&keys), &[], "test").unwrap();
+    let data = Data::prepare(&config, None).unwrap();
+    let device = coconut::device::named("cpu").unwrap();
+    let model = Transformer::random(model_config(&config, &data), 0, &device);
+    let model = LatentModel::new(model, config.thinking(), Default::default()).unwrap();
+    let evaluator = Evaluator {
+        data: &data.val,
+        tokenizer: &data.tokenizer,
+        curriculum: config.curriculum(),
+        batch_size: 5,
+        max_new_tokens: 2,
+        sampling: Sampling::Greedy,
+        seed: 0,
+    };
+    let stage = Stage(4);
+    let found = evaluator.evaluate(&model, stage, |_| Ok(())).unwrap();
+    let markers = data.tokenizer.markers();
+    let mut lengths = std::collections::BTreeSet::new();
+    for sample in &found.samples {
+        let draw = Draw { seed: 0, epoch: 0, index: sample.index as u64 };
+        let example = &data.val.encoded[sample.index];
+        let prompt = config.curriculum().prompt(example, stage, markers, draw);
+        if sample.index >= 8 {
+            assert!(sample.thoughts.is_empty());
+            continue;
+        }
+        assert_eq!(sample.thoughts.len(), prompt.n_latents);
+        lengths.insert(prompt.n_latents);
+        let row = Row { ids: &prompt.ids, labels: &[] };
+        let batch = Batch::new(&[row], Some(markers.latent)).unwrap();
+        let trace = latent::forward(&model, &batch, Wanted::Predictions);
+        for (position, thought) in prompt.latents().zip(&sample.thoughts) {
+            // One row alone has no padding: column and position are the same.
+            let hidden = trace.last_hidden(&batch, &[(0, position - 1)]).unwrap();
+            let logits =
+                model.transformer.logits(hidden).into_data().try_into_vec::<f32>().unwrap();
+            let total: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+            let mut expected: Vec<(f64, u32)> =
+                (0..).zip(&logits).map(|(id, &x)| (f64::from(x).exp() / total, id)).collect();
+            expected.sort_by(|a, b| b.0.total_cmp(&a.0));
+            assert_eq!(thought.len(), 5);
+            for ((token, p), (expected_p, id)) in thought.iter().zip(expected) {
+                assert!((p - expected_p).abs() < 1e-5, "{p} {expected_p}");
+                assert_eq!(*token, data.tokenizer.token_strings(&[id]).concat());
+            }
+        }
+    }
+    assert!(lengths.len() > 1, "questions with different numbers of thoughts");
+}

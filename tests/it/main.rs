@@ -1,0 +1,32 @@
+//! All integration tests of the library and the program, in one binary.
+
+use std::path::PathBuf;
+
+mod cli;
+mod curriculum;
+mod data_files;
+mod data_properties;
+mod families;
+mod generation;
+mod latent_forward;
+mod lens;
+mod lora;
+mod metrics;
+mod model_files;
+mod optim;
+mod recompute;
+mod reinject;
+mod report_files;
+mod report_results;
+mod stats;
+mod sweep;
+mod tokenizer_families;
+mod torch;
+
+/// The repository's root.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// A file or folder below `tests/fixtures`.
+fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(ROOT).join("tests/fixtures").join(path)
+}

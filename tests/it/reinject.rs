@@ -1,0 +1,317 @@
+//! Reinjections, early passes detached, and Seq-VCR against PyTorch (`python/make_fixtures.py`): losses
+//! and every gradient.
+
+use std::collections::BTreeMap;
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor, TensorData},
+};
+use coconut::{
+    latent::{
+        LatentModel, LatentPositions, Thinking, Wanted,
+        batch::{Batch, Row},
+        forward::forward_partly,
+        model::Extras,
+    },
+    model::{ModelConfig, Transformer, parameters, weights},
+    objective::{self, seq_vcr},
+};
+use serde_json::Value;
+
+use crate::torch::{distance, fixtures, json, tensors};
+
+fn load(name: &str) -> (Value, weights::HostTensors) {
+    (json(name), tensors(name))
+}
+
+fn thinking(name: &str, expression: &str) -> Thinking {
+    let expression = expression.trim_end_matches(" relative").trim_end_matches(" unnormed");
+    Thinking {
+        suppressed_epsilon: if name.ends_with("relative") { 0.5 } else { 0.1 },
+        suppressed_relative: name.ends_with("relative"),
+        last_state_unnormed: name.ends_with("unnormed"),
+        ..Thinking::from(expression.parse::<coconut::latent::Reinject>().unwrap())
+    }
+}
+
+/// The tiny model, its learned parts those of the fixture.
+fn model(thinking: Thinking, tensors: &weights::HostTensors) -> LatentModel {
+    let transformer = Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap();
+    let model = LatentModel::new(transformer, thinking, Extras::default()).unwrap();
+    let LatentModel { transformer, thoughts, thinking } = model;
+    let thoughts = parameters::map(thoughts, |name, value| {
+        let part = name.strip_prefix("reinject.").unwrap();
+        Tensor::from_data(tensors[&format!("part.{part}")].1.as_slice(), &value.device())
+    });
+    LatentModel { transformer, thoughts, thinking }
+}
+
+/// Rows of a fixture, and the latent token's id.
+struct Rows {
+    rows: Vec<(Vec<u32>, Vec<Option<u32>>)>,
+    latent: u32,
+}
+
+impl Rows {
+    fn of(about: &Value) -> Self {
+        let row = |row: &Value| {
+            let ids = serde_json::from_value(row["ids"].clone()).unwrap();
+            let labels: Vec<i64> = serde_json::from_value(row["labels"].clone()).unwrap();
+            (ids, labels.into_iter().map(|label| u32::try_from(label).ok()).collect())
+        };
+        Self {
+            rows: about["rows"].as_array().unwrap().iter().map(row).collect(),
+            latent: about["latent"].as_u64().unwrap() as u32,
+        }
+    }
+
+    /// Compares a model's loss and every gradient with PyTorch's of case `name`.
+    fn check(
+        &self,
+        name: &str,
+        model: &LatentModel,
+        detached: Option<usize>,
+        (about, tensors): (&Value, &weights::HostTensors),
+    ) {
+        // The reference counts each row's own passes, so with passes detached rows run alone.
+        let rows: Vec<Row> = self.rows.iter().map(|(ids, labels)| Row { ids, labels }).collect();
+        let batches: Vec<&[Row]> =
+            if detached.is_some() { rows.chunks(1).collect() } else { vec![&rows] };
+        let labels: usize = rows.iter().map(|r| r.labels.iter().flatten().count()).sum();
+        let (mut value, mut gradients) = (0.0, None);
+        for rows in batches {
+            let batch = Batch::new(rows, Some(self.latent)).unwrap();
+            let trace = forward_partly(model, &batch, Wanted::Predictions, detached);
+            let loss = objective::cross_entropy(&model.transformer, &batch, &trace, &batch.targets)
+                .unwrap();
+            let loss = loss / labels as f64;
+            value += loss.clone().into_scalar::<f32>() as f64;
+            let found = parameters::take_gradients(model, &mut loss.backward());
+            gradients = Some(coconut::model::parameters::accumulate(gradients, found));
+        }
+        let expected = about["loss"].as_f64().unwrap();
+        assert!((value / expected - 1.0).abs() < 1e-5, "{name}: loss {value}, PyTorch {expected}");
+        let gradients = gradients.unwrap();
+        for parameter in parameters::named(model).keys() {
+            let Some((_, theirs)) = tensors.get(&format!("{name}.grad.{parameter}")) else {
+                let named = gradients.contains_key(parameter);
+                panic!("{name}: {parameter} has no gradient in PyTorch, ours: {named}");
+            };
+            let ours = gradients[parameter].values.clone().into_data().try_into_vec().unwrap();
+            let distance = distance(&ours, theirs);
+            assert!(distance < 1e-4, "{name}: gradient of {parameter} differs by {distance:e}");
+        }
+    }
+}
+
+#[test]
+fn loss_and_every_gradient_equal_pytorch() {
+    let (about, tensors) = load("reinject_cases");
+    let rows = Rows::of(&about);
+    let mut cases = 0;
+    for (name, case) in about.as_object().unwrap() {
+        let Some(expression) = case["reinject"].as_str() else { continue };
+        cases += 1;
+        let detached = case["detached"].as_u64().map(|k| k as usize);
+        let model = model(thinking(name, expression), &tensors).train();
+        rows.check(name, &model, detached, (case, &tensors));
+    }
+    assert_eq!(cases, 16);
+}
+
+#[test]
+fn encodings_of_the_thoughts_index_equal_pytorch() {
+    let (about, tensors) = load("position_cases");
+    let rows = Rows::of(&about);
+    let latents = about["latents"].as_u64().unwrap() as usize;
+    for (name, latent_positions) in
+        [("learned", LatentPositions::Learned), ("sinusoidal", LatentPositions::Sinusoidal)]
+    {
+        let transformer = Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap();
+        let thinking = Thinking { latent_positions, ..Thinking::default() };
+        let extras = Extras { latents, ..Extras::default() };
+        let mut model = LatentModel::new(transformer, thinking, extras).unwrap();
+        model.thoughts = parameters::map(model.thoughts, |_, value| {
+            Tensor::from_data(tensors["table"].1.as_slice(), &value.device())
+        });
+        rows.check(name, &model.train(), None, (&about[name], &tensors));
+    }
+}
+
+/// The solution of `A x = b` by Gauss elimination with pivots; `system` is `[A | b]`.
+fn solve(mut system: Vec<Vec<f64>>) -> Vec<f64> {
+    let n = system.len();
+    for column in 0..n {
+        let pivot = (column..n)
+            .max_by(|&a, &b| system[a][column].abs().total_cmp(&system[b][column].abs()));
+        system.swap(column, pivot.unwrap());
+        for row in 0..n {
+            if row != column {
+                let factor = system[row][column] / system[column][column];
+                let above = system[column].clone();
+                system[row].iter_mut().zip(above).for_each(|(x, y)| *x -= factor * y);
+            }
+        }
+    }
+    (0..n).map(|i| system[i][n] / system[i][i]).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// W⁺ W (h' − h), with W⁺ = (WᵀW)⁻¹Wᵀ, is h' − h where W has full column rank.
+#[test]
+fn the_pseudo_inverse_of_the_head_changes_nothing() {
+    const V: usize = 11;
+    const D: usize = 6;
+    let mut rng = coconut::rng::stream(5, &[1]);
+    let mut normal = || f64::from(coconut::rng::standard_normal(&mut rng));
+    let w: Vec<[f64; D]> = (0..V).map(|_| std::array::from_fn(|_| normal())).collect();
+    let change: [f64; D] = std::array::from_fn(|_| normal());
+    let logits: Vec<f64> = w.iter().map(|row| dot(row, &change)).collect();
+    // (WᵀW) x = Wᵀ (W change)
+    let system = (0..D).map(|i| {
+        let products = (0..D).map(|j| w.iter().map(|row| row[i] * row[j]).sum());
+        let right = w.iter().zip(&logits).map(|(row, y)| row[i] * y).sum();
+        products.chain([right]).collect()
+    });
+    for (x, change) in solve(system.collect()).iter().zip(change) {
+        assert!((x - change).abs() < 1e-10);
+    }
+}
+
+/// With fewer tokens than features it is the part of h' − h in the span of W's rows, Wᵀ(WWᵀ)⁻¹W(h' − h).
+#[test]
+fn suppressed_looks_through_a_head_smaller_than_the_width() {
+    const V: usize = 6;
+    const D: usize = 16;
+    let shape = ModelConfig::gpt2(V, 16, D, 3, 2);
+    let transformer = Transformer::random(shape, 3, &Device::flex());
+    let epsilon = 0.002;
+    let thinking =
+        Thinking { suppressed_epsilon: epsilon, ..thinking("suppressed[0:]", "suppressed[0:]") };
+    let model = LatentModel::new(transformer, thinking, Extras::default()).unwrap();
+    let rows: [&[u32]; 2] = [&[0, 1, 2, 3, 5, 5, 1], &[2, 0, 5, 5, 4]];
+    let rows = rows.map(|ids| Row { ids, labels: &[] });
+    let batch = Batch::new(&rows, Some(5)).unwrap();
+    let trace = forward_partly(&model, &batch, Wanted::Predictions, None);
+
+    let numbers = |x: Tensor<1>| x.into_data().convert::<f64>().try_into_vec::<f64>().unwrap();
+    let head = numbers(model.transformer.head().whole().flatten(0, 1));
+    let w: Vec<&[f64]> = head.chunks(D).collect();
+    let (mut compared, mut elsewhere) = (0, 0);
+    for (number, thought) in trace.thoughts.iter().enumerate() {
+        let start = batch.passes[number].columns.start;
+        let columns: Vec<usize> =
+            batch.passes[number + 1].sources.iter().map(|column| column - start).collect();
+        let state = |k| numbers(trace.hidden[number].column(k, &columns).flatten(0, 2));
+        let states: Vec<Vec<f64>> = (0..4).map(state).collect();
+        let thought = numbers(thought.clone().flatten(0, 2));
+        for row in 0..2 {
+            let of = |k: usize| &states[k][row * D..(row + 1) * D];
+            let mut expected = [0.0; D];
+            for k in 0..3 {
+                let change: Vec<f64> = of(k + 1).iter().zip(of(k)).map(|(a, b)| a - b).collect();
+                let system = w.iter().map(|a| {
+                    w.iter().map(|b| dot(a, b)).chain([dot(a, &change)]).collect::<Vec<_>>()
+                });
+                let y = solve(system.collect());
+                for i in 0..D {
+                    let seen: f64 = y.iter().zip(&w).map(|(y, w)| y * w[i]).sum();
+                    assert!((seen + epsilon).abs() > 1e-6, "too near the limit to compare");
+                    if seen < -epsilon {
+                        expected[i] += of(k + 1)[i];
+                    }
+                    elsewhere += usize::from((seen < -epsilon) != (change[i] < -epsilon));
+                }
+            }
+            for (ours, expected) in thought[row * D..].iter().zip(expected) {
+                assert!((ours - expected).abs() < 1e-5, "{ours} {expected}");
+                compared += 1;
+            }
+        }
+    }
+    assert_eq!(compared, 2 * 2 * D);
+    assert!(elsewhere > 10, "the head makes no difference: {elsewhere}");
+}
+
+#[test]
+fn the_replications_last_hidden_state_is_zero() {
+    let (about, tensors) = load("reinject_cases");
+    let ids: Vec<u32> = serde_json::from_value(about["rows"][2]["ids"].clone()).unwrap();
+    let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], Some(40)).unwrap();
+    let thoughts = |thinking: Thinking| -> Vec<Vec<f32>> {
+        let model = model(thinking, &tensors);
+        // Everything, so that both do the very same sums.
+        let trace = forward_partly(&model, &batch, Wanted::Everything, None);
+        trace.thoughts.into_iter().map(|x| x.into_data().try_into_vec().unwrap()).collect()
+    };
+    let compat = coconut::latent::Compat::Replication;
+    let of = |text, compat| thoughts(Thinking { compat, ..thinking("", text) });
+    assert!(of("hs[-1]", compat).concat().iter().all(|&x| x == 0.0));
+    assert!(of("hs[-1]", Default::default()).concat().iter().any(|&x| x != 0.0));
+    assert_eq!(of("suppressed[0:]", compat), of("suppressed[0:]", Default::default()));
+}
+
+#[test]
+fn seq_vcr_equals_pytorch() {
+    let (about, tensors) = load("seq_vcr");
+    let mask: Vec<Vec<u8>> = serde_json::from_value(about["mask"].clone()).unwrap();
+    let visible: Vec<Vec<bool>> =
+        mask.iter().map(|row| row.iter().map(|&x| x == 1).collect()).collect();
+    let number = |name: &str| about[name].as_f64().unwrap();
+    for (name, divisor) in [("pairs", seq_vcr::Divisor::Pairs), ("width", seq_vcr::Divisor::Width)]
+    {
+        let loss = objective::SeqVcr {
+            lambda1: number("lambda1"),
+            lambda2: number("lambda2"),
+            eta: number("eta"),
+            layers: seq_vcr::Layers::All,
+            divisor,
+        };
+        let (shape, values) = tensors["x"].clone();
+        let x = Tensor::<3>::from_data(TensorData::new(values, shape), &Device::flex());
+        let x = Tensor::from_inner(x).require_grad();
+        let terms = loss.terms(x.clone(), &visible).unwrap();
+        for (term, ours) in [("variance", &terms.variance), ("covariance", &terms.covariance)] {
+            let ours = f64::from(ours.clone().into_scalar::<f32>());
+            let theirs = about[name][term].as_f64().unwrap();
+            assert!((ours / theirs - 1.0).abs() < 1e-5, "{name} {term}: {ours}, {theirs}");
+        }
+        let gradients = (terms.variance + terms.covariance).backward();
+        let ours: Vec<f32> = x.grad(&gradients).unwrap().into_data().try_into_vec().unwrap();
+        let distance = distance(&ours, &tensors[&format!("{name}.grad")].1);
+        assert!(distance < 1e-5, "{name}: differs by {distance:e}");
+        assert!(loss.terms(x.clone().narrow(0, 0, 1), &visible[..1]).is_none(), "one row");
+    }
+}
+
+#[test]
+fn learned_parts_are_saved_and_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let transformer = Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap();
+    let thinking = Thinking {
+        latent_positions: coconut::latent::LatentPositions::Learned,
+        ..thinking("", "mlp(hs[-1])+proj(ie)+pause")
+    };
+    let extras = Extras { latents: 3, seq_vcr: Some(5), seed: 9 };
+    let model = LatentModel::new(transformer.clone(), thinking.clone(), extras).unwrap();
+    model.save(folder.path()).unwrap();
+    let back = LatentModel::load(
+        Transformer::load(folder.path(), &Device::flex()).unwrap(),
+        thinking,
+        folder.path(),
+    );
+    let values = |model: &LatentModel| -> BTreeMap<String, Vec<f32>> {
+        let named = parameters::named(model).into_iter();
+        named.map(|(name, flat)| (name, flat.values.into_data().try_into_vec().unwrap())).collect()
+    };
+    assert_eq!(values(&back.unwrap()), values(&model));
+    assert!(values(&model).contains_key("seq_vcr.weight"));
+    // Another expression does not fit the file, and says which part is missing.
+    let other = Thinking::from("pause+pause".parse::<coconut::latent::Reinject>().unwrap());
+    let error = LatentModel::load(transformer, other, folder.path()).unwrap_err().to_string();
+    assert!(error.contains("`reinject.pause.1.weight` is missing"), "{error}");
+}

@@ -1,0 +1,139 @@
+//! Tokenizers of each family against transformers: `python/make_tokenizers.py` wrote the cases.
+
+use std::path::PathBuf;
+
+use coconut::data::{Example, Tokenizer, encode::encode_text, tokenizer::chat::PromptStyle};
+use serde_json::Value;
+
+const FAMILIES: [&str; 4] = ["gpt2", "qwen", "llama3", "smollm2"];
+
+fn folder() -> PathBuf {
+    crate::fixture("tokenizers")
+}
+
+fn cases(family: &str) -> Value {
+    let text = std::fs::read_to_string(folder().join("cases.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()[family].clone()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+#[test]
+fn texts_and_markers_have_the_same_ids() {
+    for family in FAMILIES {
+        let (tokenizer, cases) = (Tokenizer::load(&folder().join(family)).unwrap(), cases(family));
+        let markers = tokenizer.markers();
+        assert_eq!(
+            vec![markers.start_latent, markers.end_latent, markers.latent],
+            ids(&cases["markers"]),
+            "{family}"
+        );
+        assert_eq!(Some(u64::from(markers.eos)), cases["eos"].as_u64(), "{family}");
+        assert_eq!(tokenizer.loaded_size() as u64, cases["vocab"].as_u64().unwrap(), "{family}");
+        for case in cases["texts"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            let encoded = |special| tokenizer.encode(text, special).unwrap().ids;
+            assert_eq!(encoded(true), ids(&case["special"]), "{family}: {text:?}");
+            assert_eq!(encoded(false), ids(&case["plain"]), "{family}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn chats_are_rendered_and_encoded_alike() {
+    for family in ["qwen", "llama3", "smollm2"] {
+        for case in cases(family)["chats"].as_array().unwrap() {
+            let style = PromptStyle {
+                system_prompt: case["system"].as_str().map(str::to_owned),
+                chat_template: true,
+            };
+            let tokenizer = Tokenizer::load(&folder().join(family)).unwrap();
+            let tokenizer = tokenizer.with_prompt(&style).unwrap();
+            let question = case["question"].as_str().unwrap();
+            assert_eq!(
+                tokenizer.put(question).unwrap().0,
+                case["text"].as_str().unwrap(),
+                "{family}"
+            );
+            let text = encode_text(&Example::new(question, ["s"], "1"), &tokenizer).unwrap();
+            assert_eq!(text.question, ids(&case["ids"]), "{family}");
+        }
+    }
+}
+
+#[test]
+fn generation_ends_at_each_familys_tokens() {
+    for (family, stops, turn) in [
+        ("gpt2", &["<|endoftext|>"][..], None),
+        ("qwen", &["<|im_end|>", "<|endoftext|>"], Some("<|im_end|>")),
+        ("llama3", &["<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"], Some("<|eot_id|>")),
+        ("smollm2", &["<|im_end|>"], Some("<|im_end|>")),
+    ] {
+        let tokenizer = Tokenizer::load(&folder().join(family)).unwrap();
+        assert_eq!(tokenizer.token_strings(tokenizer.stops()), stops, "{family}");
+        let style = PromptStyle { system_prompt: None, chat_template: true };
+        match (tokenizer.with_prompt(&style), turn) {
+            (Ok(tokenizer), Some(turn)) => {
+                assert_eq!(Some(tokenizer.markers().eos), tokenizer.id_of(turn), "{family}");
+            }
+            (Err(error), None) => assert!(error.to_string().contains("without a chat template")),
+            (result, _) => panic!("{family}: {result:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_saved_tokenizer_is_the_same_again() {
+    for family in FAMILIES {
+        let tokenizer = Tokenizer::load(&folder().join(family)).unwrap();
+        let saved = tempfile::tempdir().unwrap();
+        tokenizer.save(saved.path()).unwrap();
+        let again = Tokenizer::load(saved.path()).unwrap();
+        assert_eq!(again.markers(), tokenizer.markers(), "{family}");
+        assert_eq!(again.vocab_size(), tokenizer.vocab_size(), "{family}");
+        assert_eq!(
+            again.loaded_size(),
+            tokenizer.vocab_size(),
+            "{family}: its markers are its own"
+        );
+        let style = PromptStyle { system_prompt: None, chat_template: true };
+        if family != "gpt2" {
+            let put = |t: Tokenizer| t.with_prompt(&style).unwrap().put("a question").unwrap();
+            assert_eq!(put(again), put(tokenizer), "{family}");
+        }
+    }
+}
+
+#[test]
+fn a_cut_file_is_one_clear_error() {
+    for family in FAMILIES {
+        let bytes = std::fs::read(folder().join(family).join("tokenizer.json")).unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("tokenizer.json");
+        for length in [0, 1, 100, bytes.len() / 2, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            let error = Tokenizer::load(&path).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("is not a tokenizer"), "{error}");
+        }
+    }
+}
+
+/// Files on which `tokenizers` itself panics: a merge whose second part is shorter than the prefix that
+/// continued words have, and JSON that is damaged inside a decoder. Found by `fuzz/`.
+#[test]
+fn files_that_the_library_panics_on_are_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("tokenizer.json");
+    let short_merge = r###"{"version": "1.0", "added_tokens": [], "model": {"type": "BPE",
+        "continuing_subword_prefix": "##", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}}"###;
+    let decoder = r#"{"version": "1.0", "added_tokens": [], "decoder": {"type": "ByteLevel", "#;
+    for text in [short_merge, decoder] {
+        std::fs::write(&path, text).unwrap();
+        let error = Tokenizer::load(&path).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        assert!(error.to_string().contains("is not a tokenizer"), "{error}");
+    }
+}
