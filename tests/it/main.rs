@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+mod architecture;
 mod cli;
 mod curriculum;
 mod data_files;
