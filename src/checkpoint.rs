@@ -19,6 +19,7 @@ use crate::{
         lora::{self, Base, Frozen},
         weights,
     },
+    objective::{Learner, ObjectiveParameters},
     optim::AdamW,
     run::Row,
 };
@@ -75,7 +76,7 @@ impl LatentInfo {
 
 /// Where training stands: everything that the next step depends on besides weights and moments.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct TrainerState {
     /// The epoch in progress, from 0.
     pub epoch: usize,
     /// Optimizer steps done in it.
@@ -101,6 +102,8 @@ pub struct State {
 pub struct Checkpoint {
     /// Without autodiff.
     pub model: LatentModel,
+    /// What its objective learned besides.
+    pub objective: ObjectiveParameters,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// How it thinks.
@@ -118,8 +121,8 @@ impl Checkpoint {
         model.config.precision = precision(latent.bf16);
         let tokenizer = Tokenizer::load(folder)?.with_prompt(&latent.prompt)?;
         check_vocabulary(&tokenizer, &model, folder)?;
-        let model = LatentModel::load(model, latent.thinking.clone(), folder)?;
-        Ok(Self { model, tokenizer, latent })
+        let Learner { model, objective } = Learner::load(model, latent.thinking.clone(), folder)?;
+        Ok(Self { model, objective, tokenizer, latent })
     }
 }
 
@@ -158,17 +161,17 @@ pub fn check_vocabulary(tokenizer: &Tokenizer, model: &Transformer, folder: &Pat
 /// Writes a checkpoint beside its place and renames it, so that a kill never leaves half a one.
 pub fn save(
     folder: &Path,
-    model: &LatentModel,
+    learner: &Learner,
     tokenizer: &Tokenizer,
     latent: &LatentInfo,
     optimizer: &AdamW,
-    state: &State,
+    state: &TrainerState,
 ) -> Result<()> {
     let partial = partial(folder);
     if partial.exists() {
         std::fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))?;
     }
-    write_model(&partial, model, tokenizer, latent)?;
+    write_model(&partial, learner, tokenizer, latent)?;
     write_json(&partial.join(STATE_FILE), state)?;
     weights::write_tensors(&partial.join(OPTIMIZER_FILE), &optimizer.state())?;
     for entry in std::fs::read_dir(&partial).map_err(Error::io("read", &partial))?.flatten() {
@@ -190,12 +193,12 @@ pub fn save(
 /// Writes what [`Checkpoint::load`] reads: model, tokenizer, and how it thinks.
 pub fn write_model(
     folder: &Path,
-    model: &LatentModel,
+    learner: &Learner,
     tokenizer: &Tokenizer,
     latent: &LatentInfo,
 ) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    model.save(folder)?;
+    learner.save(folder)?;
     tokenizer.save(folder)?;
     let markers = tokenizer.markers();
     let eos = match tokenizer.stops() {
@@ -215,8 +218,8 @@ fn partial(folder: &Path) -> PathBuf {
 }
 
 /// Reads what only the trainer needs: its state, and the optimizer's moments into `optimizer`.
-pub fn restore(folder: &Path, optimizer: &mut AdamW, device: &Device) -> Result<State> {
-    let state: State = read_json(&folder.join(STATE_FILE))?;
+pub fn restore(folder: &Path, optimizer: &mut AdamW, device: &Device) -> Result<TrainerState> {
+    let state: TrainerState = read_json(&folder.join(STATE_FILE))?;
     let tensors = weights::read_tensors(&folder.join(OPTIMIZER_FILE))?;
     let moments: BTreeMap<String, Tensor<1>> = tensors
         .into_iter()
@@ -240,7 +243,7 @@ pub fn all(folder: &Path) -> Result<Vec<PathBuf>> {
         let path = entry.path();
         let hidden = entry.file_name().to_string_lossy().starts_with('.');
         if !hidden && path.join(STATE_FILE).is_file() {
-            let state: State = read_json(&path.join(STATE_FILE))?;
+            let state: TrainerState = read_json(&path.join(STATE_FILE))?;
             found.push((state.step, state.epoch, path));
         }
     }

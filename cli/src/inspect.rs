@@ -20,6 +20,7 @@ use coconut::{
         self, Wanted,
         batch::{Batch, Row},
     },
+    objective::Learner,
     report,
     run::{self, Results, append_samples},
 };
@@ -80,7 +81,7 @@ impl SamplingArgs {
 
 impl Eval {
     pub fn run(self) -> Result<()> {
-        let Checkpoint { model, tokenizer, latent } =
+        let Checkpoint { model, tokenizer, latent, .. } =
             Checkpoint::load(&self.checkpoint, &device::named("cpu")?)?;
         let examples = read::load(&self.data, self.max_size)?;
         let encoded = match latent.format {
@@ -198,7 +199,7 @@ impl Generate {
     }
 
     fn answer(&self, checkpoint: &Checkpoint, question: &str) -> Result<()> {
-        let Checkpoint { model, tokenizer, latent } = checkpoint;
+        let Checkpoint { model, tokenizer, latent, .. } = checkpoint;
         if latent.format == Format::Graph {
             return Err(Error::Usage("This checkpoint answers graphs, not text; use `coconut eval` with a file of graphs.".into()));
         }
@@ -264,7 +265,7 @@ pub struct Logits {
 
 impl Logits {
     pub fn run(self) -> Result<()> {
-        let Checkpoint { model, tokenizer, latent } =
+        let Checkpoint { model, tokenizer, latent, .. } =
             Checkpoint::load(&self.checkpoint, &device::named("cpu")?)?;
         let vocabulary = model.transformer.config.vocab_size;
         if let Some(id) = self.ids.iter().find(|&&id| id as usize >= vocabulary) {
@@ -311,7 +312,7 @@ impl Merge {
                 self.out.display()
             )));
         }
-        let Checkpoint { mut model, tokenizer, latent } =
+        let Checkpoint { mut model, objective, tokenizer, latent } =
             Checkpoint::load(&self.checkpoint, &device::named("cpu")?)?;
         if model.transformer.lora.is_none() {
             return Err(Error::Usage(format!(
@@ -320,7 +321,7 @@ impl Merge {
             )));
         }
         model.transformer = model.transformer.merged();
-        checkpoint::write_model(&self.out, &model, &tokenizer, &latent)?;
+        checkpoint::write_model(&self.out, &Learner { model, objective }, &tokenizer, &latent)?;
         println!("wrote {}", self.out.display());
         Ok(())
     }

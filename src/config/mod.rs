@@ -22,7 +22,10 @@ use crate::{
         config::Family,
         lora::{Base, Frozen, Targets},
     },
-    objective::seq_vcr::{Divisor, Layers, Projection, SeqVcr},
+    objective::{
+        Objective, Term,
+        seq_vcr::{Divisor, Layers, Projection, SeqVcr},
+    },
     optim::Scheduler,
 };
 use serde::{Deserialize, Serialize};
@@ -391,17 +394,26 @@ impl RunConfig {
         }
     }
 
-    /// The Seq-VCR loss, if it is asked for, and the dimensions that it projects to.
-    pub fn seq_vcr(&self) -> Option<(SeqVcr, usize)> {
-        let usual = if self.seq_vcr_projection == Projection::Trained { 2048 } else { 32 };
-        let loss = SeqVcr {
-            lambda1: self.seq_vcr_lambda1,
-            lambda2: self.seq_vcr_lambda2,
-            eta: self.seq_vcr_eta,
-            layers: self.seq_vcr_layers,
-            divisor: self.seq_vcr_divisor,
-        };
-        self.loss_seq_vcr.then(|| (loss, self.seq_vcr_dim.unwrap_or(usual)))
+    /// What a step trains.
+    pub fn objective(&self) -> Objective {
+        let mut terms = vec![Term::CrossEntropy { weight: 1.0 }];
+        if self.loss_seq_vcr {
+            let usual = if self.seq_vcr_projection == Projection::Trained { 2048 } else { 32 };
+            let loss = SeqVcr {
+                lambda1: self.seq_vcr_lambda1,
+                lambda2: self.seq_vcr_lambda2,
+                eta: self.seq_vcr_eta,
+                layers: self.seq_vcr_layers,
+                divisor: self.seq_vcr_divisor,
+            };
+            terms.push(Term::SeqVcr {
+                loss,
+                projection: self.seq_vcr_projection,
+                projected: self.seq_vcr_dim.unwrap_or(usual),
+                seed: self.seed,
+            });
+        }
+        Objective { terms }
     }
 
     /// The keys in which two configurations differ.

@@ -38,27 +38,36 @@ pub enum Recompute {
     Blocks,
 }
 
-/// The gradients of `loss` (a function of the trace) at a model with autodiff; `None` if there is no loss.
-///
-/// * `tracked`: gradients flow through so many of the last passes, all if `None`.
-/// * `wanted`: what the loss reads of the trace.
-/// * `seed`: each block of each pass draws its dropout from its own stream of it, to be drawn again.
-pub fn gradients(
+/// How [`backward`] runs a batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BackwardOptions {
+    /// What the loss reads of the trace.
+    pub reads: Wanted,
+    /// What is computed again.
+    pub recompute: Recompute,
+    /// Gradients flow through so many of the last passes; all if `None`.
+    pub tracked: Option<usize>,
+    /// Each block of each pass draws its dropout from its own stream of this seed, to be drawn again.
+    pub seed: u64,
+}
+
+/// The gradients of a loss at the parameters of `module`, which has autodiff and holds `model`, and
+/// whatever else `loss` makes of the trace; `None` if there is no loss.
+pub fn backward<M: Module, T>(
+    module: &M,
     model: &LatentModel,
     batch: &Batch,
-    recompute: Recompute,
-    tracked: Option<usize>,
-    wanted: Wanted,
-    seed: u64,
-    loss: impl FnOnce(&Trace) -> Option<Tensor<1>>,
-) -> Option<Named> {
+    options: BackwardOptions,
+    loss: impl FnOnce(&Trace) -> Option<(Tensor<1>, T)>,
+) -> Option<(Named, T)> {
+    let BackwardOptions { reads: wanted, recompute, tracked, seed } = options;
     let sweep = Sweep { tracked, wanted, seed: Some(seed), trim: false };
     let pull = match recompute {
         Recompute::None => {
             let trace = run(model, batch, sweep);
-            let loss = loss(&trace)?;
+            let (loss, besides) = loss(&trace)?;
             drop(trace);
-            return Some(parameters::take_gradients(model, &mut loss.backward()));
+            return Some((parameters::take_gradients(module, &mut loss.backward()), besides));
         }
         Recompute::Passes => at_once,
         Recompute::Blocks => by_blocks,
@@ -71,9 +80,9 @@ pub fn gradients(
     let row_space = row_space(model);
     let of_losses: Vec<_> = hidden.iter().map(|states| states.clone().map(leaf)).collect();
     let leaves = Trace { hidden: of_losses, thoughts: Vec::new(), cache: Cache::default() };
-    let loss = loss(&leaves)?;
+    let (loss, besides) = loss(&leaves)?;
     let mut found = loss.backward();
-    let mut total = parameters::take_gradients(model, &mut found);
+    let mut total = parameters::take_gradients(module, &mut found);
     let mut upstream: Vec<Vec<Option<Tensor<3>>>> = (leaves.hidden.iter())
         .map(|states| states.all().iter().map(|x| x.grad_remove(&mut found)).collect())
         .collect();
@@ -123,7 +132,7 @@ pub fn gradients(
             sums.iter_mut().zip(chunks).for_each(|(sum, chunk)| add(sum, chunk));
         }
     }
-    Some(total)
+    Some((total, besides))
 }
 
 /// A pass to be run again.

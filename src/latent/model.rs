@@ -1,7 +1,5 @@
 //! A model that thinks: the transformer, what is fed back into it, and what only thoughts have.
 
-use std::path::Path;
-
 use burn::{
     module::{Module, Param},
     tensor::{Device, Tensor, TensorData},
@@ -13,12 +11,12 @@ use super::{
     feedback::{Learned, terms},
 };
 use crate::{
-    Error, Result,
-    model::{Transformer, layers::Embedding, parameters, weights},
+    model::{Transformer, layers::Embedding},
     rng,
 };
 
-/// The file beside the transformer's weights that holds the parameters of thoughts, if there are any.
+/// The file beside the transformer's weights that holds the parameters of thoughts and of the
+/// objective, if there are any.
 pub const LATENT_WEIGHTS_FILE: &str = "latent.safetensors";
 
 /// How thoughts are made: under the names of the recipe's keys.
@@ -117,8 +115,6 @@ pub struct ThoughtParameters {
     pub reinject: Learned,
     /// Encodings of the thoughts' indices, `[latents, d_model]`, if they are learned.
     pub latent_positions: Option<Embedding>,
-    /// Seq-VCR's projection, `[projected, d_model]`, if it is trained.
-    pub seq_vcr: Option<Embedding>,
 }
 
 /// Sizes of what a [`LatentModel`] adds.
@@ -126,8 +122,6 @@ pub struct ThoughtParameters {
 pub struct Extras {
     /// Most latents of a row, for learned latent positions.
     pub latents: usize,
-    /// Width of Seq-VCR's trained projection, if it has one.
-    pub seq_vcr: Option<usize>,
     /// Seed of fresh parameters.
     pub seed: u64,
 }
@@ -145,77 +139,17 @@ impl LatentModel {
         let shape = &transformer.config;
         thinking.check(shape.n_layer, shape.family.name())?;
         let (d, std, device) = (shape.d_model, shape.initializer_range, transformer.device());
-        let table = |rows: usize, std: f64, purpose: u64| {
-            let mut rng = rng::stream(extras.seed, &[rng::THOUGHTS, purpose]);
+        let table = |rows: usize| {
+            let mut rng = rng::stream(extras.seed, &[rng::THOUGHTS, 1]);
             let data = TensorData::new(rng::normals(&mut rng, rows * d, std as f32), [rows, d]);
             Embedding::from(Param::from_tensor(Tensor::from_data(data, &device)))
         };
         let learned = thinking.latent_positions == LatentPositions::Learned;
         let thoughts = ThoughtParameters {
             reinject: Learned::new(&thinking.reinject, d, std, extras.seed, &device),
-            latent_positions: learned.then(|| table(extras.latents.max(1), std, 1)),
-            seq_vcr: extras.seq_vcr.map(|rows| table(rows, 1.0 / (d as f64).sqrt(), 2)),
+            latent_positions: learned.then(|| table(extras.latents.max(1))),
         };
         Ok(Self { transformer, thoughts, thinking })
-    }
-
-    /// Reads the parameters of thoughts that [`LatentModel::save`] wrote in a folder.
-    ///
-    /// # Errors
-    /// What is missing, left over or misshapen, by name.
-    pub fn load(transformer: Transformer, thinking: Thinking, folder: &Path) -> Result<Self> {
-        let path = folder.join(LATENT_WEIGHTS_FILE);
-        let mut found = match path.exists() {
-            true => weights::read_tensors(&path)?,
-            false => weights::HostTensors::new(),
-        };
-        let rows = |name: &str| found.get(name).map(|(shape, _)| shape[0]);
-        let extras = Extras {
-            latents: rows("latent_positions.weight").unwrap_or(0),
-            seq_vcr: rows("seq_vcr.weight"),
-            seed: 0,
-        };
-        let wrong = |problem: String| Error::input(&path, "", problem);
-        let model = Self::new(transformer, thinking, extras)
-            .map_err(|(key, problem)| wrong(format!("`{key}` {problem}")))?;
-        let mut problems = Vec::new();
-        let expected = parameters::named(&model.thoughts);
-        for (name, flat) in &expected {
-            match found.get(name) {
-                Some((shape, _)) if *shape == flat.shape => {}
-                Some(_) => problems.push(format!("`{name}` has another shape")),
-                None => problems.push(format!("`{name}` is missing")),
-            }
-        }
-        problems.extend(
-            found
-                .keys()
-                .filter(|name| !expected.contains_key(*name))
-                .map(|name| format!("`{name}` is not part of it")),
-        );
-        if !problems.is_empty() {
-            let problem = format!(
-                "the thoughts' parameters do not fit `latent.json`: {}. The two files must come from the same checkpoint.",
-                problems.join("; ")
-            );
-            return Err(wrong(problem));
-        }
-        let Self { transformer, thoughts, thinking } = model;
-        let thoughts = parameters::map(thoughts, |name, value| match found.remove(name) {
-            Some((_, values)) => Tensor::from_data(values.as_slice(), &value.device()),
-            None => value,
-        });
-        Ok(Self { transformer, thoughts, thinking })
-    }
-
-    /// Writes the transformer, and the parameters of thoughts beside it if there are any.
-    pub fn save(&self, folder: &Path) -> Result<()> {
-        self.transformer.save(folder)?;
-        let named = parameters::named(&self.thoughts);
-        if named.is_empty() {
-            return Ok(());
-        }
-        weights::write_tensors(&folder.join(LATENT_WEIGHTS_FILE), &named)
     }
 
     /// Where tensors live.

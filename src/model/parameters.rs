@@ -30,14 +30,16 @@ pub fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Named
     visit(module, Some(gradients))
 }
 
+/// Structs whose fields give parameters no part of their names: their parts are files of their own.
+const TRANSPARENT: [&str; 2] = ["Struct:LatentModel", "Struct:Learner"];
+
 /// The way from a module to a parameter in it.
 #[derive(Default)]
 struct Path(Vec<String>);
 
 impl Path {
     fn enter(&mut self, name: &str, container: &str) {
-        if container == "Struct:LatentModel" {
-            // Its parts are files of their own.
+        if TRANSPARENT.contains(&container) {
             self.0.push(String::new());
         // An enum's variant is no part of the name, nor is the field that holds the enum.
         } else if container.starts_with("Enum:") {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     latent::{Trace, batch::Batch},
+    model::Transformer,
     rng,
 };
 
@@ -167,12 +168,9 @@ pub fn orthogonal(projected: usize, d_model: usize, seed: u64, device: &Device) 
     if projected <= d_model { x } else { x.transpose() }
 }
 
-/// The projection of a run: its parameter, or the fixed one on the same side of autodiff as `like`.
-pub fn projection(model: &crate::latent::LatentModel, projected: usize, seed: u64) -> Tensor<2> {
-    if let Some(trained) = &model.thoughts.seq_vcr {
-        return trained.weight.val();
-    }
-    let fixed = orthogonal(projected, model.transformer.config.d_model, seed, &model.device());
-    let training = model.transformer.head().weight.values.is_autodiff();
+/// The fixed projection of a run, on the same side of autodiff as the model: `[projected, d_model]`.
+pub(super) fn fixed_projection(model: &Transformer, projected: usize, seed: u64) -> Tensor<2> {
+    let fixed = orthogonal(projected, model.config.d_model, seed, &model.device());
+    let training = model.head().weight.values.is_autodiff();
     if training && !fixed.is_autodiff() { Tensor::from_inner(fixed) } else { fixed }
 }

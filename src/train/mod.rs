@@ -2,12 +2,16 @@
 
 pub mod data;
 pub mod event;
+pub mod group;
 pub mod start;
+pub mod step;
 pub mod steps;
 pub mod trainer;
 
 pub use data::Data;
 pub use event::Event;
+pub use group::Group;
 pub use start::{initial_model, model_config};
-pub use steps::EpochSteps;
+pub use step::{StepOptions, StepReport, step};
+pub use steps::{EpochSteps, StepBatches};
 pub use trainer::Trainer;

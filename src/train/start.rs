@@ -9,11 +9,12 @@ use crate::{
     data::Markers,
     latent::{LatentModel, model::Extras},
     model::{ModelConfig, Transformer, lora},
-    objective::seq_vcr,
+    objective::{Learner, ObjectiveParameters},
 };
 
-/// The model that a recipe starts from: a folder's, or random weights for the data's vocabulary.
-pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result<LatentModel> {
+/// The model that a recipe starts from, a folder's or random weights for the data's vocabulary, with
+/// fresh parameters of thoughts and of the objective.
+pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result<Learner> {
     let wrong = |key: &str, problem| Error::Config {
         origin: config.name.clone(),
         key: key.into(),
@@ -45,15 +46,13 @@ pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result
             }
         }
     };
-    let extras = Extras {
-        latents: config.c_thought * config.max_latent_stage,
-        seq_vcr: (config.seq_vcr())
-            .filter(|_| config.seq_vcr_projection == seq_vcr::Projection::Trained)
-            .map(|(_, dim)| dim),
-        seed: config.seed,
-    };
-    LatentModel::new(transformer, config.thinking(), extras)
-        .map_err(|(key, problem)| wrong(key, problem))
+    let extras = Extras { latents: config.c_thought * config.max_latent_stage, seed: config.seed };
+    let model = LatentModel::new(transformer, config.thinking(), extras)
+        .map_err(|(key, problem)| wrong(key, problem))?;
+    let d_model = model.transformer.config.d_model;
+    let objective =
+        ObjectiveParameters::new(&config.objective(), d_model, config.seed, &model.device());
+    Ok(Learner { model, objective })
 }
 
 /// The shape of a model from random weights.

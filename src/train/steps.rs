@@ -1,25 +1,56 @@
 //! A run's data cut into optimizer steps.
 
+use std::sync::mpsc;
+
 use rand::seq::SliceRandom;
 
-use super::Data;
+use super::{Data, Group};
 use crate::{
     Error, Result,
     config::RunConfig,
     data::{Curriculum, Draw, Encoded, Markers, Sequence, Stage},
     latent::batch::{Batch, Row},
+    objective::Objective,
     rng,
 };
 
-/// What one optimizer step trains on.
+/// What one process does of one optimizer step.
 #[derive(Clone, Debug)]
-pub struct Step {
-    /// Micro-batches.
-    pub batches: Vec<Batch>,
-    /// For each micro-batch, the examples' numbers in the training set, from 0.
-    pub examples: Vec<Vec<usize>>,
-    /// Labels in all of them.
-    pub labels: usize,
+pub struct StepBatches {
+    /// This process's micro-batches.
+    pub batches: Vec<MicroBatch>,
+    /// The number of micro-batches in all processes.
+    pub in_all: usize,
+}
+
+/// Rows whose gradients are computed together.
+#[derive(Clone, Debug)]
+pub struct MicroBatch {
+    /// The micro-batch's number in its step, from 0, counted over all processes.
+    pub number: usize,
+    /// The rows, laid out.
+    pub batch: Batch,
+    /// The examples' numbers in the training set, from 0.
+    pub examples: Vec<usize>,
+}
+
+impl StepBatches {
+    /// A step of one micro-batch.
+    pub fn one(batch: Batch, examples: Vec<usize>) -> Self {
+        Self { batches: vec![MicroBatch { number: 0, batch, examples }], in_all: 1 }
+    }
+
+    /// Labels in this process's micro-batches.
+    pub fn labels(&self) -> usize {
+        self.batches.iter().map(|micro| micro.batch.targets.len()).sum()
+    }
+}
+
+/// The rows of one example.
+struct ExampleRows {
+    /// The example's number in the training set, from 0.
+    example: usize,
+    rows: Vec<Sequence>,
 }
 
 /// The optimizer steps of one epoch, in order.
@@ -30,6 +61,7 @@ pub struct Step {
 #[derive(Clone, Debug)]
 pub struct EpochSteps<'a> {
     encoded: &'a [Encoded],
+    objective: &'a Objective,
     curriculum: &'a Curriculum,
     markers: Markers,
     stage: Stage,
@@ -37,22 +69,25 @@ pub struct EpochSteps<'a> {
     epoch: u64,
     batch_size: usize,
     accumulation: usize,
+    group: Group,
     order: Vec<usize>,
 }
 
 impl<'a> EpochSteps<'a> {
-    /// The steps of `epoch` (from 0) at `stage`.
+    /// What the process `group.rank()` does of the steps of `epoch` (from 0) at `stage`.
     pub fn new(
         data: &'a Data,
+        objective: &'a Objective,
         curriculum: &'a Curriculum,
         config: &RunConfig,
-        stage: Stage,
-        epoch: usize,
+        (stage, epoch): (Stage, usize),
+        group: Group,
     ) -> Self {
         let mut order: Vec<usize> = (0..data.train.encoded.len()).collect();
         order.shuffle(&mut rng::stream(config.seed, &[rng::ORDER, epoch as u64]));
         Self {
             encoded: &data.train.encoded,
+            objective,
             curriculum,
             markers: data.tokenizer.markers(),
             stage,
@@ -60,6 +95,7 @@ impl<'a> EpochSteps<'a> {
             epoch: epoch as u64,
             batch_size: config.batch_size_training,
             accumulation: config.gradient_accumulation_steps,
+            group,
             order,
         }
     }
@@ -69,21 +105,40 @@ impl<'a> EpochSteps<'a> {
         examples.div_ceil(config.batch_size_training).div_ceil(config.gradient_accumulation_steps)
     }
 
+    /// Hands the steps after the first `skip` to `work`, made by another thread a few ahead. A sequence
+    /// that cannot be laid out comes as an error in place of its step.
+    pub fn ahead<T>(
+        &self,
+        skip: usize,
+        work: impl FnOnce(mpsc::Receiver<Result<StepBatches>>) -> T,
+    ) -> T {
+        std::thread::scope(|scope| {
+            let (sender, steps) = mpsc::sync_channel(4);
+            scope.spawn(move || {
+                let sent = self.for_each(skip, |step| sender.send(Ok(step)).is_ok());
+                if let Err(error) = sent {
+                    let _ = sender.send(Err(error));
+                }
+            });
+            work(steps)
+        })
+    }
+
     /// Hands each step to `each`, leaving out the first `skip`, until it returns `false`.
     ///
     /// # Errors
     /// A sequence that cannot be laid out, by its example.
-    pub fn for_each(&self, skip: usize, mut each: impl FnMut(Step) -> bool) -> Result<()> {
+    pub fn for_each(&self, skip: usize, mut each: impl FnMut(StepBatches) -> bool) -> Result<()> {
         const STEPS_A_POOL: usize = 16;
         let pool_size = self.batch_size * self.accumulation * STEPS_A_POOL;
         let mut number = 0;
-        for (pool, indices) in self.order.chunks(pool_size).enumerate() {
-            let steps_here = indices.len().div_ceil(self.batch_size * self.accumulation);
+        for (pool, examples) in self.order.chunks(pool_size).enumerate() {
+            let steps_here = examples.len().div_ceil(self.batch_size * self.accumulation);
             if number + steps_here <= skip {
                 number += steps_here;
                 continue;
             }
-            let batches = self.pool(pool as u64, indices);
+            let batches = self.pool(pool as u64, examples);
             for batches in batches.chunks(self.accumulation) {
                 if number >= skip && !each(self.step(batches)?) {
                     return Ok(());
@@ -94,40 +149,46 @@ impl<'a> EpochSteps<'a> {
         Ok(())
     }
 
-    /// The batches of a pool, each of (example, sequence).
-    fn pool(&self, pool: u64, indices: &[usize]) -> Vec<Vec<(usize, Sequence)>> {
-        let sequence = |&index: &usize| {
-            let draw = Draw { seed: self.seed, epoch: self.epoch, index: index as u64 };
-            let example = &self.encoded[index];
-            (index, self.curriculum.train_sequence(example, self.stage, self.markers, draw))
+    /// The batches of a pool of examples, before they are laid out.
+    fn pool(&self, pool: u64, examples: &[usize]) -> Vec<Vec<ExampleRows>> {
+        let rows = |&example: &usize| {
+            let draw = Draw { seed: self.seed, epoch: self.epoch, index: example as u64 };
+            let Self { curriculum, stage, markers, .. } = *self;
+            let encoded = &self.encoded[example];
+            let rows = self.objective.rows(curriculum, encoded, stage, markers, draw);
+            ExampleRows { example, rows }
         };
-        let mut sequences: Vec<(usize, Sequence)> = indices.iter().map(sequence).collect();
-        sequences.sort_by_key(|(index, s)| (s.n_latents, s.ids.len(), *index));
-        let mut batches = Vec::with_capacity(sequences.len().div_ceil(self.batch_size));
-        while !sequences.is_empty() {
-            let rest = sequences.split_off(self.batch_size.min(sequences.len()));
-            batches.push(std::mem::replace(&mut sequences, rest));
+        let mut pooled: Vec<ExampleRows> = examples.iter().map(rows).collect();
+        pooled.sort_by_key(|ExampleRows { example, rows }| {
+            let latents = rows.iter().map(|row| row.n_latents).max();
+            (latents, rows.iter().map(|row| row.ids.len()).max(), *example)
+        });
+        let mut batches = Vec::with_capacity(pooled.len().div_ceil(self.batch_size));
+        while !pooled.is_empty() {
+            let rest = pooled.split_off(self.batch_size.min(pooled.len()));
+            batches.push(std::mem::replace(&mut pooled, rest));
         }
         batches.shuffle(&mut rng::stream(self.seed, &[rng::ORDER, self.epoch, pool]));
         batches
     }
 
-    fn step(&self, batches: &[Vec<(usize, Sequence)>]) -> Result<Step> {
+    /// This process's share of a step's batches, dealt out in turn and laid out.
+    fn step(&self, batches: &[Vec<ExampleRows>]) -> Result<StepBatches> {
+        let own = batches.iter().enumerate().skip(self.group.rank()).step_by(self.group.world());
+        let own = own.map(|(number, batch)| self.lay_out(number, batch));
+        Ok(StepBatches { batches: own.collect::<Result<_>>()?, in_all: batches.len() })
+    }
+
+    fn lay_out(&self, number: usize, batch: &[ExampleRows]) -> Result<MicroBatch> {
         let feedback = self.curriculum.feeds_back().then_some(self.markers.latent);
-        let mut step = Step { batches: Vec::new(), examples: Vec::new(), labels: 0 };
-        for sequences in batches {
-            let examples: Vec<usize> = sequences.iter().map(|(index, _)| *index).collect();
-            let rows: Vec<Row> =
-                sequences.iter().map(|(_, s)| Row { ids: &s.ids, labels: &s.labels }).collect();
-            let batch = Batch::new(&rows, feedback).map_err(|problem| {
-                Error::Training(format!(
-                    "the batch of examples {examples:?} cannot be laid out: {problem}"
-                ))
-            })?;
-            step.labels += batch.targets.len();
-            step.batches.push(batch);
-            step.examples.push(examples);
-        }
-        Ok(step)
+        let examples: Vec<usize> = batch.iter().map(|of| of.example).collect();
+        let rows = batch.iter().flat_map(|of| &of.rows);
+        let rows: Vec<Row> = rows.map(|row| Row { ids: &row.ids, labels: &row.labels }).collect();
+        let batch = Batch::new(&rows, feedback).map_err(|problem| {
+            Error::Training(format!(
+                "the batch of examples {examples:?} cannot be laid out: {problem}"
+            ))
+        })?;
+        Ok(MicroBatch { number, batch, examples })
     }
 }

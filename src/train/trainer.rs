@@ -3,25 +3,25 @@
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    sync::mpsc,
     time::Instant,
 };
 
 use burn::module::Module;
 
-use super::{Data, EpochSteps, Event, initial_model, steps::Step};
+use super::{
+    Data, EpochSteps, Event, Group, StepOptions, StepReport, initial_model, step::NotFinite,
+    step::step,
+};
 use crate::{
     Error, Result,
-    checkpoint::{self, LatentInfo, State},
+    checkpoint::{self, LatentInfo, TrainerState},
     config::{EvalAt, RunConfig},
     data::{Curriculum, Stage},
     device,
     eval::{Evaluator, Sampling},
-    latent::{LatentModel, Trace, Wanted, backward},
     memory,
-    model::parameters::accumulate,
-    objective::{self, seq_vcr},
-    optim::{self, AdamW, Schedule},
+    objective::{Learner, Objective},
+    optim::{AdamW, Schedule},
     rng,
     run::{MetricsLog, Record, Results, Row, StepMetrics, append_samples, samples::forget_samples},
 };
@@ -32,10 +32,11 @@ pub struct Trainer<'a> {
     data: &'a Data,
     curriculum: Curriculum,
     folder: PathBuf,
-    /// With autodiff; empty only while the optimizer holds it.
-    model: Option<LatentModel>,
+    objective: Objective,
+    /// With autodiff.
+    learner: Learner,
     optimizer: AdamW,
-    state: State,
+    state: TrainerState,
     metrics: MetricsLog,
 }
 
@@ -66,18 +67,18 @@ impl<'a> Trainer<'a> {
             }
         }
         let mut optimizer = AdamW::new(config.betas, config.weight_decay);
-        let (mut model, state) = match newest.filter(|_| resume) {
+        let (mut learner, state) = match newest.filter(|_| resume) {
             Some(path) => {
                 let model = checkpoint::load_transformer(&path, config.frozen_dtype, &device)?;
-                let model = LatentModel::load(model, config.thinking(), &path)?;
-                (model, checkpoint::restore(&path, &mut optimizer, &device)?)
+                let learner = Learner::load(model, config.thinking(), &path)?;
+                (learner, checkpoint::restore(&path, &mut optimizer, &device)?)
             }
             None => {
-                let state = State { epoch: config.resume, ..State::default() };
+                let state = TrainerState { epoch: config.resume, ..TrainerState::default() };
                 (initial_model(config, data, &device)?, state)
             }
         };
-        model.transformer.config.precision = checkpoint::precision(config.bf16);
+        learner.model.transformer.config.precision = checkpoint::precision(config.bf16);
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("create", &checkpoints))?;
         let yaml = folder.join("config.yaml");
         std::fs::write(&yaml, config.to_yaml()?).map_err(Error::io("write", &yaml))?;
@@ -92,7 +93,8 @@ impl<'a> Trainer<'a> {
             data,
             curriculum: config.curriculum(),
             folder: folder.to_owned(),
-            model: Some(model.train()),
+            objective: config.objective(),
+            learner: learner.train(),
             optimizer,
             state,
             metrics,
@@ -104,7 +106,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// [`Error::Interrupted`] after `stop`; [`Error::Training`] if the loss is not finite.
-    pub fn run(&mut self, stop: &AtomicBool, watch: &mut dyn FnMut(Event)) -> Result<Results> {
+    pub fn run(mut self, stop: &AtomicBool, watch: &mut dyn FnMut(Event)) -> Result<Results> {
         let steps_an_epoch = EpochSteps::count(self.data.train.encoded.len(), self.config);
         let total = steps_an_epoch * self.config.num_epochs.saturating_sub(self.config.resume);
         watch(Event::Begun { done: self.state.step, total });
@@ -117,7 +119,7 @@ impl<'a> Trainer<'a> {
                 self.optimizer = AdamW::new(self.config.betas, self.config.weight_decay);
             }
             watch(Event::Epoch { method: self.config.method, stage, epoch });
-            self.epoch(stage, steps_an_epoch, watch, stop)?;
+            self = self.epoch(stage, steps_an_epoch, watch, stop)?;
             let train_loss = self.state.epoch_loss / self.state.epoch_labels.max(1) as f64;
 
             let last = epoch + 1 == self.config.num_epochs;
@@ -148,29 +150,34 @@ impl<'a> Trainer<'a> {
         Ok(self.results())
     }
 
+    /// Trains on what is left of the epoch.
     fn epoch(
-        &mut self,
+        mut self,
         stage: Stage,
         steps: usize,
         watch: &mut dyn FnMut(Event),
         stop: &AtomicBool,
-    ) -> Result<()> {
-        let epoch = self.state.epoch;
-        let curriculum = self.curriculum.clone();
-        let plan = EpochSteps::new(self.data, &curriculum, self.config, stage, epoch);
-        let skip = self.state.step_in_epoch;
-        std::thread::scope(|scope| {
-            // Sequences and layouts are made on another thread, a few steps ahead.
-            let (sender, steps_ahead) = mpsc::sync_channel::<Result<Step>>(4);
-            let plan = &plan;
-            scope.spawn(move || {
-                let sent = plan.for_each(skip, |step| sender.send(Ok(step)).is_ok());
-                if let Err(error) = sent {
-                    let _ = sender.send(Err(error));
-                }
-            });
-            for step in steps_ahead {
-                self.step(step?, stage, steps * self.config.num_epochs, watch)?;
+    ) -> Result<Self> {
+        let (epoch, group) = (self.state.epoch, Group::alone());
+        let (objective, curriculum) = (self.objective.clone(), self.curriculum.clone());
+        let plan =
+            EpochSteps::new(self.data, &objective, &curriculum, self.config, (stage, epoch), group);
+        plan.ahead(self.state.step_in_epoch, |batches| {
+            for batches in batches {
+                let (start, options) = (Instant::now(), self.step_options(steps));
+                let stepped =
+                    step(self.learner, &mut self.optimizer, &batches?, &objective, options, group);
+                let report = match stepped {
+                    Ok((learner, report)) => {
+                        self.learner = learner;
+                        report
+                    }
+                    Err(problem) => {
+                        return Err(not_finite(&self.folder, self.state.step, &problem));
+                    }
+                };
+                let seconds = start.elapsed().as_secs_f64();
+                self.record(stage, &report, options.lr, seconds, watch)?;
                 let unfinished = self.state.step_in_epoch < steps;
                 if stop.load(Ordering::Relaxed) {
                     return self.interrupted(stage, watch);
@@ -181,7 +188,7 @@ impl<'a> Trainer<'a> {
                     self.save(stage, &place, watch)?;
                 }
             }
-            Ok(())
+            Ok(self)
         })
     }
 
@@ -195,121 +202,51 @@ impl<'a> Trainer<'a> {
         )))
     }
 
-    fn step(
-        &mut self,
-        step: Step,
-        stage: Stage,
-        horizon: usize,
-        watch: &mut dyn FnMut(Event),
-    ) -> Result<()> {
-        let start = Instant::now();
-        let seed = rng::hash(self.config.seed, &[rng::DEVICE, self.state.step as u64]);
+    /// How the next step of a run is taken whose epochs have `steps` steps.
+    fn step_options(&self, steps: usize) -> StepOptions {
         let schedule = Schedule {
             scheduler: self.config.scheduler,
             peak: self.config.lr,
             warmup: self.config.warmup_steps,
-            horizon,
+            horizon: steps * self.config.num_epochs,
         };
-        let lr = schedule.lr(self.state.step);
-        let labels = step.labels.max(1) as f64;
-        let (mut gradients, mut nats, mut tokens) = (None, 0.0, 0);
-        let mut vcr = [0.0; 2]; // variance and covariance term, mean over micro-batches
-        let tracked = Some(self.config.n_detached_recursions).filter(|&k| k > 0);
-        let wanted = match self.config.seq_vcr() {
-            Some(_) => Wanted::Everything,
-            None => Wanted::Predictions,
-        };
-        let model = self.model()?.clone();
-        for (number, (batch, examples)) in step.batches.iter().zip(&step.examples).enumerate() {
-            let seed = rng::hash(seed, &[number as u64]);
-            let mut value = None;
-            let losses = |trace: &Trace| {
-                let sum =
-                    objective::cross_entropy(&model.transformer, batch, trace, &batch.targets)?;
-                value = Some(f64::from(sum.clone().into_scalar::<f32>()));
-                let mut total = sum / labels;
-                if let Some((loss, dim)) = self.config.seq_vcr() {
-                    let projection = seq_vcr::projection(&model, dim, self.config.seed);
-                    let terms = loss.loss(batch, trace, &projection);
-                    let terms = terms.map(|terms| [terms.variance, terms.covariance]);
-                    for (logged, term) in vcr.iter_mut().zip(terms.into_iter().flatten()) {
-                        let term = term / step.batches.len() as f64;
-                        *logged += f64::from(term.clone().into_scalar::<f32>());
-                        total = total + term;
-                    }
-                }
-                Some(total)
-            };
-            let found = backward::gradients(
-                &model,
-                batch,
-                self.config.recompute,
-                tracked,
-                wanted,
-                seed,
-                losses,
-            );
-            let (Some(value), Some(found)) = (value, found) else { continue };
-            if !value.is_finite() {
-                return Err(self.not_finite("loss", examples));
-            }
-            nats += value;
-            tokens += batch.tokens();
-            gradients = Some(accumulate(gradients, found));
+        StepOptions {
+            lr: schedule.lr(self.state.step),
+            grad_clip: self.config.grad_clip,
+            recompute: self.config.recompute,
+            tracked: Some(self.config.n_detached_recursions).filter(|&k| k > 0),
+            seed: rng::hash(self.config.seed, &[rng::DEVICE, self.state.step as u64]),
         }
-        drop(model);
-        let mut grad_norm = 0.0;
-        if let Some(gradients) = gradients {
-            grad_norm = optim::global_norm(&gradients);
-            if !grad_norm.is_finite() {
-                return Err(self.not_finite("gradient", &step.examples.concat()));
-            }
-            let scale = optim::clip_scale(grad_norm, self.config.grad_clip);
-            // The only handle to the weights is handed over, so that they are updated in place.
-            self.model =
-                self.model.take().map(|model| self.optimizer.step(model, gradients, lr, scale));
-        }
-        let seconds = start.elapsed().as_secs_f64();
-        self.state.step += 1;
-        self.state.step_in_epoch += 1;
-        self.state.optimizer_steps = self.optimizer.steps;
-        self.state.epoch_loss += nats;
-        self.state.epoch_labels += step.labels;
-        self.state.seconds += seconds;
+    }
+
+    /// Counts a step that took `seconds`, and logs it.
+    fn record(
+        &mut self,
+        stage: Stage,
+        report: &StepReport,
+        lr: f64,
+        seconds: f64,
+        watch: &mut dyn FnMut(Event),
+    ) -> Result<()> {
+        let state = &mut self.state;
+        state.step += 1;
+        state.step_in_epoch += 1;
+        state.optimizer_steps = self.optimizer.steps;
+        state.epoch_loss += report.loss_sum;
+        state.epoch_labels += report.labels;
+        state.seconds += seconds;
         let measured = StepMetrics {
-            loss: nats / labels,
+            loss: report.loss(),
             lr,
-            grad_norm,
-            tokens_per_s: tokens as f64 / seconds,
-            seconds: self.state.seconds,
+            grad_norm: report.grad_norm,
+            tokens_per_s: report.tokens as f64 / seconds,
+            seconds: state.seconds,
         };
-        let mut record =
-            Record::of_step(self.state.step as u64, self.state.epoch, stage.0, &measured);
-        if self.config.loss_seq_vcr {
-            record = record.with("loss_vcr_var", vcr[0]).with("loss_vcr_cov", vcr[1]);
-        }
-        self.metrics.append(&record)?;
+        let record = Record::of_step(state.step as u64, state.epoch, stage.0, &measured);
+        let logged = report.logged.iter();
+        self.metrics.append(&logged.fold(record, |record, &(name, x)| record.with(name, x)))?;
         watch(Event::Step { loss: measured.loss, tokens_per_s: measured.tokens_per_s });
         Ok(())
-    }
-
-    fn model(&self) -> Result<&LatentModel> {
-        self.model
-            .as_ref()
-            .ok_or_else(|| Error::Training("the model was lost in a failed step".into()))
-    }
-
-    fn not_finite(&self, what: &str, examples: &[usize]) -> Error {
-        let numbers: Vec<String> = examples.iter().map(|index| (index + 1).to_string()).collect();
-        let last = checkpoint::newest(&self.folder.join("checkpoints")).ok().flatten();
-        let last = last.map_or("There is no checkpoint yet".into(), |path| {
-            format!("The last good checkpoint is {}", path.display())
-        });
-        Error::Training(format!(
-            "the {what} of optimizer step {} is not finite; its batch holds the training examples {}. {last}. Lower `lr`, or set `grad_clip: 1.0`.",
-            self.state.step + 1,
-            numbers.join(", ")
-        ))
     }
 
     /// The accuracy, logged and written; `None` if `stop` was set meanwhile.
@@ -334,7 +271,7 @@ impl<'a> Trainer<'a> {
             true => Err(Error::Interrupted(String::new())),
             false => Ok(()),
         };
-        let found = match evaluator.evaluate(&self.model()?.valid(), stage, go_on) {
+        let found = match evaluator.evaluate(&self.learner.model.valid(), stage, go_on) {
             Err(Error::Interrupted(_)) => return Ok(None),
             found => found?,
         };
@@ -389,7 +326,7 @@ impl<'a> Trainer<'a> {
         let path = folder.join(place);
         checkpoint::save(
             &path,
-            &self.model()?.valid(),
+            &self.learner.valid(),
             &self.data.tokenizer,
             &latent,
             &self.optimizer,
@@ -406,4 +343,20 @@ impl<'a> Trainer<'a> {
         watch(Event::Saved(&path));
         Ok(())
     }
+}
+
+/// The error of a step after `steps` whole ones, with the checkpoint to go back to.
+fn not_finite(folder: &Path, steps: usize, problem: &NotFinite) -> Error {
+    let numbers: Vec<String> =
+        problem.examples.iter().map(|example| (example + 1).to_string()).collect();
+    let last = checkpoint::newest(&folder.join("checkpoints")).ok().flatten();
+    let last = last.map_or("There is no checkpoint yet".into(), |path| {
+        format!("The last good checkpoint is {}", path.display())
+    });
+    Error::Training(format!(
+        "the {} of optimizer step {} is not finite; its batch holds the training examples {}. {last}. Lower `lr`, or set `grad_clip: 1.0`.",
+        problem.what,
+        steps + 1,
+        numbers.join(", ")
+    ))
 }

@@ -11,7 +11,7 @@ use coconut::{
     checkpoint::load_transformer,
     latent::{
         self, LatentModel, Recompute, Wanted,
-        backward::gradients,
+        backward::{BackwardOptions, backward},
         batch::{Batch, Row},
     },
     model::{
@@ -238,10 +238,12 @@ fn frozen_matrices_in_bf16_are_their_rounded_values() {
         let gradients = [rounded, held].map(|model| {
             let model = thinking(model).train();
             let loss = |trace: &latent::Trace| {
-                objective::cross_entropy(&model.transformer, &batch, trace, &batch.targets)
+                let targets = &batch.targets;
+                Some((objective::cross_entropy(&model.transformer, &batch, trace, targets)?, ()))
             };
-            gradients(&model, &batch, Recompute::Blocks, None, Wanted::Predictions, 0, loss)
-                .unwrap()
+            let (reads, recompute) = (Wanted::Predictions, Recompute::Blocks);
+            let options = BackwardOptions { reads, recompute, ..BackwardOptions::default() };
+            backward(&model, &model, &batch, options, loss).unwrap().0
         });
         assert!(gradients[0].keys().eq(gradients[1].keys()), "{name}");
         for (parameter, flat) in &gradients[0] {

@@ -4,8 +4,8 @@
 use burn::{module::Module, tensor::Device};
 use coconut::{
     latent::{
-        Compat, LatentModel, LatentPositions, Recompute, Thinking, Trace, Wanted,
-        backward::gradients,
+        Compat, LatentModel, LatentPositions, Recompute, Thinking, Trace,
+        backward::{BackwardOptions, backward},
         batch::{Batch, Row},
         model::Extras,
     },
@@ -13,7 +13,7 @@ use coconut::{
         Lora, Transformer,
         lora::{ALL_LINEAR, Targets},
     },
-    objective::{self, seq_vcr},
+    objective::{Denominators, Learner, Objective, ObjectiveParameters, SeqVcr, Term, seq_vcr},
 };
 
 #[test]
@@ -33,13 +33,22 @@ fn what_is_computed_again_gives_the_same_gradients() {
         rows.iter().zip(&labels).map(|(ids, labels)| Row { ids, labels }).collect();
     let batch = Batch::new(&rows, Some(L)).unwrap();
     let fixtures = crate::fixture("torch");
-    let vcr = objective::SeqVcr {
-        lambda1: 0.3,
-        lambda2: 0.2,
-        eta: 1e-3,
-        layers: seq_vcr::Layers::All,
-        divisor: seq_vcr::Divisor::Pairs,
+    let cross_entropy = Term::CrossEntropy { weight: 1.0 };
+    let vcr = Term::SeqVcr {
+        loss: SeqVcr {
+            lambda1: 0.3,
+            lambda2: 0.2,
+            eta: 1e-3,
+            layers: seq_vcr::Layers::All,
+            divisor: seq_vcr::Divisor::Pairs,
+        },
+        projection: seq_vcr::Projection::Trained,
+        projected: 6,
+        seed: 0,
     };
+    let objectives =
+        [vec![cross_entropy, vcr], vec![cross_entropy]].map(|terms| Objective { terms });
+    let denominators = Denominators { labels: 9.0, batches: 1.0 };
     let mut compared = 0;
     for (place, text, tracked, dropout, compat, latent_positions) in [
         ("latent", "hs[-1]", None, 0.0, Compat::None, LatentPositions::None),
@@ -82,24 +91,30 @@ fn what_is_computed_again_gives_the_same_gradients() {
             latent_positions,
             ..Thinking::from(text.parse::<coconut::latent::Reinject>().unwrap())
         };
-        let extras = Extras { latents: 4, seq_vcr: Some(6), seed: 3 };
-        let model = LatentModel::new(transformer, thinking, extras).unwrap().train();
-        for wanted in [Wanted::Everything, Wanted::Predictions] {
-            let loss = |trace: &Trace| {
-                let sum =
-                    objective::cross_entropy(&model.transformer, &batch, trace, &batch.targets)?;
-                if wanted == Wanted::Predictions {
-                    return Some(sum / 9.0);
-                }
-                let terms = vcr.loss(&batch, trace, &seq_vcr::projection(&model, 6, 0))?;
-                Some(sum / 9.0 + terms.variance + terms.covariance)
+        let model =
+            LatentModel::new(transformer, thinking, Extras { latents: 4, seed: 3 }).unwrap();
+        let (d_model, device) = (model.transformer.config.d_model, model.device());
+        let parameters = ObjectiveParameters::new(&objectives[0], d_model, 3, &device);
+        let learner = Learner { model, objective: parameters }.train();
+        for objective in &objectives {
+            let gradients = |recompute| {
+                let reads = objective.reads();
+                let options = BackwardOptions { reads, recompute, tracked, seed: 11 };
+                let Learner { model, objective: parameters } = &learner;
+                let loss = |trace: &Trace| {
+                    let losses =
+                        objective.losses(parameters, model, &batch, trace, denominators)?;
+                    Some((losses.total, ()))
+                };
+                backward(&learner, model, &batch, options, loss).unwrap().0
             };
-            let kept =
-                gradients(&model, &batch, Recompute::None, tracked, wanted, 11, loss).unwrap();
+            let kept = gradients(Recompute::None);
+            let projected = kept.contains_key("seq_vcr.weight");
+            assert_eq!(projected, objective.terms.contains(&vcr), "{place} {text}");
             for recompute in [Recompute::Passes, Recompute::Blocks] {
-                let again =
-                    gradients(&model, &batch, recompute, tracked, wanted, 11, loss).unwrap();
-                let what = format!("{place} {text} {tracked:?} {wanted:?} {recompute:?}");
+                let again = gradients(recompute);
+                let what =
+                    format!("{place} {text} {tracked:?} {:?} {recompute:?}", objective.reads());
                 assert!(kept.keys().eq(again.keys()), "{what}");
                 for (name, flat) in &kept {
                     let values = |x: &coconut::model::parameters::Flat| -> Vec<f32> {

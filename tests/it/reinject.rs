@@ -15,7 +15,7 @@ use coconut::{
         model::Extras,
     },
     model::{ModelConfig, Transformer, parameters, weights},
-    objective::{self, seq_vcr},
+    objective::{self, Learner, Objective, ObjectiveParameters, SeqVcr, Term, seq_vcr},
 };
 use serde_json::Value;
 
@@ -296,22 +296,37 @@ fn learned_parts_are_saved_and_read_back() {
         latent_positions: coconut::latent::LatentPositions::Learned,
         ..thinking("", "mlp(hs[-1])+proj(ie)+pause")
     };
-    let extras = Extras { latents: 3, seq_vcr: Some(5), seed: 9 };
+    let extras = Extras { latents: 3, seed: 9 };
     let model = LatentModel::new(transformer.clone(), thinking.clone(), extras).unwrap();
-    model.save(folder.path()).unwrap();
-    let back = LatentModel::load(
+    let vcr = Term::SeqVcr {
+        loss: SeqVcr {
+            lambda1: 1.0,
+            lambda2: 1.0,
+            eta: 1e-3,
+            layers: seq_vcr::Layers::Last,
+            divisor: seq_vcr::Divisor::Width,
+        },
+        projection: seq_vcr::Projection::Trained,
+        projected: 5,
+        seed: 9,
+    };
+    let (objective, d_model) = (Objective { terms: vec![vcr] }, transformer.config.d_model);
+    let objective = ObjectiveParameters::new(&objective, d_model, 9, &Device::flex());
+    let learner = Learner { model, objective };
+    learner.save(folder.path()).unwrap();
+    let back = Learner::load(
         Transformer::load(folder.path(), &Device::flex()).unwrap(),
         thinking,
         folder.path(),
     );
-    let values = |model: &LatentModel| -> BTreeMap<String, Vec<f32>> {
-        let named = parameters::named(model).into_iter();
+    let values = |learner: &Learner| -> BTreeMap<String, Vec<f32>> {
+        let named = parameters::named(learner).into_iter();
         named.map(|(name, flat)| (name, flat.values.into_data().try_into_vec().unwrap())).collect()
     };
-    assert_eq!(values(&back.unwrap()), values(&model));
-    assert!(values(&model).contains_key("seq_vcr.weight"));
+    assert_eq!(values(&back.unwrap()), values(&learner));
+    assert!(values(&learner).contains_key("seq_vcr.weight"));
     // Another expression does not fit the file, and says which part is missing.
     let other = Thinking::from("pause+pause".parse::<coconut::latent::Reinject>().unwrap());
-    let error = LatentModel::load(transformer, other, folder.path()).unwrap_err().to_string();
+    let error = Learner::load(transformer, other, folder.path()).unwrap_err().to_string();
     assert!(error.contains("`reinject.pause.1.weight` is missing"), "{error}");
 }

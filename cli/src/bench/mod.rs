@@ -1,6 +1,6 @@
 //! `coconut bench`: step time, generation and memory by stage, with random weights.
 
-mod subject;
+mod workload;
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -13,7 +13,7 @@ use clap::Args;
 use coconut::{Error, Result, data::Stage, latent::Recompute, model::lora::Frozen};
 use serde_json::{Value, json};
 
-use subject::Subject;
+use workload::Workload;
 
 /// First steps, which are not measured.
 const UNMEASURED: usize = 2;
@@ -92,7 +92,7 @@ impl Bench {
     pub fn run(self) -> Result<()> {
         let Some(&first) = self.stages.first() else { return Ok(()) };
         if self.paced {
-            return Subject::new(&self, Stage(first))?.paced();
+            return Workload::new(&self, Stage(first))?.on_stdin();
         }
         // What is wrong with the arguments or the data is said once, before any process starts.
         for &stage in &self.stages {

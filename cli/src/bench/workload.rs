@@ -1,4 +1,4 @@
-//! What is measured: training steps and generation of a model from random weights at one stage.
+//! What the benchmark measures: training steps and generation of a model from random weights, at one stage.
 
 use std::{io::BufRead, path::Path, time::Instant};
 
@@ -12,17 +12,17 @@ use coconut::{
     },
     eval::{GenerateOptions, Sampling, generate},
     latent::{
-        LatentModel, Recompute, Trace, Wanted,
-        backward::gradients,
+        LatentModel, Recompute,
         batch::{Batch, Row},
     },
     memory,
     model::{Lora, ModelConfig, Transformer, lora::Targets},
-    objective,
-    optim::{self, AdamW},
+    objective::{Learner, Objective, ObjectiveParameters, Term},
+    optim::AdamW,
     rng,
+    train::{Group, StepBatches, StepOptions, step},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Bench;
 use crate::verbs::print_json;
@@ -30,28 +30,20 @@ use crate::verbs::print_json;
 /// Tokens generated for a question.
 const NEW_TOKENS: usize = 32;
 
-/// What is measured: a model from random weights, and the batches of one stage.
-pub(super) struct Subject {
+/// A model from random weights, and the batches of one stage.
+pub(super) struct Workload {
     stage: Stage,
     recompute: Recompute,
     encoded: Vec<Encoded>,
     curriculum: Curriculum,
     markers: Markers,
     batch: usize,
-    model: Option<LatentModel>,
+    objective: Objective,
+    learner: Learner,
     optimizer: AdamW,
     /// Measurements of each kind so far.
     steps: usize,
     singles: usize,
-}
-
-/// One training step.
-struct Step {
-    rows: Vec<Sequence>,
-    seconds: f64,
-    /// Mean over labels, in nats.
-    loss: f64,
-    tokens: usize,
 }
 
 impl Bench {
@@ -146,7 +138,7 @@ fn random_rows(
     Ok(((0..64).map(|_| Encoded::Text(example())).collect(), markers))
 }
 
-impl Subject {
+impl Workload {
     pub(super) fn new(bench: &Bench, stage: Stage) -> Result<Self> {
         let (shape, encoded, markers, curriculum) = bench.subject(stage)?;
         let family = shape.family;
@@ -166,6 +158,10 @@ impl Subject {
         }
         let model = LatentModel::new(model, Default::default(), Default::default())
             .map_err(|(key, problem)| Error::Usage(format!("{key} {problem}.")))?;
+        let objective = Objective { terms: vec![Term::CrossEntropy { weight: 1.0 }] };
+        let d_model = model.transformer.config.d_model;
+        let parameters = ObjectiveParameters::new(&objective, d_model, 0, &model.device());
+        let learner = Learner { model, objective: parameters };
         Ok(Self {
             stage,
             recompute: bench.recompute,
@@ -173,7 +169,8 @@ impl Subject {
             curriculum,
             markers,
             batch: bench.batch.max(1),
-            model: Some(model.train()),
+            objective,
+            learner: learner.train(),
             optimizer: AdamW::new([0.9, 0.999], 0.01),
             steps: 0,
             singles: 0,
@@ -181,27 +178,13 @@ impl Subject {
     }
 
     /// Answers each line of standard input with one measurement.
-    pub(super) fn paced(&mut self) -> Result<()> {
+    pub(super) fn on_stdin(mut self) -> Result<()> {
         for line in std::io::stdin().lock().lines().map_while(|line| line.ok()) {
-            print_json(&match line.trim() {
+            let answer = match line.trim() {
                 "step" => {
-                    let step = self.step()?;
-                    let labels = |s: &Sequence| -> Vec<i64> {
-                        s.labels.iter().map(|l| l.map_or(-100, i64::from)).collect()
-                    };
-                    json!({
-                        "stage": self.stage.0,
-                        "ms": 1e3 * step.seconds,
-                        "loss": step.loss,
-                        "ids": step.rows.iter().map(|s| s.ids.clone()).collect::<Vec<_>>(),
-                        "labels": step.rows.iter().map(labels).collect::<Vec<_>>(),
-                        "markers": [self.markers.start_latent, self.markers.end_latent, self.markers.latent],
-                        "vocab": self.model()?.transformer.config.vocab_size,
-                        "positions": self.model()?.transformer.config.n_positions,
-                        "tokens": step.tokens,
-                        "rss_gb": memory::resident_mb() / 1e3,
-                        "peak_gb": memory::peak_mb() / 1e3,
-                    })
+                    let (workload, answer) = self.step()?;
+                    self = workload;
+                    answer
                 }
                 "single" => {
                     let (ids, seconds) = self.single()?;
@@ -216,48 +199,65 @@ impl Subject {
                         "standard input: `{other}`; expected step, single or batch."
                     )));
                 }
-            });
+            };
+            print_json(&answer);
         }
         Ok(())
     }
 
-    /// One training step, on the next examples.
-    fn step(&mut self) -> Result<Step> {
-        let rows: Vec<Sequence> = (0..self.batch)
-            .map(|i| {
-                let index = (self.steps * self.batch + i) % self.encoded.len();
-                let draw = Draw { seed: 0, epoch: 0, index: index as u64 };
-                self.curriculum.train_sequence(&self.encoded[index], self.stage, self.markers, draw)
-            })
-            .collect();
+    /// One training step on the next examples, and what is answered to `step`.
+    fn step(mut self) -> Result<(Self, Value)> {
+        let first = self.steps * self.batch;
+        let examples: Vec<usize> =
+            (first..first + self.batch).map(|i| i % self.encoded.len()).collect();
+        let rows = |&index: &usize| {
+            let draw = Draw { seed: 0, epoch: 0, index: index as u64 };
+            let Self { curriculum, encoded, stage, markers, .. } = &self;
+            self.objective.rows(curriculum, &encoded[index], *stage, *markers, draw)
+        };
+        let rows: Vec<Sequence> = examples.iter().flat_map(rows).collect();
         self.steps += 1;
+        let options = StepOptions {
+            lr: 1e-4,
+            grad_clip: 1.0,
+            recompute: self.recompute,
+            tracked: None,
+            seed: self.steps as u64,
+        };
         let start = Instant::now();
         let layout: Vec<Row> =
             rows.iter().map(|s| Row { ids: &s.ids, labels: &s.labels }).collect();
         let batch = Batch::new(&layout, Some(self.markers.latent)).map_err(Error::Training)?;
-        let model = self.model()?.clone();
-        let n = batch.targets.len() as f64;
-        let mut mean = f64::NAN;
-        let loss = |trace: &Trace| {
-            let loss =
-                objective::cross_entropy(&model.transformer, &batch, trace, &batch.targets)? / n;
-            mean = f64::from(loss.clone().into_scalar::<f32>());
-            Some(loss)
+        let batches = StepBatches::one(batch, examples);
+        let (learner, report) = step(
+            self.learner,
+            &mut self.optimizer,
+            &batches,
+            &self.objective,
+            options,
+            Group::alone(),
+        )
+        .map_err(|problem| Error::Training(format!("{problem}.")))?;
+        self.learner = learner;
+        let seconds = start.elapsed().as_secs_f64();
+        let shape = &self.learner.model.transformer.config;
+        let labels = |s: &Sequence| -> Vec<i64> {
+            s.labels.iter().map(|l| l.map_or(-100, i64::from)).collect()
         };
-        let (wanted, seed) = (Wanted::Predictions, self.steps as u64);
-        let found = gradients(&model, &batch, self.recompute, None, wanted, seed, loss);
-        let gradients =
-            found.ok_or_else(|| Error::Training("a batch of the data has no labels".into()))?;
-        drop(model);
-        let scale = optim::clip_scale(optim::global_norm(&gradients), 1.0);
-        let optimizer = &mut self.optimizer;
-        self.model = self.model.take().map(|m| optimizer.step(m, gradients, 1e-4, scale));
-        Ok(Step {
-            seconds: start.elapsed().as_secs_f64(),
-            loss: mean,
-            tokens: batch.tokens(),
-            rows,
-        })
+        let answer = json!({
+            "stage": self.stage.0,
+            "ms": 1e3 * seconds,
+            "loss": report.loss(),
+            "ids": rows.iter().map(|s| s.ids.clone()).collect::<Vec<_>>(),
+            "labels": rows.iter().map(labels).collect::<Vec<_>>(),
+            "markers": [self.markers.start_latent, self.markers.end_latent, self.markers.latent],
+            "vocab": shape.vocab_size,
+            "positions": shape.n_positions,
+            "tokens": report.tokens,
+            "rss_gb": memory::resident_mb() / 1e3,
+            "peak_gb": memory::peak_mb() / 1e3,
+        });
+        Ok((self, answer))
     }
 
     /// The next question alone: its ids, and the seconds it took.
@@ -274,7 +274,7 @@ impl Subject {
             max_new_tokens: NEW_TOKENS,
             sampling: Sampling::Greedy,
         };
-        let model = self.model()?.valid();
+        let model = self.learner.model.valid();
         let ids: Vec<Vec<u32>> = (first..first + n)
             .map(|i| {
                 let index = i % self.encoded.len();
@@ -287,10 +287,5 @@ impl Subject {
         generate(&model, &prompts, &options).map_err(Error::Training)?;
         let seconds = start.elapsed().as_secs_f64();
         Ok((ids, seconds))
-    }
-
-    fn model(&self) -> Result<&LatentModel> {
-        let lost = || Error::Training("the model was lost in a failed step".into());
-        self.model.as_ref().ok_or_else(lost)
     }
 }

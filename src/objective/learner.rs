@@ -1,0 +1,124 @@
+//! The module that the optimizer steps: a model, and what its losses learn besides.
+
+use std::path::Path;
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Device, Tensor, TensorData},
+};
+
+use super::{Objective, Term, seq_vcr::Projection};
+use crate::{
+    Error, Result,
+    latent::{
+        LatentModel, Thinking,
+        model::{Extras, LATENT_WEIGHTS_FILE},
+    },
+    model::{Transformer, layers::Embedding, parameters, weights},
+    rng,
+};
+
+/// A model with its objective's parameters. The names of its parameters are those of the two files
+/// that hold them; the two fields give them no prefix.
+#[derive(Module, Debug)]
+pub struct Learner {
+    /// The model that is trained.
+    pub model: LatentModel,
+    /// Parameters that only losses read.
+    pub objective: ObjectiveParameters,
+}
+
+/// Parameters of an objective's terms; a model that is used has no need of them.
+#[derive(Module, Debug)]
+pub struct ObjectiveParameters {
+    /// Seq-VCR's projection, `[projected, d_model]`, if it is trained.
+    pub seq_vcr: Option<Embedding>,
+}
+
+impl ObjectiveParameters {
+    /// Fresh parameters for a model of width `d_model`.
+    pub fn new(objective: &Objective, d_model: usize, seed: u64, device: &Device) -> Self {
+        let trained = objective.terms.iter().find_map(|term| match *term {
+            Term::SeqVcr { projection: Projection::Trained, projected, .. } => Some(projected),
+            _ => None,
+        });
+        Self::of_size(trained, d_model, seed, device)
+    }
+
+    fn of_size(seq_vcr: Option<usize>, d_model: usize, seed: u64, device: &Device) -> Self {
+        let table = |rows: usize| {
+            let std = 1.0 / (d_model as f64).sqrt();
+            let mut rng = rng::stream(seed, &[rng::THOUGHTS, 2]);
+            let values = rng::normals(&mut rng, rows * d_model, std as f32);
+            let data = TensorData::new(values, [rows, d_model]);
+            Embedding::from(Param::from_tensor(Tensor::from_data(data, device)))
+        };
+        Self { seq_vcr: seq_vcr.map(table) }
+    }
+}
+
+impl Learner {
+    /// A transformer with the parameters of thoughts and of the objective that [`Learner::save`] wrote
+    /// in a folder.
+    ///
+    /// # Errors
+    /// What is missing, left over or misshapen, by name.
+    pub fn load(transformer: Transformer, thinking: Thinking, folder: &Path) -> Result<Self> {
+        let path = folder.join(LATENT_WEIGHTS_FILE);
+        let mut found = match path.exists() {
+            true => weights::read_tensors(&path)?,
+            false => weights::HostTensors::new(),
+        };
+        let rows = |name: &str| found.get(name).and_then(|(shape, _)| shape.first().copied());
+        let (latents, seq_vcr) = (rows("latent_positions.weight"), rows("seq_vcr.weight"));
+        let wrong = |problem: String| Error::input(&path, "", problem);
+        let extras = Extras { latents: latents.unwrap_or(0), seed: 0 };
+        let mut model = LatentModel::new(transformer, thinking, extras)
+            .map_err(|(key, problem)| wrong(format!("`{key}` {problem}")))?;
+        let (d_model, device) = (model.transformer.config.d_model, model.device());
+        let objective = ObjectiveParameters::of_size(seq_vcr, d_model, 0, &device);
+
+        let mut problems = Vec::new();
+        model.thoughts = fill(model.thoughts, &mut found, &mut problems);
+        let objective = fill(objective, &mut found, &mut problems);
+        problems.extend(found.keys().map(|name| format!("`{name}` is not part of it")));
+        if !problems.is_empty() {
+            let problem = format!(
+                "the thoughts' parameters do not fit `latent.json`: {}. The two files must come from the same checkpoint.",
+                problems.join("; ")
+            );
+            return Err(wrong(problem));
+        }
+        Ok(Self { model, objective })
+    }
+
+    /// Writes the transformer, and beside it the parameters of thoughts and of the objective, if there
+    /// are any.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        self.model.transformer.save(folder)?;
+        let mut named = parameters::named(&self.model.thoughts);
+        named.extend(parameters::named(&self.objective));
+        if named.is_empty() {
+            return Ok(());
+        }
+        weights::write_tensors(&folder.join(LATENT_WEIGHTS_FILE), &named)
+    }
+}
+
+/// Replaces a module's parameters by the tensors of their names, which are taken out of `found`, and
+/// says of those that have none what is wrong.
+fn fill<M: Module>(module: M, found: &mut weights::HostTensors, problems: &mut Vec<String>) -> M {
+    let shapes = parameters::named(&module);
+    parameters::map(module, |name, value| match found.remove(name) {
+        Some((shape, values)) if shapes.get(name).is_some_and(|flat| flat.shape == shape) => {
+            Tensor::from_data(values.as_slice(), &value.device())
+        }
+        other => {
+            problems.push(match other {
+                Some(_) => format!("`{name}` has another shape"),
+                None => format!("`{name}` is missing"),
+            });
+            value
+        }
+    })
+}
