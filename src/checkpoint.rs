@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
-    data::{Curriculum, Format, Method, Stage, Tokenizer, tokenizer::chat::PromptStyle},
+    data::{
+        Curriculum, Format, Method, ScheduleState, Stage, Tokenizer, tokenizer::chat::PromptStyle,
+    },
     hub::HubCache,
     latent::{LatentModel, Thinking},
     model::{
@@ -60,17 +62,8 @@ pub struct LatentInfo {
 impl LatentInfo {
     /// A curriculum that gives this model's prompts.
     pub fn curriculum(&self) -> Curriculum {
-        Curriculum {
-            method: self.method,
-            c_thought: self.c_thought,
-            max_latent_stage: self.max_latent_stage,
-            pad_latent_to_max: self.pad_latent_to_max,
-            uniform_prob: 0.0,
-            cot_epochs: 0,
-            epochs_per_stage: 1,
-            num_epochs: 1,
-            frontier: false,
-        }
+        let Self { method, c_thought, max_latent_stage, pad_latent_to_max, .. } = *self;
+        Curriculum::new(method, c_thought, max_latent_stage, pad_latent_to_max)
     }
 }
 
@@ -89,6 +82,9 @@ pub struct TrainerState {
     pub epoch_loss: f64,
     /// Labels of the epoch so far.
     pub epoch_labels: usize,
+    /// Where the run stands in its schedule.
+    #[serde(default)]
+    pub schedule: ScheduleState,
     /// Seconds of training, interruptions not counted.
     pub seconds: f64,
     /// Best accuracy of an evaluation.

@@ -42,6 +42,12 @@ pub enum Error {
     /// Training cannot go on.
     #[error("{0}")]
     Training(String),
+    /// A run, or a measurement, that another process carried out and that failed there.
+    #[error("{0}")]
+    Run(String),
+    /// Something that the program promises itself did not hold: a fault of the program, not of what it was given.
+    #[error("internal error: {0}. Please report it with the command that led here.")]
+    Internal(String),
     /// The user asked to stop; everything is saved.
     #[error("{0}")]
     Interrupted(String),
@@ -76,7 +82,7 @@ impl Error {
             {
                 2
             }
-            Self::Io { .. } | Self::Training(_) => 1,
+            Self::Io { .. } | Self::Training(_) | Self::Run(_) | Self::Internal(_) => 1,
             Self::Interrupted(_) => 130,
         }
     }

@@ -120,7 +120,7 @@ impl fmt::Display for Scheduler {
 /// The learning rate over optimizer steps: up from 0 in `warmup` steps, then the schedule's course to
 /// `horizon`, as `transformers`' `get_*_schedule_with_warmup`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Schedule {
+pub struct LrSchedule {
     /// The course after warm-up.
     pub scheduler: Scheduler,
     /// Peak learning rate.
@@ -131,7 +131,7 @@ pub struct Schedule {
     pub horizon: usize,
 }
 
-impl Schedule {
+impl LrSchedule {
     /// The learning rate of optimizer step `step`, counted from 0.
     pub fn lr(&self, step: usize) -> f64 {
         if step < self.warmup {

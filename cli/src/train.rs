@@ -10,12 +10,11 @@ use clap::Args;
 use coconut::{
     Error, Result,
     config::RunConfig,
-    data::{Draw, Method, Tokenizer},
+    data::{Draw, Method, Stage, Tokenizer},
     report,
     run::Results,
     train::{Data, EpochSteps, Event, Trainer, model_config},
 };
-use coconut_kernels::simd::{self, Level};
 use serde_json::json;
 
 #[derive(Args)]
@@ -58,14 +57,6 @@ impl Train {
         }
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         log::install(Some(&folder.join("log.txt")))?;
-        for warning in &data.warnings {
-            tracing::warn!("{warning}");
-        }
-        if config.bf16 && simd::level() < Level::Avx512Bf16 {
-            tracing::warn!(
-                "this processor has no bf16 products (AVX512-BF16): `bf16: True` gives what it gives elsewhere, but steps take longer than without it"
-            );
-        }
         let stop = verbs::stop_on_ctrl_c();
         if self.stop_with_stdin {
             let asked = Arc::clone(&stop);
@@ -76,11 +67,12 @@ impl Train {
             });
         }
 
-        let mut rows = Vec::new();
+        let (mut rows, mut watcher) = (Vec::new(), Watcher::default());
         for method in std::iter::once(config.method).chain(config.baselines.iter().copied()) {
             let (run, place) = of_method(&config, method, &folder);
             let resume = self.resume || (place != folder && place.join("metrics.jsonl").exists());
-            let results = Trainer::new(&run, &data, &place, resume)?.run(&stop, &mut watcher())?;
+            let trainer = Trainer::new(&run, &data, &place, resume)?;
+            let results = trainer.run(&stop, &mut |event| watcher.see(event))?;
             rows.extend(results.rows.clone());
         }
         let results = Results { run: config.name.clone(), config: json!(config), rows };
@@ -95,22 +87,57 @@ impl Train {
     }
 }
 
-/// Shows a run's course as a bar.
-fn watcher() -> impl FnMut(Event) {
-    let mut bar: Option<Progress> = None;
-    move |event| match (event, &bar) {
-        (Event::Begun { done, total }, _) => {
-            bar = Some(Progress::new("training", "steps", done as u64, total as u64));
+/// Shows runs as bars, warns, and notes in the log what happened.
+#[derive(Default)]
+struct Watcher {
+    steps: Option<Progress>,
+    questions: Option<Progress>,
+    /// Warnings that were given; runs of several methods share their data and give the same.
+    warned: Vec<String>,
+}
+
+impl Watcher {
+    fn see(&mut self, event: Event) {
+        match event {
+            Event::Warning(warning) => {
+                if !self.warned.iter().any(|given| given == warning) {
+                    tracing::warn!("{warning}");
+                    self.warned.push(warning.into());
+                }
+            }
+            Event::Begun { done, total } => {
+                tracing::info!("training begins after {done} of {total} optimizer steps");
+                let bar = Progress::new("training", "steps", done as u64, total as u64);
+                self.steps = Some(bar);
+            }
+            Event::StageBegins { method, stage } => tracing::info!("{method} stage {stage} begins"),
+            Event::Epoch { method, stage, epoch } => {
+                let label = format!("{method} stage {stage}, epoch {}", epoch + 1);
+                if let Some(bar) = &self.steps {
+                    bar.label(label);
+                }
+            }
+            Event::Step { loss, tokens_per_s, .. } => {
+                if let Some(bar) = &self.steps {
+                    bar.message(format!("loss {loss:.3}, {tokens_per_s:.0} tokens/s"));
+                    bar.advance(1);
+                }
+            }
+            Event::Evaluating { answered, questions } => {
+                let new = || Progress::new("evaluating", "questions", 0, questions as u64);
+                self.questions.get_or_insert_with(new).at(answered as u64);
+            }
+            Event::Evaluated(row) => {
+                self.questions = None;
+                let (method, stage, epoch) = (&row.method, Stage(row.stage), row.epoch + 1);
+                let correct = 100.0 * row.eval_acc.unwrap_or(f64::NAN);
+                tracing::info!(
+                    "{method} stage {stage}, epoch {epoch}: {correct:.1} % of the answers are right"
+                );
+            }
+            Event::Saved(path) => tracing::info!("saved {}", path.display()),
+            Event::StageEnds { method, stage } => tracing::info!("{method} stage {stage} ends"),
         }
-        (Event::Epoch { method, stage, epoch }, Some(bar)) => {
-            bar.label(format!("{method} stage {stage}, epoch {}", epoch + 1));
-        }
-        (Event::Step { loss, tokens_per_s }, Some(bar)) => {
-            bar.message(format!("loss {loss:.3}, {tokens_per_s:.0} tokens/s"));
-            bar.advance(1);
-        }
-        (Event::Evaluating { .. }, Some(bar)) => bar.message("evaluating"),
-        _ => {}
     }
 }
 
@@ -127,7 +154,7 @@ fn dry_run(config: &RunConfig) -> Result<()> {
     println!("{}", config.to_yaml()?);
     let missing = missing(config);
     if !missing.is_empty() {
-        for (stage, epochs) in config.curriculum().stages() {
+        for (stage, epochs) in config.schedule().stages() {
             println!("# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
         }
         println!("\n# This run cannot start yet:");
@@ -161,7 +188,7 @@ fn dry_run(config: &RunConfig) -> Result<()> {
         data.val.encoded.len()
     );
     let curriculum = config.curriculum();
-    for (stage, epochs) in curriculum.stages() {
+    for (stage, epochs) in config.schedule().stages() {
         println!("\n# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
         let Some(example) = data.train.encoded.first() else { continue };
         let draw = Draw { seed: config.seed, epoch: epochs.start as u64, index: 0 };

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     Error, Result,
-    data::{Curriculum, Method, tokenizer::chat::PromptStyle},
+    data::{Curriculum, Method, Schedule, tokenizer::chat::PromptStyle},
     hub::HubCache,
     latent::{Compat, LatentPositions, Recompute, Reinject, Thinking},
     model::{
@@ -367,18 +367,24 @@ impl RunConfig {
         self.save_path.join(&self.name)
     }
 
-    /// The settings of the curriculum.
+    /// Which tokens a stage shows.
     pub fn curriculum(&self) -> Curriculum {
+        let Self { method, c_thought, max_latent_stage, pad_latent_to_max, .. } = *self;
         Curriculum {
-            method: self.method,
-            c_thought: self.c_thought,
-            max_latent_stage: self.max_latent_stage,
-            pad_latent_to_max: self.pad_latent_to_max,
             uniform_prob: self.uniform_prob,
+            frontier: self.frontier,
+            ..Curriculum::new(method, c_thought, max_latent_stage, pad_latent_to_max)
+        }
+    }
+
+    /// Which stage is trained in which epoch.
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            method: self.method,
+            max_latent_stage: self.max_latent_stage,
             cot_epochs: self.cot_epochs,
             epochs_per_stage: self.epochs_per_stage,
             num_epochs: self.num_epochs,
-            frontier: self.frontier,
         }
     }
 

@@ -74,7 +74,7 @@ impl Stage {
     /// All steps spoken, without markers.
     pub const COT: Self = Self(-1);
 
-    fn from_count(stage: usize) -> Self {
+    pub(super) fn from_count(stage: usize) -> Self {
         Self(i32::try_from(stage).unwrap_or(i32::MAX))
     }
 
@@ -103,12 +103,6 @@ pub struct Curriculum {
     pub pad_latent_to_max: bool,
     /// The probability with which an example is drawn at a stage uniform in 0 ..= n instead of the epoch's.
     pub uniform_prob: f64,
-    /// Epochs at stage −1, first of all.
-    pub cot_epochs: usize,
-    /// Epochs at each stage 0 ..= M.
-    pub epochs_per_stage: usize,
-    /// All epochs; what the stages before leave is spent at stage M + 1.
-    pub num_epochs: usize,
     /// Graphs only: a stage's label is drawn from all nodes at the next distance, not only from those on a
     /// shortest path to the target.
     pub frontier: bool,
@@ -141,11 +135,11 @@ impl Sequence {
         self.labels.iter().flatten().count()
     }
 
-    fn new(prompt: Prompt, spoken: impl IntoIterator<Item = u32>) -> Self {
+    fn new(prompt: Prompt, labelled: impl IntoIterator<Item = u32>) -> Self {
         let Prompt { mut ids, n_latents, latent_start } = prompt;
         let prompt_len = ids.len();
         let mut labels = vec![None; prompt_len];
-        for id in spoken {
+        for id in labelled {
             ids.push(id);
             labels.push(Some(id));
         }
@@ -153,46 +147,24 @@ impl Sequence {
     }
 }
 
-// ---- The schedule ---------------------------------------------------------------------------------------------------
+// ---- What a stage replaces ------------------------------------------------------------------------------------------
 
 impl Curriculum {
-    /// M + 1: all words of the reasoning removed.
-    pub fn last_stage(&self) -> Stage {
-        Stage::from_count(self.max_latent_stage.saturating_add(1))
-    }
-
-    /// The stages in order, each with its epochs (counted from 0); together they cover `0..num_epochs`.
-    pub fn stages(&self) -> Vec<(Stage, Range<usize>)> {
-        let staged =
-            (0..=self.max_latent_stage).map(|s| (Stage::from_count(s), self.epochs_per_stage));
-        let last = (self.last_stage(), self.num_epochs);
-        let planned: Box<dyn Iterator<Item = (Stage, usize)>> = match self.method {
-            Method::Cot => Box::new([(Stage::COT, self.num_epochs)].into_iter()),
-            Method::NoCot | Method::NoCurriculum => Box::new([last].into_iter()),
-            Method::Coconut | Method::NoThoughts | Method::Pause => {
-                Box::new([(Stage::COT, self.cot_epochs)].into_iter().chain(staged).chain([last]))
-            }
-        };
-        let mut start = 0_usize;
-        let mut stages = Vec::new();
-        for (stage, epochs) in planned {
-            if start == self.num_epochs {
-                break;
-            }
-            let end = start.saturating_add(epochs).min(self.num_epochs);
-            if start < end {
-                stages.push((stage, start..end));
-            }
-            start = end;
+    /// What decides a prompt, with nothing left to chance: no `uniform_prob`, no `frontier`.
+    pub fn new(
+        method: Method,
+        c_thought: usize,
+        max_latent_stage: usize,
+        pad_latent_to_max: bool,
+    ) -> Self {
+        Self {
+            method,
+            c_thought,
+            max_latent_stage,
+            pad_latent_to_max,
+            uniform_prob: 0.0,
+            frontier: false,
         }
-        stages
-    }
-
-    /// The stage of an epoch (from 0); beyond the last epoch, the last stage.
-    pub fn stage_at(&self, epoch: usize) -> Stage {
-        let stages = self.stages();
-        let current = stages.iter().find(|(_, epochs)| epochs.contains(&epoch));
-        current.or(stages.last()).map_or(self.last_stage(), |&(stage, _)| stage)
     }
 
     /// Whether the sequences carry `bot` and `eot`, and latents between them.
@@ -215,8 +187,8 @@ impl Curriculum {
         replaced * self.c_thought
     }
 
-    /// How many of an example's first steps are not spoken at a stage.
-    fn n_unspoken(&self, stage: Stage, n_steps: usize) -> usize {
+    /// The number of an example's first steps that a stage does not show.
+    fn n_skipped_steps(&self, stage: Stage, n_steps: usize) -> usize {
         match (self.method, stage.n_replaced()) {
             (Method::Cot, _) => 0,
             (Method::NoCot, _) => n_steps,
@@ -226,11 +198,11 @@ impl Curriculum {
         }
     }
 
-    /// The steps that an example with `n_steps` steps should still speak at a stage.
+    /// The steps of an example with `n_steps` steps that a stage still shows as words, after the latents.
     ///
-    /// Graphs speak steps at stage −1 only.
-    pub fn spoken_steps(&self, stage: Stage, n_steps: usize) -> Range<usize> {
-        self.n_unspoken(stage, n_steps)..n_steps
+    /// Graphs show steps at stage −1 only.
+    pub fn remaining_steps(&self, stage: Stage, n_steps: usize) -> Range<usize> {
+        self.n_skipped_steps(stage, n_steps)..n_steps
     }
 }
 
@@ -285,7 +257,7 @@ impl Curriculum {
     ) -> Sequence {
         let prompt = match example {
             Encoded::Text(text) => self.text_prompt(text, stage, markers),
-            Encoded::Graph(graph) if self.speaks_path(stage) || self.method == Method::NoCot => {
+            Encoded::Graph(graph) if self.shows_path(stage) || self.method == Method::NoCot => {
                 Prompt::new(graph.question(markers, draw))
             }
             Encoded::Graph(graph) => self.graph_answer_prompt(graph, markers, draw),
@@ -293,30 +265,30 @@ impl Curriculum {
         Sequence::new(prompt, [])
     }
 
-    /// The longest row of any stage in the schedule, to be held against the model's context.
-    pub fn max_len(&self, example: &Encoded, markers: Markers) -> usize {
+    /// The longest row of any of `stages`, to be held against the model's context.
+    pub fn max_len(&self, example: &Encoded, stages: &[Stage], markers: Markers) -> usize {
         // Chance changes an order or a label, never a length, except through `uniform_prob`.
         let uniform = (0..=example.n_steps()).map(Stage::from_count);
         let uniform = uniform.filter(|_| self.uniform_prob > 0.0);
-        let stages = self.stages().into_iter().map(|(stage, _)| stage).chain(uniform);
         let draw = Draw { seed: 0, epoch: 0, index: 0 };
-        let lengths = stages.map(|stage| match example {
+        let lengths = stages.iter().copied().chain(uniform).map(|stage| match example {
             Encoded::Text(text) => self.text_sequence(text, stage, markers).ids.len(),
             Encoded::Graph(graph) => self.graph_sequence(graph, stage, markers, draw).ids.len(),
         });
         lengths.max().unwrap_or(0)
     }
 
-    /// Refuses a set with an example that does not fit the model's context at some stage; `path` is the
-    /// set's file and `context` the number of positions, less those kept for generation.
+    /// Refuses a set with an example that does not fit the model's context at one of `stages`; `path` is
+    /// the set's file and `context` the number of positions, less those kept for generation.
     pub fn check_fits(
         &self,
         examples: &[Encoded],
+        stages: &[Stage],
         markers: Markers,
         context: usize,
         path: &Path,
     ) -> Result<()> {
-        let lengths = examples.iter().map(|example| self.max_len(example, markers));
+        let lengths = examples.iter().map(|example| self.max_len(example, stages, markers));
         let too_long: Vec<(usize, usize)> =
             lengths.enumerate().filter(|&(_, length)| length > context).collect();
         let Some(&(index, length)) = too_long.first() else { return Ok(()) };
@@ -360,16 +332,16 @@ impl Curriculum {
     }
 
     fn text_sequence(&self, text: &Text, stage: Stage, markers: Markers) -> Sequence {
-        let spoken = &text.steps[self.spoken_steps(stage, text.steps.len())];
-        let spoken = spoken.iter().flatten().chain(&text.answer).copied();
-        Sequence::new(self.text_prompt(text, stage, markers), spoken)
+        let remaining = &text.steps[self.remaining_steps(stage, text.steps.len())];
+        let labelled = remaining.iter().flatten().chain(&text.answer).copied();
+        Sequence::new(self.text_prompt(text, stage, markers), labelled)
     }
 }
 
 // ---- Graphs ---------------------------------------------------------------------------------------------------------
 
 impl Curriculum {
-    fn speaks_path(&self, stage: Stage) -> bool {
+    fn shows_path(&self, stage: Stage) -> bool {
         self.method == Method::Cot || (self.method != Method::NoCot && stage == Stage::COT)
     }
 
@@ -381,7 +353,7 @@ impl Curriculum {
         draw: Draw,
     ) -> Sequence {
         let answer = [graph.marks.answer, graph.target, markers.eos];
-        if self.speaks_path(stage) {
+        if self.shows_path(stage) {
             let path = graph.path(draw);
             return Sequence::new(
                 Prompt::new(graph.question(markers, draw)),

@@ -13,6 +13,7 @@
 //! | token ids | [`tokenizer`] |
 //! | how an example becomes pieces of ids | [`encode`] |
 //! | which tokens a stage shows, and which it trains | [`curriculum`] |
+//! | which stage is trained when | [`schedule`] |
 //! | a generated task | [`tasks`] |
 //! | the statistics of a set | [`stats`] |
 //! | how chance is drawn | [`draw`] |
@@ -24,6 +25,7 @@ pub mod draw;
 pub mod encode;
 pub mod example;
 pub mod read;
+pub mod schedule;
 pub mod stats;
 pub mod tasks;
 pub mod tokenizer;
@@ -34,4 +36,5 @@ pub use dataset::{Dataset, Format};
 pub use draw::Draw;
 pub use encode::{Encoded, encode_graphs, encode_texts};
 pub use example::{Example, Graph};
+pub use schedule::{Schedule, ScheduleState};
 pub use tokenizer::{Markers, Tokenizer};

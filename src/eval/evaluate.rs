@@ -264,7 +264,7 @@ impl Evaluator<'_> {
 
     /// The steps due at a stage, as the tokenizer would decode them; `None` if there are none.
     fn spoken(&self, text: &Text, stage: Stage) -> Result<Option<String>> {
-        let due = &text.steps[self.curriculum.spoken_steps(stage, text.steps.len())];
+        let due = &text.steps[self.curriculum.remaining_steps(stage, text.steps.len())];
         if due.is_empty() {
             return Ok(None);
         }

@@ -52,7 +52,7 @@ pub fn markdown(series: &[Series]) -> String {
 
 /// A table for the terminal, with bold heads and colours if `styled`. The columns of `text` stand to the
 /// left, all others are numbers and stand to the right.
-pub(crate) fn drawn(
+pub fn drawn(
     head: &[&str],
     rows: impl IntoIterator<Item = Vec<Cell>>,
     text: &[usize],

@@ -6,7 +6,8 @@ use crate::{
     Result,
     config::RunConfig,
     data::{
-        Curriculum, Dataset, Example, Format, Tokenizer, encode_graphs, encode_texts, read,
+        Curriculum, Dataset, Example, Format, Schedule, Stage, Tokenizer, encode_graphs,
+        encode_texts, read,
         tasks::{self, Task},
         tokenizer::Units,
     },
@@ -62,7 +63,9 @@ impl Data {
         let markers = self.tokenizer.markers();
         let encoded = self.train.encoded.iter().chain(&self.val.encoded);
         let longest = encoded.map(|example| {
-            let of = |curriculum: &Curriculum| curriculum.max_len(example, markers);
+            let of = |(curriculum, stages): &(Curriculum, Vec<Stage>)| {
+                curriculum.max_len(example, stages, markers)
+            };
             curricula(config).iter().map(of).max().unwrap_or(0)
         });
         longest.max().unwrap_or(0)
@@ -76,18 +79,23 @@ impl Data {
             (&self.val, origin(config.val_path.as_deref(), "generated test examples")),
         ];
         for (set, origin) in sets {
-            for curriculum in curricula(config) {
-                curriculum.check_fits(&set.encoded, markers, context, &origin)?;
+            for (curriculum, stages) in curricula(config) {
+                curriculum.check_fits(&set.encoded, &stages, markers, context, &origin)?;
             }
         }
         Ok(())
     }
 }
 
-/// The curricula of a run's method and its baselines.
-fn curricula(config: &RunConfig) -> Vec<Curriculum> {
+/// The curricula of a run's method and its baselines, each with its stages.
+fn curricula(config: &RunConfig) -> Vec<(Curriculum, Vec<Stage>)> {
     let methods = [config.method].into_iter().chain(config.baselines.iter().copied());
-    methods.map(|method| Curriculum { method, ..config.curriculum() }).collect()
+    let of_method = |method| {
+        let schedule = Schedule { method, ..config.schedule() };
+        let stages = schedule.stages().into_iter().map(|(stage, _)| stage).collect();
+        (Curriculum { method, ..config.curriculum() }, stages)
+    };
+    methods.map(of_method).collect()
 }
 
 fn origin(path: Option<&Path>, otherwise: &str) -> PathBuf {

@@ -185,7 +185,7 @@ impl<'a> EpochSteps<'a> {
         let rows = batch.iter().flat_map(|of| &of.rows);
         let rows: Vec<Row> = rows.map(|row| Row { ids: &row.ids, labels: &row.labels }).collect();
         let batch = Batch::new(&rows, feedback).map_err(|problem| {
-            Error::Training(format!(
+            Error::Internal(format!(
                 "the batch of examples {examples:?} cannot be laid out: {problem}"
             ))
         })?;

@@ -3,10 +3,11 @@
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use burn::module::Module;
+use coconut_kernels::simd::{self, Level};
 
 use super::{
     Data, EpochSteps, Event, Group, StepOptions, StepReport, initial_model, step::NotFinite,
@@ -16,12 +17,12 @@ use crate::{
     Error, Result,
     checkpoint::{self, LatentInfo, TrainerState},
     config::{EvalAt, RunConfig},
-    data::{Curriculum, Stage},
+    data::{Curriculum, Schedule, Stage},
     device,
     eval::{Evaluator, Sampling},
     memory,
     objective::{Learner, Objective},
-    optim::{AdamW, Schedule},
+    optim::{AdamW, LrSchedule},
     rng,
     run::{MetricsLog, Record, Results, Row, StepMetrics, append_samples, samples::forget_samples},
 };
@@ -31,6 +32,7 @@ pub struct Trainer<'a> {
     config: &'a RunConfig,
     data: &'a Data,
     curriculum: Curriculum,
+    schedule: Schedule,
     folder: PathBuf,
     objective: Objective,
     /// With autodiff.
@@ -92,6 +94,7 @@ impl<'a> Trainer<'a> {
             config,
             data,
             curriculum: config.curriculum(),
+            schedule: config.schedule(),
             folder: folder.to_owned(),
             objective: config.objective(),
             learner: learner.train(),
@@ -101,88 +104,81 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Trains to the last epoch, evaluating and saving on the way. Once `stop` is set, the step in
-    /// progress is finished and saved; an evaluation in progress is left, to be made anew.
+    /// Trains to the last epoch, evaluating and saving on the way, and tells `watch` of it. Once `stop`
+    /// is set, the step in progress is finished and saved; an evaluation in progress is left, to be made
+    /// anew.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] after `stop`; [`Error::Training`] if the loss is not finite.
+    /// [`Error::Interrupted`] after `stop`; [`Error::Training`] if a loss or a gradient is not finite.
     pub fn run(mut self, stop: &AtomicBool, watch: &mut dyn FnMut(Event)) -> Result<Results> {
-        let steps_an_epoch = EpochSteps::count(self.data.train.encoded.len(), self.config);
-        let total = steps_an_epoch * self.config.num_epochs.saturating_sub(self.config.resume);
-        watch(Event::Begun { done: self.state.step, total });
+        self.warn(watch);
+        let steps = EpochSteps::count(self.data.train.encoded.len(), self.config);
+        let epochs = self.config.num_epochs.saturating_sub(self.config.resume);
+        watch(Event::Begun { done: self.state.step, total: steps * epochs });
         self.write_results()?;
         while self.state.epoch < self.config.num_epochs {
-            let epoch = self.state.epoch;
-            let stage = self.curriculum.stage_at(epoch);
-            let new_stage = epoch == 0 || self.curriculum.stage_at(epoch - 1) != stage;
-            if new_stage && self.state.step_in_epoch == 0 && self.config.reset_optimizer {
-                self.optimizer = AdamW::new(self.config.betas, self.config.weight_decay);
-            }
-            watch(Event::Epoch { method: self.config.method, stage, epoch });
-            self = self.epoch(stage, steps_an_epoch, watch, stop)?;
-            let train_loss = self.state.epoch_loss / self.state.epoch_labels.max(1) as f64;
-
-            let last = epoch + 1 == self.config.num_epochs;
-            let stage_ends = last || self.curriculum.stage_at(epoch + 1) != stage;
-            let due = match self.config.eval_at {
-                EvalAt::Epoch => true,
-                EvalAt::Stage => stage_ends,
-                EvalAt::End => last,
+            let stage = self.enter_epoch(watch);
+            self = self.train(stage, steps, stop, watch)?;
+            let improved = match self.evaluation_is_due() {
+                true => self.evaluate(stage, stop, watch)?,
+                false => true,
             };
-            let mut improved = true;
-            if due {
-                watch(Event::Evaluating { questions: self.data.val.encoded.len() });
-                let Some(accuracy) = self.evaluate(stage, epoch, train_loss, stop, watch)? else {
-                    return self.interrupted(stage, watch);
-                };
-                improved = self.state.best_accuracy.is_none_or(|best| accuracy > best);
-                if improved {
-                    self.state.best_accuracy = Some(accuracy);
-                }
-            }
-            self.state.epoch += 1;
-            (self.state.step_in_epoch, self.state.epoch_loss, self.state.epoch_labels) =
-                (0, 0.0, 0);
-            if improved || !self.config.save_only_improve || last {
-                self.save(stage, &format!("{}-{epoch}", stage.0), watch)?;
-            }
+            self.leave_epoch(stage, improved, watch)?;
         }
         Ok(self.results())
     }
 
-    /// Trains on what is left of the epoch.
-    fn epoch(
+    fn warn(&self, watch: &mut dyn FnMut(Event)) {
+        self.data.warnings.iter().for_each(|warning| watch(Event::Warning(warning)));
+        if self.config.bf16 && simd::level() < Level::Avx512Bf16 {
+            watch(Event::Warning(
+                "this processor has no bf16 products (AVX512-BF16): `bf16: True` gives what it gives elsewhere, but steps take longer than without it",
+            ));
+        }
+    }
+
+    /// The stage of the epoch in progress; a stage that begins with it may begin with a fresh optimizer.
+    fn enter_epoch(&mut self, watch: &mut dyn FnMut(Event)) -> Stage {
+        let (method, epoch) = (self.config.method, self.state.epoch);
+        let steps = self.state.step_in_epoch;
+        let (stage, begins) = self.schedule.enter(epoch, steps, &mut self.state.schedule);
+        if begins {
+            watch(Event::StageBegins { method, stage });
+            if self.config.reset_optimizer {
+                self.optimizer = AdamW::new(self.config.betas, self.config.weight_decay);
+            }
+        }
+        watch(Event::Epoch { method, stage, epoch });
+        stage
+    }
+
+    /// Takes the optimizer steps that are left of the epoch's `steps`.
+    fn train(
         mut self,
         stage: Stage,
         steps: usize,
-        watch: &mut dyn FnMut(Event),
         stop: &AtomicBool,
+        watch: &mut dyn FnMut(Event),
     ) -> Result<Self> {
         let (epoch, group) = (self.state.epoch, Group::alone());
         let (objective, curriculum) = (self.objective.clone(), self.curriculum.clone());
-        let plan =
+        let of_epoch =
             EpochSteps::new(self.data, &objective, &curriculum, self.config, (stage, epoch), group);
-        plan.ahead(self.state.step_in_epoch, |batches| {
+        of_epoch.ahead(self.state.step_in_epoch, |batches| {
             for batches in batches {
+                let batches = batches?;
                 let (start, options) = (Instant::now(), self.step_options(steps));
-                let stepped =
-                    step(self.learner, &mut self.optimizer, &batches?, &objective, options, group);
-                let report = match stepped {
-                    Ok((learner, report)) => {
-                        self.learner = learner;
-                        report
-                    }
-                    Err(problem) => {
-                        return Err(not_finite(&self.folder, self.state.step, &problem));
-                    }
-                };
-                let seconds = start.elapsed().as_secs_f64();
-                self.record(stage, &report, options.lr, seconds, watch)?;
+                let report;
+                (self.learner, report) =
+                    step(self.learner, &mut self.optimizer, &batches, &objective, options, group)
+                        .map_err(|problem| not_finite(&self.folder, self.state.step, &problem))?;
+                self.record(stage, &report, options.lr, start.elapsed(), watch)?;
+
+                let every = self.config.save_steps;
                 let unfinished = self.state.step_in_epoch < steps;
                 if stop.load(Ordering::Relaxed) {
                     return self.interrupted(stage, watch);
                 }
-                let every = self.config.save_steps;
                 if every > 0 && self.state.step.is_multiple_of(every) && unfinished {
                     let place = format!("{}-{epoch}.{}", stage.0, self.state.step_in_epoch);
                     self.save(stage, &place, watch)?;
@@ -190,6 +186,35 @@ impl<'a> Trainer<'a> {
             }
             Ok(self)
         })
+    }
+
+    /// Whether the epoch that was trained is to be evaluated.
+    fn evaluation_is_due(&self) -> bool {
+        match self.config.eval_at {
+            EvalAt::Epoch => true,
+            EvalAt::Stage => self.schedule.ends_stage(self.state.epoch),
+            EvalAt::End => self.state.epoch + 1 == self.config.num_epochs,
+        }
+    }
+
+    /// Counts the epoch as done and saves, unless it is worse than one before and those are kept.
+    fn leave_epoch(
+        &mut self,
+        stage: Stage,
+        improved: bool,
+        watch: &mut dyn FnMut(Event),
+    ) -> Result<()> {
+        let (method, epoch) = (self.config.method, self.state.epoch);
+        self.state.epoch += 1;
+        (self.state.step_in_epoch, self.state.epoch_loss, self.state.epoch_labels) = (0, 0.0, 0);
+        let last = self.state.epoch == self.config.num_epochs;
+        if improved || !self.config.save_only_improve || last {
+            self.save(stage, &format!("{}-{epoch}", stage.0), watch)?;
+        }
+        if self.schedule.ends_stage(epoch) {
+            watch(Event::StageEnds { method, stage });
+        }
+        Ok(())
     }
 
     fn interrupted<T>(&mut self, stage: Stage, watch: &mut dyn FnMut(Event)) -> Result<T> {
@@ -204,7 +229,7 @@ impl<'a> Trainer<'a> {
 
     /// How the next step of a run is taken whose epochs have `steps` steps.
     fn step_options(&self, steps: usize) -> StepOptions {
-        let schedule = Schedule {
+        let schedule = LrSchedule {
             scheduler: self.config.scheduler,
             peak: self.config.lr,
             warmup: self.config.warmup_steps,
@@ -219,15 +244,16 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Counts a step that took `seconds`, and logs it.
+    /// Counts a step as done and logs it.
     fn record(
         &mut self,
         stage: Stage,
         report: &StepReport,
         lr: f64,
-        seconds: f64,
+        took: Duration,
         watch: &mut dyn FnMut(Event),
     ) -> Result<()> {
+        let seconds = took.as_secs_f64();
         let state = &mut self.state;
         state.step += 1;
         state.step_in_epoch += 1;
@@ -245,19 +271,18 @@ impl<'a> Trainer<'a> {
         let record = Record::of_step(state.step as u64, state.epoch, stage.0, &measured);
         let logged = report.logged.iter();
         self.metrics.append(&logged.fold(record, |record, &(name, x)| record.with(name, x)))?;
-        watch(Event::Step { loss: measured.loss, tokens_per_s: measured.tokens_per_s });
+        let (step, StepMetrics { loss, tokens_per_s, .. }) = (self.state.step, measured);
+        watch(Event::Step { step, loss, tokens_per_s });
         Ok(())
     }
 
-    /// The accuracy, logged and written; `None` if `stop` was set meanwhile.
+    /// Evaluates the model, and writes what it answered; whether it is the best so far.
     fn evaluate(
         &mut self,
         stage: Stage,
-        epoch: usize,
-        train_loss: f64,
         stop: &AtomicBool,
         watch: &mut dyn FnMut(Event),
-    ) -> Result<Option<f64>> {
+    ) -> Result<bool> {
         let evaluator = Evaluator {
             data: &self.data.val,
             tokenizer: &self.data.tokenizer,
@@ -267,19 +292,26 @@ impl<'a> Trainer<'a> {
             sampling: Sampling::Greedy,
             seed: 0,
         };
-        let go_on = |_| match stop.load(Ordering::Relaxed) {
-            true => Err(Error::Interrupted(String::new())),
-            false => Ok(()),
+        let (epoch, questions) = (self.state.epoch, self.data.val.encoded.len());
+        let mut answered = 0;
+        watch(Event::Evaluating { answered, questions });
+        let go_on = |more| {
+            answered += more;
+            watch(Event::Evaluating { answered, questions });
+            match stop.load(Ordering::Relaxed) {
+                true => Err(Error::Interrupted(String::new())),
+                false => Ok(()),
+            }
         };
         let found = match evaluator.evaluate(&self.learner.model.valid(), stage, go_on) {
-            Err(Error::Interrupted(_)) => return Ok(None),
+            Err(Error::Interrupted(_)) => return self.interrupted(stage, watch),
             found => found?,
         };
         let feeds_back = self.curriculum.feeds_back();
         let reinject = feeds_back.then(|| self.config.replacement_method.to_string());
         let row = Row {
             train_seconds: Some(self.state.seconds),
-            train_loss: Some(train_loss),
+            train_loss: Some(self.state.epoch_loss / self.state.epoch_labels.max(1) as f64),
             resident_mb: Some(memory::peak_mb()).filter(|mb| mb.is_finite()),
             ..Row::of(&found, stage, epoch, self.config.method, reinject)
         };
@@ -294,7 +326,12 @@ impl<'a> Trainer<'a> {
         self.state.rows.push(row);
         self.write_results()?;
         self.state.rows.last().map(|row| watch(Event::Evaluated(row)));
-        Ok(Some(found.accuracy.rate()))
+        let accuracy = found.accuracy.rate();
+        let improved = self.state.best_accuracy.is_none_or(|best| accuracy > best);
+        if improved {
+            self.state.best_accuracy = Some(accuracy);
+        }
+        Ok(improved)
     }
 
     fn results(&self) -> Results {

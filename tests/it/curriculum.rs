@@ -3,8 +3,11 @@
 //! A row is written as words. `^` is `<|start-latent|>`, `~` a latent, `$` `<|end-latent|>`, `.` the eos; what
 //! stands behind `|` is labelled.
 
+use coconut::checkpoint::TrainerState;
 use coconut::data::encode::{GraphMarks, GraphPieces, Text};
-use coconut::data::{Curriculum, Draw, Encoded, Markers, Method, Sequence, Stage};
+use coconut::data::{
+    Curriculum, Draw, Encoded, Markers, Method, Schedule, ScheduleState, Sequence, Stage,
+};
 
 const WORDS: [&str; 16] =
     ["^", "~", "$", ".", "Q", "q", "a", "b", "c", "d", "A", "1", "bar", "[Q]", "[R]", "[A]"];
@@ -38,17 +41,11 @@ fn text(n_steps: usize) -> Encoded {
 }
 
 fn curriculum(method: Method) -> Curriculum {
-    Curriculum {
-        method,
-        c_thought: 1,
-        max_latent_stage: 2,
-        pad_latent_to_max: false,
-        uniform_prob: 0.0,
-        cot_epochs: 1,
-        epochs_per_stage: 2,
-        num_epochs: 10,
-        frontier: false,
-    }
+    Curriculum::new(method, 1, 2, false)
+}
+
+fn schedule(method: Method) -> Schedule {
+    Schedule { method, max_latent_stage: 2, cot_epochs: 1, epochs_per_stage: 2, num_epochs: 10 }
 }
 
 /// Compares training rows, and checks that each prompt is its row up to the first label.
@@ -63,11 +60,17 @@ fn check(curriculum: &Curriculum, example: &Encoded, table: &[(i32, &str)]) {
         assert_eq!(prompt.n_latents, row.n_latents, "latents at stage {stage}");
         assert_eq!(curriculum.n_latents(Stage(stage), example.n_steps()), row.n_latents);
 
-        let spoken = curriculum.spoken_steps(Stage(stage), example.n_steps());
+        let remaining = curriculum.remaining_steps(Stage(stage), example.n_steps());
         let Encoded::Text(text) = example else { panic!("a text") };
-        let spoken = [text.steps[spoken].concat(), text.answer.clone()].concat();
-        assert_eq!(row.ids[row.prompt_len..], spoken, "spoken steps at stage {stage}");
-        assert!(row.ids.len() <= curriculum.max_len(example, MARKERS));
+        let labelled = [text.steps[remaining].concat(), text.answer.clone()].concat();
+        assert_eq!(row.ids[row.prompt_len..], labelled, "remaining steps at stage {stage}");
+    }
+    let stages: Vec<Stage> = table.iter().map(|&(stage, _)| Stage(stage)).collect();
+    let lengths = table.iter().map(|(_, row)| row.split_whitespace().filter(|&w| w != "|").count());
+    assert_eq!(Some(curriculum.max_len(example, &stages, MARKERS)), lengths.max());
+    for stage in stages {
+        let row = curriculum.train_sequence(example, stage, MARKERS, DRAW);
+        assert_eq!(curriculum.max_len(example, &[stage], MARKERS), row.ids.len());
     }
 }
 
@@ -133,16 +136,16 @@ fn no_steps_at_all() {
 
 #[test]
 fn other_methods() {
-    let spoken = "Q q | a a b c A 1 .";
-    check(&curriculum(Method::Cot), &text(3), &[(-1, spoken), (0, spoken), (3, spoken)]);
+    let steps = "Q q | a a b c A 1 .";
+    check(&curriculum(Method::Cot), &text(3), &[(-1, steps), (0, steps), (3, steps)]);
     let answer = "Q q | A 1 .";
     check(&curriculum(Method::NoCot), &text(3), &[(-1, answer), (1, answer), (3, answer)]);
     check(
         &curriculum(Method::NoThoughts),
         &text(3),
         &[
-            (-1, spoken),
-            (0, spoken),
+            (-1, steps),
+            (0, steps),
             (1, "Q q | b c A 1 ."),
             (2, "Q q | c A 1 ."),
             (3, "Q q | A 1 ."),
@@ -151,37 +154,75 @@ fn other_methods() {
     check(
         &curriculum(Method::Pause),
         &text(3),
-        &[(-1, spoken), (0, "Q q ^ $ | a a b c A 1 ."), (2, "Q q ^ ~ ~ $ | c A 1 .")],
+        &[(-1, steps), (0, "Q q ^ $ | a a b c A 1 ."), (2, "Q q ^ ~ ~ $ | c A 1 .")],
     );
     check(&curriculum(Method::NoCurriculum), &text(3), &[(3, "Q q ^ ~ ~ $ | A 1 .")]);
 }
 
 #[test]
-fn schedule() {
-    let stages = |curriculum: Curriculum| -> Vec<(i32, std::ops::Range<usize>)> {
-        curriculum.stages().into_iter().map(|(stage, epochs)| (stage.0, epochs)).collect()
+fn stages_and_their_epochs() {
+    let stages = |schedule: &Schedule| -> Vec<(i32, std::ops::Range<usize>)> {
+        schedule.stages().into_iter().map(|(stage, epochs)| (stage.0, epochs)).collect()
     };
     let all = vec![(-1, 0..1), (0, 1..3), (1, 3..5), (2, 5..7), (3, 7..10)];
     for method in [Method::Coconut, Method::NoThoughts, Method::Pause] {
-        assert_eq!(stages(curriculum(method)), all);
+        assert_eq!(stages(&schedule(method)), all);
     }
-    assert_eq!(stages(curriculum(Method::Cot)), [(-1, 0..10)]);
-    assert_eq!(stages(curriculum(Method::NoCot)), [(3, 0..10)]);
-    assert_eq!(stages(curriculum(Method::NoCurriculum)), [(3, 0..10)]);
+    assert_eq!(stages(&schedule(Method::Cot)), [(-1, 0..10)]);
+    assert_eq!(stages(&schedule(Method::NoCot)), [(3, 0..10)]);
+    assert_eq!(stages(&schedule(Method::NoCurriculum)), [(3, 0..10)]);
 
-    let short = Curriculum { num_epochs: 4, ..curriculum(Method::Coconut) };
-    assert_eq!(stages(short.clone()), [(-1, 0..1), (0, 1..3), (1, 3..4)]);
+    let short = Schedule { num_epochs: 4, ..schedule(Method::Coconut) };
+    assert_eq!(stages(&short), [(-1, 0..1), (0, 1..3), (1, 3..4)]);
     let at = |epoch| short.stage_at(epoch).0;
     assert_eq!([at(0), at(1), at(2), at(3), at(99)], [-1, 0, 0, 1, 1]);
+    let ends: Vec<usize> = (0..4).filter(|&epoch| short.ends_stage(epoch)).collect();
+    assert_eq!(ends, [0, 2, 3]);
 
-    let paper = Curriculum {
+    let paper = Schedule {
         cot_epochs: 0,
         epochs_per_stage: 5,
         max_latent_stage: 6,
         num_epochs: 50,
         ..short
     };
-    assert_eq!(stages(paper)[6..], [(6, 30..35), (7, 35..50)]);
+    assert_eq!(stages(&paper)[6..], [(6, 30..35), (7, 35..50)]);
+}
+
+/// Epochs of [`schedule`] whose stage begins with them: 0, 1, 3, 5 and 7.
+#[test]
+fn a_stage_begins_once_however_often_the_run_is_resumed() {
+    let schedule = schedule(Method::Coconut);
+    let mut state = ScheduleState::default();
+    let begins: Vec<usize> =
+        (0..10).filter(|&epoch| schedule.enter(epoch, 0, &mut state).1).collect();
+    assert_eq!(begins, [0, 1, 3, 5, 7]);
+
+    // Every epoch entered again after a step, with the state that was saved then, begins nothing; nor
+    // does it with the state of an earlier version, which names no stage.
+    for epoch in 0..10 {
+        for saved in [Some(schedule.stage_at(epoch)), None] {
+            let mut state = ScheduleState { stage: saved };
+            let entered = schedule.enter(epoch, 1, &mut state);
+            assert_eq!(entered, (schedule.stage_at(epoch), false), "epoch {epoch}, {saved:?}");
+            assert_eq!(state.stage, Some(schedule.stage_at(epoch)));
+        }
+        // Entered before its first step, an epoch is what it is in a run that was not interrupted.
+        for saved in [epoch.checked_sub(1).map(|last| schedule.stage_at(last)), None] {
+            let mut state = ScheduleState { stage: saved };
+            let (_, new) = schedule.enter(epoch, 0, &mut state);
+            assert_eq!(new, begins.contains(&epoch), "epoch {epoch}, {saved:?}");
+        }
+    }
+}
+
+/// The state in `trainer.json` as a version wrote it that knew no schedule.
+#[test]
+fn states_of_earlier_versions_load() {
+    let old = r#"{"epoch": 3, "step_in_epoch": 7, "step": 67, "optimizer_steps": 7, "epoch_loss": 1.5,
+        "epoch_labels": 20, "seconds": 2.0, "best_accuracy": null, "rows": []}"#;
+    let state: TrainerState = serde_json::from_str(old).unwrap();
+    assert_eq!((state.epoch, state.schedule), (3, ScheduleState::default()));
 }
 
 #[test]
@@ -218,8 +259,10 @@ fn example_longer_than_the_context_is_named() {
     let examples = [text(1), text(4)];
     // Stage 0 of the second: Q q ^ $ a a b c d A 1 . is 12 positions.
     let coconut = curriculum(Method::Coconut);
-    coconut.check_fits(&examples, MARKERS, 12, path).unwrap();
-    let message = coconut.check_fits(&examples, MARKERS, 11, path).unwrap_err().to_string();
+    let stages = [Stage(-1), Stage(0), Stage(3)];
+    let check = |context| coconut.check_fits(&examples, &stages, MARKERS, context, path);
+    check(12).unwrap();
+    let message = check(11).unwrap_err().to_string();
     assert!(
         message.starts_with("train.json, example 2: needs 12 positions, the model has 11 (1 of 2")
     );

@@ -11,7 +11,7 @@ use coconut::{
         parameters::{self, Flat, Named},
         weights,
     },
-    optim::{AdamW, Schedule, Scheduler, clip_scale, global_norm},
+    optim::{AdamW, LrSchedule, Scheduler, clip_scale, global_norm},
 };
 use serde_json::Value;
 
@@ -30,9 +30,9 @@ fn fixtures() -> (Value, Tensors) {
     (serde_json::from_str(&text).unwrap(), tensors)
 }
 
-fn schedule(name: &str, peak: f64, warmup: usize, horizon: usize) -> Schedule {
+fn schedule(name: &str, peak: f64, warmup: usize, horizon: usize) -> LrSchedule {
     let scheduler = serde_json::from_value::<Scheduler>(Value::String(name.into())).unwrap();
-    Schedule { scheduler, peak, warmup, horizon }
+    LrSchedule { scheduler, peak, warmup, horizon }
 }
 
 #[test]

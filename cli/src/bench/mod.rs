@@ -10,7 +10,10 @@ use std::{
 
 use crate::{progress::Progress, verbs::print_json};
 use clap::Args;
-use coconut::{Error, Result, data::Stage, latent::Recompute, model::lora::Frozen};
+use coconut::{
+    Error, Result, data::Stage, latent::Recompute, model::lora::Frozen, report::table::drawn,
+};
+use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use workload::Workload;
@@ -32,9 +35,9 @@ pub struct Bench {
     /// Names of the maps with adapters, or `all-linear`; PEFT's choice for the family if absent.
     #[arg(long, value_delimiter = ',')]
     lora_targets: Vec<String>,
-    /// Hold what is frozen in `f32` or `bf16`.
-    #[arg(long, default_value = "f32", value_parser = frozen)]
-    frozen_dtype: Frozen,
+    /// With `--lora`, hold what is frozen in `f32` (as without this) or `bf16`.
+    #[arg(long, value_parser = frozen)]
+    frozen_dtype: Option<Frozen>,
     /// Round the operands of products to bf16.
     #[arg(long)]
     bf16: bool,
@@ -84,20 +87,19 @@ pub struct Bench {
     /// Take one measurement of one stage for each line of standard input: `step`, `single` or
     /// `batch`; answer each with a line of JSON that holds the token ids too. Lets another program
     /// take turns with this one on the same batches (python/compare_published.py).
-    #[arg(long, hide = true)]
-    paced: bool,
+    #[arg(long, alias = "paced", hide = true)]
+    step_on_stdin: bool,
 }
 
 impl Bench {
     pub fn run(self) -> Result<()> {
         let Some(&first) = self.stages.first() else { return Ok(()) };
-        if self.paced {
+        self.check_flags()?;
+        if self.step_on_stdin {
             return Workload::new(&self, Stage(first))?.on_stdin();
         }
         // What is wrong with the arguments or the data is said once, before any process starts.
-        for &stage in &self.stages {
-            self.subject(Stage(stage))?;
-        }
+        self.check_stages()?;
         let at_once = if self.in_sequence { 1 } else { self.stages.len() };
         let questions = if self.steps_only { 0 } else { self.repeats + BATCHES };
         let total = self.stages.len() * (self.repeats + UNMEASURED + questions);
@@ -143,7 +145,7 @@ impl Bench {
         }
         if !self.steps_only {
             for _ in 0..self.repeats {
-                each("single", &mut |stage, ms| stage.singles.push(ms))?;
+                each("single", &mut |stage, ms| stage.single_questions.push(ms))?;
             }
             for _ in 0..BATCHES {
                 each("batch", &mut |stage, ms| stage.batches.push(ms))?;
@@ -186,7 +188,7 @@ impl Bench {
             command.arg(format!("--lora-targets={}", self.lora_targets.join(",")));
         }
         command.args(self.bf16.then_some("--bf16"));
-        command.arg("--paced").arg(format!("--stages={stage}"));
+        command.arg("--step-on-stdin").arg(format!("--stages={stage}"));
         Ok(command)
     }
 }
@@ -232,7 +234,7 @@ impl Drop for Worker {
 }
 
 fn failed(stage: i32) -> Error {
-    Error::Training(format!(
+    Error::Run(format!(
         "the measurement of stage {stage} failed; if memory ran out, measure one stage at a time with --in-sequence"
     ))
 }
@@ -241,7 +243,7 @@ fn failed(stage: i32) -> Error {
 #[derive(Default)]
 struct Measured {
     steps: Vec<f64>,
-    singles: Vec<f64>,
+    single_questions: Vec<f64>,
     batches: Vec<f64>,
     /// Everything that was answered to the last step.
     last_step: Value,
@@ -259,7 +261,7 @@ impl Measured {
             "ratio": median(self.steps.iter().zip(&first.steps).map(|(ms, first)| ms / first)),
             "samples_per_s": 1e3 * batch as f64 / step,
             "tokens_last_batch": last("tokens"),
-            "gen_ms_per_question": median(self.singles.iter().copied()),
+            "gen_ms_per_question": median(self.single_questions.iter().copied()),
             "gen_batch_ms_per_question": median(self.batches.iter().copied()) / batch as f64,
             "rss_gb": last("rss_gb"),
             "peak_gb": last("peak_gb"),
@@ -269,10 +271,8 @@ impl Measured {
 }
 
 /// The stages side by side; ratios are to the first.
-fn table(rows: &[Value]) -> comfy_table::Table {
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
-    table.set_header([
+fn table(rows: &[Value]) -> String {
+    const HEAD: [&str; 8] = [
         "stage",
         "ms a step",
         "ratio",
@@ -281,28 +281,27 @@ fn table(rows: &[Value]) -> comfy_table::Table {
         "ratio",
         "ms a question",
         "in batches",
-    ]);
-    let told = |x: f64, digits: usize| match x.is_nan() {
+    ];
+    let rounded = |x: f64, digits: usize| match x.is_nan() {
         true => "–".to_owned(), // not measured
         false => format!("{x:.digits$}"),
     };
-    for row in rows {
+    let cells = |row: &Value| {
         let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
-        table.add_row([
+        let first_peak = rows[0]["peak_gb"].as_f64().unwrap_or(f64::NAN);
+        let cells = [
             row["stage"].to_string(),
-            told(number("ms_per_step"), 0),
-            told(number("ratio"), 2),
-            told(number("samples_per_s"), 1),
-            told(number("peak_gb"), 2),
-            told(number("peak_gb") / rows[0]["peak_gb"].as_f64().unwrap_or(f64::NAN), 2),
-            told(number("gen_ms_per_question"), 1),
-            told(number("gen_batch_ms_per_question"), 2),
-        ]);
-    }
-    for column in table.column_iter_mut() {
-        column.set_cell_alignment(comfy_table::CellAlignment::Right);
-    }
-    table
+            rounded(number("ms_per_step"), 0),
+            rounded(number("ratio"), 2),
+            rounded(number("samples_per_s"), 1),
+            rounded(number("peak_gb"), 2),
+            rounded(number("peak_gb") / first_peak, 2),
+            rounded(number("gen_ms_per_question"), 1),
+            rounded(number("gen_batch_ms_per_question"), 2),
+        ];
+        cells.map(Cell::new).to_vec()
+    };
+    drawn(&HEAD, rows.iter().map(cells), &[], false)
 }
 
 fn median(values: impl IntoIterator<Item = f64>) -> f64 {

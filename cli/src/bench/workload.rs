@@ -1,6 +1,10 @@
 //! What the benchmark measures: training steps and generation of a model from random weights, at one stage.
 
-use std::{io::BufRead, path::Path, time::Instant};
+use std::{
+    io::BufRead,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use burn::{module::Module, tensor::Device};
 use coconut::{
@@ -46,44 +50,60 @@ pub(super) struct Workload {
     singles: usize,
 }
 
+/// Examples of a bench, and the ids of their markers.
+struct Examples {
+    encoded: Vec<Encoded>,
+    markers: Markers,
+    /// The fewest rows of the embedding that hold them.
+    vocab_size: usize,
+}
+
 impl Bench {
-    /// The shape, the examples, and the ids of their markers.
-    pub(super) fn subject(
-        &self,
-        stage: Stage,
-    ) -> Result<(ModelConfig, Vec<Encoded>, Markers, Curriculum)> {
-        let curriculum = Curriculum {
-            method: Method::Coconut,
-            c_thought: self.c_thought,
-            max_latent_stage: stage.0.max(0) as usize,
-            pad_latent_to_max: true,
-            uniform_prob: 0.0,
-            cot_epochs: 1,
-            epochs_per_stage: 1,
-            num_epochs: 2 + stage.0.max(0) as usize, // the last one reaches the stage
-            frontier: false,
-        };
-        let named = self.model.as_deref().map(shape_of).transpose()?;
-        let told = self.vocab.or(named.as_ref().map(|shape| shape.vocab_size));
-        let (encoded, markers, vocabulary) = match (&self.data, self.tokens) {
-            (Some(data), _) => {
-                let examples = read::load(data, None)?;
-                let tokenizer = Tokenizer::build(&examples, Units::Words, data)?;
-                let (encoded, _) = encode_texts(&examples, &tokenizer)?;
-                if encoded.is_empty() {
-                    return Err(Error::input(data, "", "it holds no examples."));
-                }
-                (encoded, tokenizer.markers(), told.unwrap_or(0).max(tokenizer.vocab_size()))
+    /// Refuses flags that would say nothing.
+    pub(super) fn check_flags(&self) -> Result<()> {
+        let of_adapters = [
+            ("--frozen-dtype", self.frozen_dtype.is_some()),
+            ("--lora-targets", !self.lora_targets.is_empty()),
+        ];
+        let idle = of_adapters.into_iter().find(|&(_, given)| given && self.lora == 0);
+        idle.map_or(Ok(()), |(flag, _)| {
+            let problem = "is about adapters, and there are none; add --lora RANK";
+            Err(Error::Usage(format!("{flag} {problem}.")))
+        })
+    }
+
+    /// Refuses what any of the stages would refuse, before their models are made.
+    pub(super) fn check_stages(&self) -> Result<()> {
+        let read = self.data.as_deref().map(read_examples).transpose()?;
+        for &stage in &self.stages {
+            let stage = Stage(stage);
+            let mut shape = match &read {
+                Some(examples) => self.shape(stage, examples)?,
+                None => self.shape(stage, &self.random_examples(stage)?)?,
+            };
+            if self.lora > 0 && stage.0 == self.stages[0] {
+                // One block already shows which maps there are.
+                (shape.n_layer, shape.vocab_size, shape.n_positions) = (1, 3, 1);
+                self.adapted(Transformer::random(shape, 0, &Device::flex()), &[0, 1, 2])?;
             }
-            (None, tokens) => {
-                let vocabulary = told.unwrap_or(512);
-                let latents = stage.0.max(0) as usize * self.c_thought;
-                let (encoded, markers) = random_rows(tokens.unwrap_or(128), latents, vocabulary)?;
-                (encoded, markers, vocabulary)
-            }
-        };
-        let longest = encoded.iter().map(|e| curriculum.max_len(e, markers)).max().unwrap_or(1);
+        }
+        Ok(())
+    }
+
+    fn curriculum(&self, stage: Stage) -> Curriculum {
+        Curriculum::new(Method::Coconut, self.c_thought, stage.0.max(0) as usize, true)
+    }
+
+    /// The shape of the model that a stage is measured with.
+    fn shape(&self, stage: Stage, examples: &Examples) -> Result<ModelConfig> {
+        let Examples { encoded, markers, vocab_size } = examples;
+        let (curriculum, named) = (self.curriculum(stage), self.named_shape()?);
+        let stages: Vec<Stage> = (-1..=stage.0.max(0)).map(Stage).collect();
+        let lengths = encoded.iter().map(|example| curriculum.max_len(example, &stages, *markers));
+        let longest = lengths.max().unwrap_or(1);
         let context = longest + NEW_TOKENS;
+        let asked = self.vocab.or(named.as_ref().map(|shape| shape.vocab_size));
+        let vocab_size = asked.unwrap_or(0).max(*vocab_size);
         let shape = match named {
             Some(shape) if shape.n_positions < context => {
                 return Err(Error::Usage(format!(
@@ -92,70 +112,101 @@ impl Bench {
                 )));
             }
             Some(mut shape) => {
-                shape.vocab_size = vocabulary;
+                shape.vocab_size = vocab_size;
                 shape
             }
-            None => ModelConfig::gpt2(vocabulary, context, self.dim, self.layers, self.heads),
+            None => ModelConfig::gpt2(vocab_size, context, self.dim, self.layers, self.heads),
         };
         shape.check().map_err(|problem| Error::Usage(format!("{problem}.")))?;
-        Ok((shape, encoded, markers, curriculum))
+        Ok(shape)
     }
-}
 
-/// The shape of a model folder, or of a `config.json`.
-fn shape_of(path: &Path) -> Result<ModelConfig> {
-    match path.is_dir() {
-        true => ModelConfig::load(path),
-        false => ModelConfig::load_file(path),
-    }
-}
-
-/// Examples whose rows have `tokens` tokens with `latents` of them: a question, and an answer of a
-/// quarter of the row.
-fn random_rows(
-    tokens: usize,
-    latents: usize,
-    vocabulary: usize,
-) -> Result<(Vec<Encoded>, Markers)> {
-    let answer = tokens / 4;
-    let Some(question) = tokens.checked_sub(answer + latents + 2).filter(|_| vocabulary > 5) else {
-        return Err(Error::Usage(format!(
-            "--tokens: {tokens} tokens of {vocabulary} hold no {latents} latents and two markers beside an answer."
-        )));
-    };
-    let id = |behind: usize| (vocabulary - behind) as u32;
-    let markers =
-        Markers { start_latent: id(5), end_latent: id(4), latent: id(3), eos: id(2), pad: id(1) };
-    let mut state = 0u64;
-    let mut draw = |n: usize| -> Vec<u32> {
-        let token = |_| {
-            state += 1;
-            (rng::hash(0, &[state]) % (vocabulary as u64 - 5)) as u32
+    /// The shape of the model folder, or of the `config.json`, that `--model` names.
+    fn named_shape(&self) -> Result<Option<ModelConfig>> {
+        let load = |path: &PathBuf| match path.is_dir() {
+            true => ModelConfig::load(path),
+            false => ModelConfig::load_file(path),
         };
-        (0..n).map(token).collect()
-    };
-    let mut example = || Text { question: draw(question), steps: Vec::new(), answer: draw(answer) };
-    Ok(((0..64).map(|_| Encoded::Text(example())).collect(), markers))
+        self.model.as_ref().map(load).transpose()
+    }
+
+    /// Examples whose rows have `--tokens` tokens with the stage's latents among them: a question, and
+    /// an answer of a quarter of the row.
+    fn random_examples(&self, stage: Stage) -> Result<Examples> {
+        let tokens = self.tokens.unwrap_or(128);
+        let named = self.named_shape()?.map(|shape| shape.vocab_size);
+        let vocab_size = self.vocab.or(named).unwrap_or(512);
+        let latents = stage.0.max(0) as usize * self.c_thought;
+        let answer = tokens / 4;
+        let question = tokens.checked_sub(answer + latents + 2).filter(|_| vocab_size > 5);
+        let Some(question) = question else {
+            return Err(Error::Usage(format!(
+                "--tokens: {tokens} tokens of {vocab_size} hold no {latents} latents and two markers beside an answer."
+            )));
+        };
+        let id = |behind: usize| (vocab_size - behind) as u32;
+        let markers = Markers {
+            start_latent: id(5),
+            end_latent: id(4),
+            latent: id(3),
+            eos: id(2),
+            pad: id(1),
+        };
+        let mut state = 0u64;
+        let mut draw = |n: usize| -> Vec<u32> {
+            let token = |_| {
+                state += 1;
+                (rng::hash(0, &[state]) % (vocab_size as u64 - 5)) as u32
+            };
+            (0..n).map(token).collect()
+        };
+        let mut example =
+            || Text { question: draw(question), steps: Vec::new(), answer: draw(answer) };
+        let encoded = (0..64).map(|_| Encoded::Text(example())).collect();
+        Ok(Examples { encoded, markers, vocab_size })
+    }
+
+    /// The model with the adapters that are asked for, and the rows of `tokens` trained.
+    fn adapted(&self, model: Transformer, tokens: &[u32]) -> Result<Transformer> {
+        if self.lora == 0 {
+            return Ok(model);
+        }
+        let targets = match self.lora_targets.as_slice() {
+            [] => Targets::usual(model.config.family),
+            [one] => Targets::One(one.clone()),
+            many => Targets::Many(many.to_vec()),
+        };
+        let adapted = model
+            .with_lora(Lora::new(self.lora, targets), tokens, 0)
+            .map_err(|(_, problem)| Error::Usage(format!("--lora-targets {problem}.")))?;
+        Ok(adapted.hold(self.frozen_dtype.unwrap_or_default()))
+    }
+}
+
+/// Examples of a file, cut into words.
+fn read_examples(path: &Path) -> Result<Examples> {
+    let examples = read::load(path, None)?;
+    let tokenizer = Tokenizer::build(&examples, Units::Words, path)?;
+    let (encoded, _) = encode_texts(&examples, &tokenizer)?;
+    if encoded.is_empty() {
+        return Err(Error::input(path, "", "it holds no examples."));
+    }
+    let (markers, vocab_size) = (tokenizer.markers(), tokenizer.vocab_size());
+    Ok(Examples { encoded, markers, vocab_size })
 }
 
 impl Workload {
     pub(super) fn new(bench: &Bench, stage: Stage) -> Result<Self> {
-        let (shape, encoded, markers, curriculum) = bench.subject(stage)?;
-        let family = shape.family;
+        let examples = match &bench.data {
+            Some(path) => read_examples(path)?,
+            None => bench.random_examples(stage)?,
+        };
+        let shape = bench.shape(stage, &examples)?;
+        let Examples { encoded, markers, .. } = examples;
         let mut model = Transformer::random(shape, 0, &Device::flex());
         model.config.precision = precision(bench.bf16);
-        if bench.lora > 0 {
-            let targets = match bench.lora_targets.as_slice() {
-                [] => Targets::usual(family),
-                [one] => Targets::One(one.clone()),
-                many => Targets::Many(many.to_vec()),
-            };
-            let tokens = [markers.start_latent, markers.end_latent, markers.latent];
-            model = model
-                .with_lora(Lora::new(bench.lora, targets), &tokens, 0)
-                .map_err(|(_, problem)| Error::Usage(format!("--lora-targets {problem}.")))?
-                .hold(bench.frozen_dtype);
-        }
+        let model =
+            bench.adapted(model, &[markers.start_latent, markers.end_latent, markers.latent])?;
         let model = LatentModel::new(model, Default::default(), Default::default())
             .map_err(|(key, problem)| Error::Usage(format!("{key} {problem}.")))?;
         let objective = Objective { terms: vec![Term::CrossEntropy { weight: 1.0 }] };
@@ -166,7 +217,7 @@ impl Workload {
             stage,
             recompute: bench.recompute,
             encoded,
-            curriculum,
+            curriculum: bench.curriculum(stage),
             markers,
             batch: bench.batch.max(1),
             objective,
@@ -227,7 +278,7 @@ impl Workload {
         let start = Instant::now();
         let layout: Vec<Row> =
             rows.iter().map(|s| Row { ids: &s.ids, labels: &s.labels }).collect();
-        let batch = Batch::new(&layout, Some(self.markers.latent)).map_err(Error::Training)?;
+        let batch = Batch::new(&layout, Some(self.markers.latent)).map_err(Error::Internal)?;
         let batches = StepBatches::one(batch, examples);
         let (learner, report) = step(
             self.learner,
@@ -284,7 +335,7 @@ impl Workload {
             .collect();
         let prompts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
         let start = Instant::now();
-        generate(&model, &prompts, &options).map_err(Error::Training)?;
+        generate(&model, &prompts, &options).map_err(Error::Internal)?;
         let seconds = start.elapsed().as_secs_f64();
         Ok((ids, seconds))
     }
