@@ -154,7 +154,8 @@ pub fn check_vocabulary(tokenizer: &Tokenizer, model: &Transformer, folder: &Pat
     Ok(())
 }
 
-/// Writes a checkpoint beside its place and renames it, so that a kill never leaves half a one.
+/// Writes a checkpoint beside its place and renames it, so that a kill never leaves half a one. What could
+/// not be written whole is removed again.
 pub fn save(
     folder: &Path,
     learner: &Learner,
@@ -163,27 +164,110 @@ pub fn save(
     optimizer: &AdamW,
     state: &TrainerState,
 ) -> Result<()> {
-    let partial = partial(folder);
-    if partial.exists() {
-        std::fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))?;
+    let partial = beside(folder, PARTIAL);
+    remove(&partial)?;
+    let written = write_model(&partial, learner, tokenizer, latent).and_then(|()| {
+        write_json(&partial.join(STATE_FILE), state)?;
+        weights::write_tensors(&partial.join(OPTIMIZER_FILE), &optimizer.state())?;
+        sync(&partial)
+    });
+    if let Err(error) = written {
+        // A full disk must not stay full of this; if even removing fails there is nothing to add.
+        let _ = std::fs::remove_dir_all(&partial);
+        return Err(error);
     }
-    write_model(&partial, learner, tokenizer, latent)?;
-    write_json(&partial.join(STATE_FILE), state)?;
-    weights::write_tensors(&partial.join(OPTIMIZER_FILE), &optimizer.state())?;
-    for entry in std::fs::read_dir(&partial).map_err(Error::io("read", &partial))?.flatten() {
-        let path = entry.path();
-        std::fs::File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io("write", &path))?;
-    }
-    // A place that is taken is emptied by renaming too; what is hidden is never opened.
-    let replaced = partial.with_extension("replaced");
+    // A checkpoint of that name is put aside until the new one stands in its place.
+    let replaced = beside(folder, REPLACED);
     if folder.exists() {
         std::fs::rename(folder, &replaced).map_err(Error::io("rename", folder))?;
     }
     std::fs::rename(&partial, folder).map_err(Error::io("rename", &partial))?;
-    if replaced.exists() {
-        std::fs::remove_dir_all(&replaced).map_err(Error::io("remove", &replaced))?;
+    remove(&replaced)?;
+    point_latest(folder)
+}
+
+fn sync(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))?.flatten() {
+        let path = entry.path();
+        std::fs::File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io("write", &path))?;
     }
     Ok(())
+}
+
+/// The link beside the checkpoints that names the newest one.
+pub const LATEST: &str = "latest";
+
+/// Lets [`LATEST`] name a checkpoint, where the system has links.
+fn point_latest(folder: &Path) -> Result<()> {
+    #[cfg(unix)]
+    {
+        let (link, new) = (folder.with_file_name(LATEST), folder.with_file_name(".latest"));
+        let name = folder.file_name().unwrap_or_default();
+        let _ = std::fs::remove_file(&new); // of a killed process
+        std::os::unix::fs::symlink(name, &new).map_err(Error::io("create", &new))?;
+        std::fs::rename(&new, &link).map_err(Error::io("rename", &new))?;
+    }
+    Ok(())
+}
+
+/// Removes all but the newest `keep` checkpoints of a folder (0 keeps all). Each is renamed away first, so that
+/// a kill never leaves half a one under its name.
+pub fn prune(checkpoints: &Path, keep: usize) -> Result<()> {
+    if keep == 0 {
+        return Ok(());
+    }
+    let mut old = all(checkpoints)?;
+    old.truncate(old.len().saturating_sub(keep));
+    for folder in old {
+        let removed = beside(&folder, REMOVED);
+        remove(&removed)?;
+        std::fs::rename(&folder, &removed).map_err(Error::io("rename", &folder))?;
+        remove(&removed)?;
+    }
+    Ok(())
+}
+
+/// Clears a folder of checkpoints of what a killed process left half done, and brings back what it had put aside.
+pub fn clear_leftovers(checkpoints: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(checkpoints) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(name) = name.strip_prefix(REPLACED) {
+            let folder = path.with_file_name(name);
+            if !folder.exists() {
+                std::fs::rename(&path, &folder).map_err(Error::io("rename", &path))?;
+                continue;
+            }
+        }
+        if [PARTIAL, REPLACED, REMOVED].iter().any(|prefix| name.starts_with(prefix)) {
+            remove(&path)?;
+        }
+    }
+    match newest(checkpoints)? {
+        Some(newest) => point_latest(&newest),
+        None => Ok(()),
+    }
+}
+
+/// Hidden names beside a checkpoint's own: what is being written, was replaced, or is being removed.
+const PARTIAL: &str = ".partial-";
+const REPLACED: &str = ".replaced-";
+const REMOVED: &str = ".removed-";
+
+fn beside(folder: &Path, prefix: &str) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    folder.with_file_name(format!("{prefix}{name}"))
+}
+
+/// Removes a folder if it is there.
+fn remove(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", folder)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes what [`Checkpoint::load`] reads: model, tokenizer, and how it thinks.
@@ -206,11 +290,6 @@ pub fn write_model(
         &serde_json::json!({"eos_token_id": eos, "pad_token_id": markers.pad}),
     )?;
     write_json(&folder.join(LATENT_FILE), latent)
-}
-
-fn partial(folder: &Path) -> PathBuf {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    folder.with_file_name(format!(".partial-{name}"))
 }
 
 /// Reads what only the trainer needs: its state, and the optimizer's moments into `optimizer`.
@@ -238,7 +317,9 @@ pub fn all(folder: &Path) -> Result<Vec<PathBuf>> {
     for entry in entries.flatten() {
         let path = entry.path();
         let hidden = entry.file_name().to_string_lossy().starts_with('.');
-        if !hidden && path.join(STATE_FILE).is_file() {
+        // Not the link to the newest of them.
+        let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if folder && !hidden && path.join(STATE_FILE).is_file() {
             let state: TrainerState = read_json(&path.join(STATE_FILE))?;
             found.push((state.step, state.epoch, path));
         }

@@ -16,6 +16,7 @@ use crate::{progress::Progress, verbs};
 use clap::Args;
 use coconut::{
     Error, Result,
+    run::RunFolder,
     sweep::{Against, Cell, Compared, Plan, Request, Run, State, Summary, table},
 };
 use serde_json::json;
@@ -130,7 +131,7 @@ impl Sweep {
 fn states(runs: &[(&Cell, &Run)], overwrite: bool) -> Result<Vec<State>> {
     let state = |(_, run): &(&Cell, &Run)| match run.state() {
         Err(Error::Usage(_)) if overwrite => {
-            fs::remove_dir_all(&run.folder).map_err(Error::io("remove", &run.folder))?;
+            RunFolder::new(&run.folder).remove()?;
             Ok(State::Fresh)
         }
         state => state,
@@ -149,6 +150,7 @@ fn named(plan: &Plan, cell: &Cell) -> String {
 struct Runner<'a> {
     plan: &'a Plan,
     runs: &'a [(&'a Cell, &'a Run)],
+    states: &'a [State],
     waiting: VecDeque<usize>,
     active: Vec<Active>,
     jobs: usize,
@@ -163,11 +165,16 @@ struct Active {
 }
 
 impl<'a> Runner<'a> {
-    fn new(plan: &'a Plan, runs: &'a [(&'a Cell, &'a Run)], states: &[State], jobs: usize) -> Self {
+    fn new(
+        plan: &'a Plan,
+        runs: &'a [(&'a Cell, &'a Run)],
+        states: &'a [State],
+        jobs: usize,
+    ) -> Self {
         let waiting: VecDeque<usize> =
             (0..runs.len()).filter(|&index| states[index] != State::Done).collect();
         let done = runs.len() - waiting.len();
-        Self { plan, runs, waiting, active: Vec::new(), jobs, done, failures: Vec::new() }
+        Self { plan, runs, states, waiting, active: Vec::new(), jobs, done, failures: Vec::new() }
     }
 
     /// Trains until nothing is left or `stop` is set; what failed, a line each.
@@ -188,7 +195,7 @@ impl<'a> Runner<'a> {
             let stopping = stop.load(Ordering::Relaxed);
             while !stopping && self.active.len() < self.jobs {
                 let Some(index) = self.waiting.pop_front() else { break };
-                let process = self.start(self.runs[index].1)?;
+                let process = self.start(self.runs[index].1, self.states[index])?;
                 self.active.push(Active { index, process, since: Instant::now() });
             }
             if self.active.is_empty() {
@@ -210,15 +217,19 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn start(&self, run: &Run) -> Result<Child> {
-        fs::create_dir_all(&run.folder).map_err(Error::io("create", &run.folder))?;
-        let recipe = run.recipe();
-        fs::write(&recipe, run.config.to_yaml()?).map_err(Error::io("write", &recipe))?;
+    fn start(&self, run: &Run, state: State) -> Result<Child> {
+        let folder = RunFolder::new(&run.folder);
+        if state == State::Fresh {
+            folder.remove()?; // what a run left that ended before its first checkpoint
+        }
+        folder.write_config(&run.config.to_yaml()?)?;
+        let recipe = folder.config();
         let errors = run.folder.join(ERRORS);
         let errors_file = File::create(&errors).map_err(Error::io("write", &errors))?;
         let program = std::env::current_exe().map_err(Error::io("find", "this program"))?;
         let mut command = Command::new(&program);
-        command.arg("train").arg(&recipe).args(["--resume", "--stop-with-stdin"]);
+        command.arg("train").arg(&recipe).arg("--stop-with-stdin");
+        command.args((state == State::Begun).then_some("--resume"));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(errors_file);
         if self.jobs > 1 {
             let threads = available_parallelism().map_or(1, usize::from) / self.jobs;

@@ -1,7 +1,7 @@
 //! `coconut train`.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -12,8 +12,8 @@ use coconut::{
     config::RunConfig,
     data::{Draw, Method, Stage, Tokenizer},
     report,
-    run::Results,
-    train::{Data, EpochSteps, Event, Trainer, model_config},
+    run::{Results, RunFolder},
+    train::{Beginning, Data, EpochSteps, Event, Trainer, model_config},
 };
 use serde_json::json;
 
@@ -50,13 +50,22 @@ impl Train {
         if self.dry_run {
             return dry_run(&config);
         }
-        let folder = config.run_dir();
-        let data = Data::prepare(&config, config.model_folder()?.as_deref())?;
-        if self.overwrite && folder.join("metrics.jsonl").exists() {
-            std::fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
+        let folder = RunFolder::new(config.run_dir());
+        let beginning = match self.overwrite {
+            true => Beginning::Fresh,
+            false => Beginning::find(&folder, self.resume)?,
+        };
+        // A checkpoint has all that a resumed run needs; the model it started from may be gone.
+        let model = match beginning {
+            Beginning::Fresh => config.model_folder()?,
+            Beginning::Resumed(_) => None,
+        };
+        let data = Data::prepare(&config, model.as_deref(), beginning.checkpoint())?;
+        if self.overwrite {
+            folder.remove()?;
         }
-        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-        log::install(Some(&folder.join("log.txt")))?;
+        std::fs::create_dir_all(folder.path()).map_err(Error::io("create", folder.path()))?;
+        log::install(Some(&folder.log()))?;
         let stop = verbs::stop_on_ctrl_c();
         if self.stop_with_stdin {
             let asked = Arc::clone(&stop);
@@ -70,14 +79,17 @@ impl Train {
         let (mut rows, mut watcher) = (Vec::new(), Watcher::default());
         for method in std::iter::once(config.method).chain(config.baselines.iter().copied()) {
             let (run, place) = of_method(&config, method, &folder);
-            let resume = self.resume || (place != folder && place.join("metrics.jsonl").exists());
-            let trainer = Trainer::new(&run, &data, &place, resume)?;
+            let beginning = match place == folder {
+                true => beginning.clone(),
+                false => Beginning::of_baseline(&place)?,
+            };
+            let trainer = Trainer::new(&run, &data, place, &beginning)?;
             let results = trainer.run(&stop, &mut |event| watcher.see(event))?;
             rows.extend(results.rows.clone());
         }
-        let results = Results { run: config.name.clone(), config: json!(config), rows };
-        results.write(&folder.join("results.json"))?;
-        let report = report::write(&folder)?;
+        let results = Results { run: config.name.clone(), config: config.to_json()?, rows };
+        results.write(&folder.results())?;
+        let report = report::write(folder.path())?;
         if self.json {
             verbs::print_json(&json!(results));
         } else {
@@ -142,12 +154,12 @@ impl Watcher {
 }
 
 /// The configuration and folder of the run's method or one of its baselines.
-fn of_method(config: &RunConfig, method: Method, folder: &Path) -> (RunConfig, PathBuf) {
+fn of_method(config: &RunConfig, method: Method, folder: &RunFolder) -> (RunConfig, RunFolder) {
     if method == config.method {
-        return (config.clone(), folder.to_owned());
+        return (config.clone(), folder.clone());
     }
     let run = RunConfig { method, baselines: Vec::new(), ..config.clone() };
-    (run, folder.join(method.name()))
+    (run, folder.baseline(method.name()))
 }
 
 fn dry_run(config: &RunConfig) -> Result<()> {
@@ -164,7 +176,7 @@ fn dry_run(config: &RunConfig) -> Result<()> {
         return Ok(());
     }
     let folder = config.model_folder()?;
-    let data = Data::prepare(config, folder.as_deref())?;
+    let data = Data::prepare(config, folder.as_deref(), None)?;
     for warning in &data.warnings {
         println!("warning: {warning}");
     }

@@ -452,6 +452,15 @@ impl RunConfig {
         DECIDE.iter().all(|key| ours.get(*key) == theirs.get(*key))
     }
 
+    /// Every key with its value.
+    ///
+    /// # Errors
+    /// [`Error::Training`] for a value that JSON has no word for.
+    pub fn to_json(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(self)
+            .map_err(|e| Error::Training(format!("cannot write the configuration as JSON: {e}")))
+    }
+
     /// The recipe as YAML, every key written out.
     pub fn to_yaml(&self) -> Result<String> {
         serde_saphyr::to_string(self)

@@ -1,16 +1,19 @@
 //! A run's folder: every file format once, with its writer and its reader.
 //!
+//! - [`RunFolder`]: where each of them lies.
 //! - [`MetricsLog`]: one record a step and an evaluation, as JSON lines, CSV and TensorBoard events.
 //! - [`Results`]: `results.json`, a row an evaluation.
 //! - [`Sample`]: `samples.jsonl`, a line a question.
 
 pub(crate) mod file;
+mod folder;
 mod metrics;
 mod record;
 mod results;
 pub(crate) mod samples;
 mod tensorboard;
 
+pub use folder::RunFolder;
 pub use metrics::{MetricsLog, read_metrics};
 pub use record::{Record, StepMetrics};
 pub use results::{Results, Row, wilson_interval};

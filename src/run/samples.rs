@@ -1,6 +1,6 @@
 //! `samples.jsonl`: what the model said, question by question.
 
-use super::file::read_lines;
+use super::file::{read_lines, replace};
 use crate::data::{Method, Stage};
 use crate::eval::Evaluation;
 use crate::{Error, Result};
@@ -101,7 +101,8 @@ pub fn append_samples(
 
 /// Drops the samples of epochs that are to be trained again.
 pub(crate) fn forget_samples(path: &Path, epoch: usize) -> Result<()> {
-    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
+    let Ok(text) = std::fs::read(path) else { return Ok(()) };
+    let text = String::from_utf8_lossy(&text); // a killed process may have cut a letter
     let kept: String = text
         .lines()
         .filter(|line| {
@@ -110,5 +111,5 @@ pub(crate) fn forget_samples(path: &Path, epoch: usize) -> Result<()> {
         })
         .flat_map(|line| [line, "\n"])
         .collect();
-    std::fs::write(path, kept).map_err(Error::io("write", path))
+    if kept == text { Ok(()) } else { replace(path, kept.as_bytes()) }
 }

@@ -9,9 +9,9 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    Error, Result,
+    Error, Result, checkpoint,
     config::RunConfig,
-    run::{Results, Row},
+    run::{Results, Row, RunFolder},
 };
 
 /// One training of one cell.
@@ -49,8 +49,8 @@ impl Run {
     /// # Errors
     /// A damaged file, and [`Error::Usage`] if its folder holds a run with other settings.
     pub fn state(&self) -> Result<State> {
-        let begun = self.folder.join("metrics.jsonl").exists();
-        if begun && self.recipe().exists() {
+        let folder = RunFolder::new(&self.folder);
+        if folder.holds_run() && self.recipe().exists() {
             let differences = RunConfig::load(&self.recipe(), &[])?.differences(&self.config);
             if !differences.is_empty() {
                 return Err(Error::Usage(format!(
@@ -62,7 +62,8 @@ impl Run {
         }
         Ok(match self.results()? {
             Some(results) if self.last_row(&results).is_some() => State::Done,
-            _ if begun => State::Begun,
+            // Without a checkpoint there is nothing to go on from.
+            _ if checkpoint::newest(&folder.checkpoints())?.is_some() => State::Begun,
             _ => State::Fresh,
         })
     }

@@ -30,12 +30,21 @@ pub struct Data {
 }
 
 impl Data {
-    /// Reads or generates what a recipe names. `model` is the folder of the model to start from.
-    pub fn prepare(config: &RunConfig, model: Option<&Path>) -> Result<Self> {
+    /// Reads or generates what a recipe names. `model` is the folder of the model to start from; `resumed` the
+    /// checkpoint to go on from, whose tokenizer stays the run's, whatever its data have become.
+    pub fn prepare(
+        config: &RunConfig,
+        model: Option<&Path>,
+        resumed: Option<&Path>,
+    ) -> Result<Self> {
         let (train, val) = examples(config)?;
         let train_origin = origin(config.train_path.as_deref(), "generated training examples");
         let val_origin = origin(config.val_path.as_deref(), "generated test examples");
-        let (tokenizer, format) = tokenizer(config, model, &train, &val)?;
+        let format = format(config);
+        let tokenizer = match resumed {
+            Some(checkpoint) => Tokenizer::load(checkpoint)?,
+            None => tokenizer(config, format, model, &train, &val)?,
+        };
         let tokenizer = tokenizer.with_prompt(&config.prompt_style())?;
         let mut warnings = Vec::new();
         let mut encode = |examples: Vec<Example>, origin: &Path| -> Result<Dataset> {
@@ -52,7 +61,7 @@ impl Data {
         };
         let (train, val) = (encode(train, &train_origin)?, encode(val, &val_origin)?);
         let data = Self { tokenizer, format, train, val, warnings };
-        if let (Some(context), true) = (config.n_positions, model.is_none()) {
+        if let (Some(context), true) = (config.n_positions, model.is_none() && resumed.is_none()) {
             data.check_context(config, context)?;
         }
         Ok(data)
@@ -134,29 +143,33 @@ fn examples(config: &RunConfig) -> Result<(Vec<Example>, Vec<Example>)> {
     Ok((train, val))
 }
 
+fn format(config: &RunConfig) -> Format {
+    match config.tokenizer.as_deref().or(config.task.as_deref()) {
+        Some("graph") => Format::Graph,
+        _ => Format::Text,
+    }
+}
+
+/// The tokenizer of a fresh run: the recipe's, the model's, or one built from the data.
 fn tokenizer(
     config: &RunConfig,
+    format: Format,
     model: Option<&Path>,
     train: &[Example],
     val: &[Example],
-) -> Result<(Tokenizer, Format)> {
+) -> Result<Tokenizer> {
     let all = || train.iter().chain(val);
     let origin = Path::new("tokenizer built from the data");
-    let build = |units| Ok((Tokenizer::build(all(), units, origin)?, Format::Text));
+    let build = |units| Tokenizer::build(all(), units, origin);
     match (config.tokenizer.as_deref(), model, config.task.as_deref()) {
-        (None, Some(folder), _) => {
-            let tokenizer = Tokenizer::load(folder)?;
-            let graph = config.task.as_deref() == Some("graph");
-            Ok((tokenizer, if graph { Format::Graph } else { Format::Text }))
-        }
-        (Some("graph"), None, _) | (None, None, Some("graph")) => {
+        (None | Some("graph"), Some(folder), _) => Tokenizer::load(folder),
+        (None | Some("graph"), None, _) if format == Format::Graph => {
             let nodes = all().filter_map(|example| Some(example.graph.as_ref()?.n_nodes()));
-            Ok((Tokenizer::for_graphs(nodes.max().unwrap_or(0), origin)?, Format::Graph))
+            Tokenizer::for_graphs(nodes.max().unwrap_or(0), origin)
         }
-        (Some("graph"), Some(folder), _) => Ok((Tokenizer::load(folder)?, Format::Graph)),
         (Some("words"), _, _) | (None, None, None | Some("prosqa")) => build(Units::Words),
         (Some("characters"), _, _) | (None, None, Some("arithmetic")) => build(Units::Characters),
         (Some("symbols"), _, _) | (None, None, Some(_)) => build(Units::Symbols),
-        (Some(path), _, _) => Ok((Tokenizer::load(Path::new(path))?, Format::Text)),
+        (Some(path), _, _) => Tokenizer::load(Path::new(path)),
     }
 }

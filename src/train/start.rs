@@ -1,4 +1,6 @@
-//! The model that a run starts from.
+//! Where a run begins, and the model that it starts from.
+
+use std::path::PathBuf;
 
 use burn::tensor::Device;
 
@@ -10,7 +12,62 @@ use crate::{
     latent::{LatentModel, model::Extras},
     model::{ModelConfig, Transformer, lora},
     objective::{Learner, ObjectiveParameters},
+    run::RunFolder,
 };
+
+/// Where a run begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// At its first step.
+    Fresh,
+    /// After what a checkpoint holds.
+    Resumed(PathBuf),
+}
+
+impl Beginning {
+    /// The beginning of a run in `folder`, which is cleared of what a killed process left half done.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is nothing to resume, or a run that is not to be resumed.
+    pub fn find(folder: &RunFolder, resume: bool) -> Result<Self> {
+        let checkpoints = folder.checkpoints();
+        checkpoint::clear_leftovers(&checkpoints)?;
+        let place = folder.path().display();
+        match (checkpoint::newest(&checkpoints)?, resume) {
+            (Some(newest), true) => Ok(Self::Resumed(newest)),
+            (None, true) if folder.holds_run() => Err(Error::Usage(format!(
+                "there is nothing to resume: the run in {place} has no checkpoint. Begin it again with `--overwrite` in place of `--resume`."
+            ))),
+            (None, true) => Err(Error::Usage(format!(
+                "there is nothing to resume: {place} holds no run. Check `name` and `save_path`, or leave out `--resume` to begin it."
+            ))),
+            (_, false) if folder.holds_run() => Err(Error::Usage(format!(
+                "{place} already holds a run. Add `--resume` to go on with it, `--overwrite` to replace it, or choose another name with `-s name=…`."
+            ))),
+            (_, false) => Ok(Self::Fresh),
+        }
+    }
+
+    /// As [`Beginning::find`] for a baseline, which goes on where it was left, if it was begun at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn of_baseline(folder: &RunFolder) -> Result<Self> {
+        checkpoint::clear_leftovers(&folder.checkpoints())?;
+        match checkpoint::newest(&folder.checkpoints())? {
+            Some(newest) => Ok(Self::Resumed(newest)),
+            None => folder.remove().map(|()| Self::Fresh),
+        }
+    }
+
+    /// The checkpoint to go on from.
+    pub fn checkpoint(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::Fresh => None,
+            Self::Resumed(checkpoint) => Some(checkpoint),
+        }
+    }
+}
 
 /// The model that a recipe starts from, a folder's or random weights for the data's vocabulary, with
 /// fresh parameters of thoughts and of the objective.

@@ -1,7 +1,6 @@
 //! The training loop: the one owner of what changes during training.
 
 use std::{
-    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -10,8 +9,8 @@ use burn::module::Module;
 use coconut_kernels::simd::{self, Level};
 
 use super::{
-    Data, EpochSteps, Event, Group, StepOptions, StepReport, initial_model, step::NotFinite,
-    step::step,
+    Beginning, Data, EpochSteps, Event, Group, StepOptions, StepReport, initial_model,
+    step::NotFinite, step::step,
 };
 use crate::{
     Error, Result,
@@ -24,7 +23,10 @@ use crate::{
     objective::{Learner, Objective},
     optim::{AdamW, LrSchedule},
     rng,
-    run::{MetricsLog, Record, Results, Row, StepMetrics, append_samples, samples::forget_samples},
+    run::{
+        MetricsLog, Record, Results, Row, RunFolder, StepMetrics, append_samples,
+        samples::forget_samples,
+    },
 };
 
 /// One run of one method.
@@ -33,7 +35,7 @@ pub struct Trainer<'a> {
     data: &'a Data,
     curriculum: Curriculum,
     schedule: Schedule,
-    folder: PathBuf,
+    folder: RunFolder,
     objective: Objective,
     /// With autodiff.
     learner: Learner,
@@ -43,37 +45,35 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// A run in `folder`, fresh or, with `resume`, from its newest checkpoint.
+    /// A run in `folder`.
     ///
     /// # Errors
-    /// A folder that holds another run, and everything that reading the model can report.
-    pub fn new(config: &'a RunConfig, data: &'a Data, folder: &Path, resume: bool) -> Result<Self> {
+    /// Settings other than those it began with, and everything that reading the model can report.
+    pub fn new(
+        config: &'a RunConfig,
+        data: &'a Data,
+        folder: RunFolder,
+        beginning: &Beginning,
+    ) -> Result<Self> {
         let device = device::named(&config.device)?;
-        let checkpoints = folder.join("checkpoints");
-        let newest = checkpoint::newest(&checkpoints)?;
-        if !resume && folder.join("metrics.jsonl").exists() {
-            return Err(Error::Usage(format!(
-                "{} already holds a run. Add `--resume` to go on with it, `--overwrite` to replace it, or choose another name with `-s name=…`.",
-                folder.display()
-            )));
-        }
-        let saved = folder.join("config.yaml");
-        if resume && saved.exists() {
+        let saved = folder.config();
+        if *beginning != Beginning::Fresh && saved.exists() {
             let differences = RunConfig::load(&saved, &[])?.differences(config);
             if !differences.is_empty() {
                 return Err(Error::Usage(format!(
                     "{} was begun with other settings of `{}`. Resume with the recipe it began with, or start another run with `-s name=…`.",
-                    folder.display(),
+                    folder.path().display(),
                     differences.join("`, `")
                 )));
             }
         }
         let mut optimizer = AdamW::new(config.betas, config.weight_decay);
-        let (mut learner, state) = match newest.filter(|_| resume) {
+        let (mut learner, state) = match beginning.checkpoint() {
             Some(path) => {
-                let model = checkpoint::load_transformer(&path, config.frozen_dtype, &device)?;
-                let learner = Learner::load(model, config.thinking(), &path)?;
-                (learner, checkpoint::restore(&path, &mut optimizer, &device)?)
+                let model = checkpoint::load_transformer(path, config.frozen_dtype, &device)?;
+                data.check_context(config, model.config.n_positions)?;
+                let learner = Learner::load(model, config.thinking(), path)?;
+                (learner, checkpoint::restore(path, &mut optimizer, &device)?)
             }
             None => {
                 let state = TrainerState { epoch: config.resume, ..TrainerState::default() };
@@ -81,21 +81,22 @@ impl<'a> Trainer<'a> {
             }
         };
         learner.model.transformer.config.precision = checkpoint::precision(config.bf16);
+        folder.write_config(&config.to_yaml()?)?;
+        let checkpoints = folder.checkpoints();
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("create", &checkpoints))?;
-        let yaml = folder.join("config.yaml");
-        std::fs::write(&yaml, config.to_yaml()?).map_err(Error::io("write", &yaml))?;
-        let metrics = if state.step > 0 {
-            MetricsLog::resume(folder, state.step as u64)?
-        } else {
-            MetricsLog::create(folder)?
+        // Killed before its last pruning, a run has one too many.
+        checkpoint::prune(&checkpoints, config.keep_checkpoints)?;
+        let metrics = match beginning {
+            Beginning::Resumed(_) => MetricsLog::resume(folder.path(), state.step as u64)?,
+            Beginning::Fresh => MetricsLog::create(folder.path())?,
         };
-        forget_samples(&folder.join("samples.jsonl"), state.epoch)?;
+        forget_samples(&folder.samples(), state.epoch)?;
         Ok(Self {
             config,
             data,
             curriculum: config.curriculum(),
             schedule: config.schedule(),
-            folder: folder.to_owned(),
+            folder,
             objective: config.objective(),
             learner: learner.train(),
             optimizer,
@@ -125,7 +126,7 @@ impl<'a> Trainer<'a> {
             };
             self.leave_epoch(stage, improved, watch)?;
         }
-        Ok(self.results())
+        self.results()
     }
 
     fn warn(&self, watch: &mut dyn FnMut(Event)) {
@@ -223,7 +224,7 @@ impl<'a> Trainer<'a> {
         Err(Error::Interrupted(format!(
             "Stopped after optimizer step {}; everything is saved in {}. Run the same command with `--resume` to go on.",
             self.state.step,
-            self.folder.display()
+            self.folder.path().display()
         )))
     }
 
@@ -316,13 +317,7 @@ impl<'a> Trainer<'a> {
             ..Row::of(&found, stage, epoch, self.config.method, reinject)
         };
         self.metrics.append(&row.to_record(self.state.step as u64))?;
-        append_samples(
-            &self.folder.join("samples.jsonl"),
-            &found,
-            stage,
-            epoch,
-            self.config.method,
-        )?;
+        append_samples(&self.folder.samples(), &found, stage, epoch, self.config.method)?;
         self.state.rows.push(row);
         self.write_results()?;
         self.state.rows.last().map(|row| watch(Event::Evaluated(row)));
@@ -334,16 +329,16 @@ impl<'a> Trainer<'a> {
         Ok(improved)
     }
 
-    fn results(&self) -> Results {
-        Results {
+    fn results(&self) -> Result<Results> {
+        Ok(Results {
             run: self.config.name.clone(),
-            config: serde_json::to_value(self.config).unwrap_or_default(),
+            config: self.config.to_json()?,
             rows: self.state.rows.clone(),
-        }
+        })
     }
 
     fn write_results(&self) -> Result<()> {
-        self.results().write(&self.folder.join("results.json"))
+        self.results()?.write(&self.folder.results())
     }
 
     fn save(&mut self, stage: Stage, place: &str, watch: &mut dyn FnMut(Event)) -> Result<()> {
@@ -359,7 +354,7 @@ impl<'a> Trainer<'a> {
             frozen: self.config.frozen_dtype,
             bf16: self.config.bf16,
         };
-        let folder = self.folder.join("checkpoints");
+        let folder = self.folder.checkpoints();
         let path = folder.join(place);
         checkpoint::save(
             &path,
@@ -369,24 +364,17 @@ impl<'a> Trainer<'a> {
             &self.optimizer,
             &self.state,
         )?;
-        let keep = self.config.keep_checkpoints;
-        if keep > 0 {
-            let mut old = checkpoint::all(&folder)?;
-            old.truncate(old.len().saturating_sub(keep));
-            for path in old {
-                std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
-            }
-        }
+        checkpoint::prune(&folder, self.config.keep_checkpoints)?;
         watch(Event::Saved(&path));
         Ok(())
     }
 }
 
 /// The error of a step after `steps` whole ones, with the checkpoint to go back to.
-fn not_finite(folder: &Path, steps: usize, problem: &NotFinite) -> Error {
+fn not_finite(folder: &RunFolder, steps: usize, problem: &NotFinite) -> Error {
     let numbers: Vec<String> =
         problem.examples.iter().map(|example| (example + 1).to_string()).collect();
-    let last = checkpoint::newest(&folder.join("checkpoints")).ok().flatten();
+    let last = checkpoint::newest(&folder.checkpoints()).ok().flatten();
     let last = last.map_or("There is no checkpoint yet".into(), |path| {
         format!("The last good checkpoint is {}", path.display())
     });

@@ -14,34 +14,34 @@ use tempfile::TempDir;
 
 const LAST_TRAINED: &str = "3-4";
 
-fn coconut<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+pub fn coconut<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coconut"));
     command.args(args).stdin(Stdio::null());
     command
 }
 
 /// A folder with the smallest recipe that passes through every kind of stage.
-struct Place {
+pub struct Place {
     folder: TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn file(&self, name: &str, content: &str) -> PathBuf {
+    pub fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, content).unwrap();
         path
     }
 
     /// The tiny recipe, `more` in place of its keys or after them.
-    fn recipe(&self, more: &[(&str, &str)]) -> PathBuf {
+    pub fn recipe(&self, more: &[(&str, &str)]) -> PathBuf {
         let runs = self.path("runs").display().to_string();
         let mut keys = vec![
             ("task", "arithmetic"),
@@ -73,7 +73,7 @@ impl Place {
     }
 
     /// A recipe that reads its examples from `data` instead of generating them.
-    fn recipe_of_data(&self, data: &Path, more: &[(&str, &str)]) -> PathBuf {
+    pub fn recipe_of_data(&self, data: &Path, more: &[(&str, &str)]) -> PathBuf {
         let data = data.display().to_string();
         let runs = self.path("runs").display().to_string();
         let mut keys = vec![
@@ -89,16 +89,16 @@ impl Place {
         self.file("recipe.yaml", &text)
     }
 
-    fn run(&self) -> PathBuf {
+    pub fn run(&self) -> PathBuf {
         self.path("runs/r")
     }
 
-    fn checkpoint(&self) -> PathBuf {
+    pub fn checkpoint(&self) -> PathBuf {
         self.run().join("checkpoints").join(LAST_TRAINED)
     }
 }
 
-fn train(recipe: &Path, more: &[&str]) -> Command {
+pub fn train(recipe: &Path, more: &[&str]) -> Command {
     let mut command = coconut(["train"]);
     command.arg(recipe).args(more);
     command
@@ -121,7 +121,7 @@ fn stderr(assert: &Assert) -> String {
 
 /// The mistake is the user's: exit code 2, one paragraph that names what is at fault, no panic.
 #[track_caller]
-fn refused(mut command: Command, names: &[&str]) {
+pub fn refused(mut command: Command, names: &[&str]) {
     let assert = command.assert().code(2);
     let message = stderr(&assert);
     assert!(!message.contains("panicked"), "{message}");

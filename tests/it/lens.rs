@@ -22,7 +22,7 @@ fn each_thought_is_read_where_it_is_fed_back() {
         unreachable!()
     };
     let config = RunConfig::from_keys(Map::clone(&keys), &[], "test").unwrap();
-    let data = Data::prepare(&config, None).unwrap();
+    let data = Data::prepare(&config, None, None).unwrap();
     let device = coconut::device::named("cpu").unwrap();
     let model = Transformer::random(model_config(&config, &data), 0, &device);
     let model = LatentModel::new(model, config.thinking(), Default::default()).unwrap();

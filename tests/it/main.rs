@@ -9,6 +9,8 @@ mod data_files;
 mod data_properties;
 mod families;
 mod generation;
+#[cfg(target_os = "linux")]
+mod kill;
 mod latent_forward;
 mod lens;
 mod lora;
