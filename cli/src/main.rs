@@ -12,6 +12,7 @@ mod progress;
 mod sweep;
 mod train;
 mod verbs;
+mod watcher;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

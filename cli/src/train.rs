@@ -5,15 +5,15 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use crate::{inspect, log, progress::Progress, verbs};
+use crate::{inspect, log, verbs, watcher::Watcher};
 use clap::Args;
 use coconut::{
     Error, Result,
     config::RunConfig,
-    data::{Draw, Method, Stage, Tokenizer},
+    data::{Draw, Method, Tokenizer},
     report,
     run::{Results, RunFolder},
-    train::{Beginning, Data, EpochSteps, Event, Trainer, model_config},
+    train::{Beginning, Data, EpochSteps, Trainer, model_config},
 };
 use serde_json::json;
 
@@ -66,6 +66,9 @@ impl Train {
         }
         std::fs::create_dir_all(folder.path()).map_err(Error::io("create", folder.path()))?;
         log::install(Some(&folder.log()))?;
+        let command: Vec<String> = std::env::args().collect();
+        tracing::info!("{}", command.join(" "));
+        tracing::info!("coconut {}, device {}", env!("CARGO_PKG_VERSION"), config.device);
         let stop = verbs::stop_on_ctrl_c();
         if self.stop_with_stdin {
             let asked = Arc::clone(&stop);
@@ -87,6 +90,7 @@ impl Train {
             let results = trainer.run(&stop, &mut |event| watcher.see(event))?;
             rows.extend(results.rows.clone());
         }
+        watcher.finish();
         let results = Results { run: config.name.clone(), config: config.to_json()?, rows };
         results.write(&folder.results())?;
         let report = report::write(folder.path())?;
@@ -96,60 +100,6 @@ impl Train {
             verbs::print_report(&report);
         }
         Ok(())
-    }
-}
-
-/// Shows runs as bars, warns, and notes in the log what happened.
-#[derive(Default)]
-struct Watcher {
-    steps: Option<Progress>,
-    questions: Option<Progress>,
-    /// Warnings that were given; runs of several methods share their data and give the same.
-    warned: Vec<String>,
-}
-
-impl Watcher {
-    fn see(&mut self, event: Event) {
-        match event {
-            Event::Warning(warning) => {
-                if !self.warned.iter().any(|given| given == warning) {
-                    tracing::warn!("{warning}");
-                    self.warned.push(warning.into());
-                }
-            }
-            Event::Begun { done, total } => {
-                tracing::info!("training begins after {done} of {total} optimizer steps");
-                let bar = Progress::new("training", "steps", done as u64, total as u64);
-                self.steps = Some(bar);
-            }
-            Event::StageBegins { method, stage } => tracing::info!("{method} stage {stage} begins"),
-            Event::Epoch { method, stage, epoch } => {
-                let label = format!("{method} stage {stage}, epoch {}", epoch + 1);
-                if let Some(bar) = &self.steps {
-                    bar.label(label);
-                }
-            }
-            Event::Step { loss, tokens_per_s, .. } => {
-                if let Some(bar) = &self.steps {
-                    bar.message(format!("loss {loss:.3}, {tokens_per_s:.0} tokens/s"));
-                    bar.advance(1);
-                }
-            }
-            Event::Evaluating { answered, questions } => {
-                let new = || Progress::new("evaluating", "questions", 0, questions as u64);
-                self.questions.get_or_insert_with(new).at(answered as u64);
-            }
-            Event::Evaluated(row) => {
-                self.questions = None;
-                let (method, stage, epoch) = (&row.method, Stage(row.stage), row.epoch + 1);
-                let correct = 100.0 * row.eval_acc.unwrap_or(f64::NAN);
-                tracing::info!(
-                    "{method} stage {stage}, epoch {epoch}: {correct:.1} % of the answers are right"
-                );
-            }
-            Event::Saved(path) => tracing::info!("saved {}", path.display()),
-            Event::StageEnds { method, stage } => tracing::info!("{method} stage {stage} ends"),
-        }
     }
 }
 

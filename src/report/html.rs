@@ -84,6 +84,7 @@ struct SamplePart<'a> {
 /// The whole page. All text from files is escaped; only the figures, drawn by this crate, are not.
 pub(super) fn render(
     runs: &[Run],
+    titles: &[String],
     series: &[Series],
     accuracy: Option<&str>,
     loss: Option<&str>,
@@ -92,16 +93,15 @@ pub(super) fn render(
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
-    let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     let context = context! {
-        title => names.first().copied().unwrap_or("coconut"),
-        beside => names.get(1..).unwrap_or_default(),
+        title => runs.first().map_or("coconut", |run| run.name.as_str()),
+        beside => titles.get(1..).unwrap_or_default(),
         header => table::HEADER,
         best_column => table::ACCURACY,
         rows => table::rows(series),
         accuracy,
         loss,
-        runs => runs.iter().map(run_part).collect::<Vec<_>>(),
+        runs => runs.iter().zip(titles).map(|(run, title)| run_part(run, title)).collect::<Vec<_>>(),
         shown => SHOWN,
         version => env!("CARGO_PKG_VERSION"),
     };
@@ -111,7 +111,7 @@ pub(super) fn render(
         .map_err(|error| Error::io("render", out.join("report.html"))(std::io::Error::other(error)))
 }
 
-fn run_part(run: &Run) -> RunPart<'_> {
+fn run_part<'a>(run: &'a Run, title: &'a str) -> RunPart<'a> {
     let folder = quoted(&run.folder);
     let mut commands = Vec::new();
     if run.config.is_some() {
@@ -119,7 +119,7 @@ fn run_part(run: &Run) -> RunPart<'_> {
     }
     commands.push(format!("coconut report {folder}"));
     RunPart {
-        name: &run.name,
+        name: title,
         commands,
         summary: run.config.as_deref().map(summary).unwrap_or_default(),
         config: run.config.as_deref(),

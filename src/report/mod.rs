@@ -13,6 +13,7 @@ pub use series::{Series, series, stage_name};
 use crate::run::samples::SampleGroup;
 use crate::run::{Record, Results, file, read_metrics, samples};
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,8 @@ pub struct Report {
 struct Run {
     folder: PathBuf,
     name: String,
+    /// What the run trained, if its recipe or its rows tell.
+    method: Option<String>,
     results: Option<Results>,
     metrics: Vec<Record>,
     samples: Vec<SampleGroup>,
@@ -64,11 +67,13 @@ pub fn compare(folders: &[PathBuf], out: &Path) -> Result<Report> {
     let results: Vec<&Results> = runs.iter().filter_map(|run| run.results.as_ref()).collect();
     let series = series(&results);
 
+    let titles = titles(&runs);
+    let with_metrics = runs.iter().zip(&titles);
     let curves: Vec<Curve> =
-        runs.iter().map(|run| Curve { label: &run.name, records: &run.metrics }).collect();
+        with_metrics.map(|(run, title)| Curve { label: title, records: &run.metrics }).collect();
     let accuracy = plot::accuracy(&series);
     let loss = plot::loss(&curves);
-    let html = html::render(&runs, &series, accuracy.as_deref(), loss.as_deref(), out)?;
+    let html = html::render(&runs, &titles, &series, accuracy.as_deref(), loss.as_deref(), out)?;
 
     file::create_folder(out)?;
     let mut files = Vec::new();
@@ -81,6 +86,28 @@ pub fn compare(folders: &[PathBuf], out: &Path) -> Result<Report> {
         }
     }
     Ok(Report { series, files })
+}
+
+/// What each run is called beside the others: its name; the method where runs share it, as a run and its baselines
+/// do; both where neither is enough.
+fn titles(runs: &[Run]) -> Vec<String> {
+    let name = |run: &Run| run.name.clone();
+    let method = |run: &Run| run.method.clone().unwrap_or_else(|| run.name.clone());
+    let both = |run: &Run| match &run.method {
+        Some(method) => format!("{}, {method}", run.name),
+        None => run.name.clone(),
+    };
+    let differ = |title: &dyn Fn(&Run) -> String| {
+        let titles: BTreeSet<String> = runs.iter().map(title).collect();
+        titles.len() == runs.len()
+    };
+    let one_name = runs.windows(2).all(|pair| pair[0].name == pair[1].name);
+    let title: &dyn Fn(&Run) -> String = match () {
+        () if differ(&name) => &name,
+        () if one_name && differ(&method) => &method,
+        () => &both,
+    };
+    runs.iter().map(title).collect()
 }
 
 impl Run {
@@ -99,9 +126,14 @@ impl Run {
             .map(|path| fs::read_to_string(&path).map_err(Error::io("read", &path)))
             .transpose()?;
         let named = results.as_ref().map(|results| results.run.clone());
+        let method = results.as_ref().and_then(|results| {
+            let of_recipe = results.config["method"].as_str().map(str::to_owned);
+            of_recipe.or_else(|| results.rows.first().map(|row| row.method.clone()))
+        });
         Ok(Self {
             folder: folder.to_owned(),
             name: named.filter(|name| !name.is_empty()).unwrap_or_else(|| folder_name(folder)),
+            method,
             results,
             metrics: metrics.unwrap_or_default(),
             samples: samples.unwrap_or_default(),

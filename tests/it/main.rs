@@ -21,6 +21,7 @@ mod recompute;
 mod reinject;
 mod report_files;
 mod report_results;
+mod runs;
 mod stats;
 mod sweep;
 mod tokenizer_families;

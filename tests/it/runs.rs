@@ -1,0 +1,131 @@
+//! Run folders as their users meet them: resumed, cleared up, reported on.
+
+use std::{fs, path::Path};
+
+use assert_cmd::assert::OutputAssertExt;
+
+use crate::cli::{Place, coconut, refused, train};
+
+const DATA: &str = r#"[{"question": "ant bee", "steps": ["cat", "dog"], "answer": "eel"},
+ {"question": "bee ant", "steps": ["dog", "cat"], "answer": "fox"}]"#;
+
+fn place_of_words(epochs: &str) -> Place {
+    let place = Place::new();
+    let data = place.file("data.json", DATA);
+    let more =
+        [("name", "r"), ("num_epochs", epochs), ("max_latent_stage", "1"), ("tokenizer", "words")];
+    place.recipe_of_data(&data, &more);
+    place
+}
+
+#[test]
+fn resuming_needs_something_to_resume() {
+    let place = Place::new();
+    let recipe = place.recipe(&[]);
+    refused(train(&recipe, &["--resume"]), &["nothing to resume", "runs/r"]);
+    assert!(!place.run().exists(), "a folder was made for nothing");
+
+    // A run whose checkpoints are gone: nothing of it is emptied.
+    train(&recipe, &[]).assert().success();
+    fs::remove_dir_all(place.run().join("checkpoints")).unwrap();
+    let before = fs::read(place.run().join("metrics.jsonl")).unwrap();
+    refused(train(&recipe, &["--resume"]), &["nothing to resume", "--overwrite"]);
+    assert_eq!(fs::read(place.run().join("metrics.jsonl")).unwrap(), before);
+}
+
+/// The words that a run's ids stand for are its checkpoint's, whatever its data have become.
+#[test]
+fn a_resumed_run_keeps_its_tokenizer() {
+    let tokenizer = |place: &Place, name: &str| {
+        fs::read_to_string(place.run().join("checkpoints").join(name).join("tokenizer.json"))
+            .unwrap()
+    };
+    let place = place_of_words("4");
+    train(&place.path("recipe.yaml"), &["-s", "keep_checkpoints=0"]).assert().success();
+    let before = tokenizer(&place, "latest");
+    // As if it had been stopped in the middle, its data changed since: as many words, others.
+    let removed =
+        fs::read_dir(place.run().join("checkpoints")).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> = removed.filter(|path| !path.is_symlink()).collect();
+    all.sort();
+    assert_eq!(all.len(), 4);
+    fs::remove_dir_all(&all[3]).unwrap();
+    place.file("data.json", &DATA.replace("bee", "elk"));
+    let output = train(&place.path("recipe.yaml"), &["-s", "keep_checkpoints=0", "--resume"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    // The new word has no token: refused by its name, or trained as unknown; never with another word's id.
+    match output.status.code() {
+        Some(0) => assert_eq!(tokenizer(&place, "latest"), before),
+        Some(2) => {}
+        code => panic!("{code:?}: {said}"),
+    }
+    assert!(said.contains("elk"), "{said}");
+}
+
+/// Only `model_id` says where the base was; a whole model's checkpoint does not need it.
+#[test]
+fn a_whole_model_is_resumed_without_its_base() {
+    let place = Place::new();
+    train(&place.recipe(&[("name", "base"), ("num_epochs", "1"), ("n_positions", "40")]), &[])
+        .assert()
+        .success();
+    let base = place.path("runs/base/checkpoints/latest").canonicalize().unwrap();
+    let moved = place.path("moved");
+    let folder = place.path("model");
+    fs::rename(&base, &folder).unwrap();
+    let model = folder.display().to_string();
+    let keys = [("model_id", model.as_str()), ("num_epochs", "4"), ("keep_checkpoints", "0")];
+    let recipe = place.recipe(&keys);
+    train(&recipe, &[]).assert().success();
+    let newest = place.run().join("checkpoints/latest").canonicalize().unwrap();
+    let weights = fs::read(newest.join("model.safetensors")).unwrap();
+    fs::remove_dir_all(&newest).unwrap();
+    fs::rename(&folder, &moved).unwrap();
+    train(&recipe, &["--resume"]).assert().success();
+    assert!(fs::read(newest.join("model.safetensors")).unwrap() == weights, "it ends elsewhere");
+}
+
+#[test]
+fn leftovers_of_a_killed_process_are_cleared() {
+    let place = Place::new();
+    let recipe = place.recipe(&[]);
+    train(&recipe, &[]).assert().success();
+    let checkpoints = place.run().join("checkpoints");
+    for name in [".partial-9-9", ".removed-9-9", ".replaced-3-4"] {
+        fs::create_dir(checkpoints.join(name)).unwrap();
+        fs::write(checkpoints.join(name).join("model.safetensors"), "half").unwrap();
+    }
+    train(&recipe, &["--resume"]).assert().success();
+    let mut names: Vec<String> = fs::read_dir(&checkpoints)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["2-3", "3-4", "latest"]);
+    assert_eq!(fs::read_link(checkpoints.join("latest")).unwrap(), Path::new("3-4"));
+}
+
+#[test]
+fn the_log_tells_the_run_and_the_report_its_methods() {
+    let place = Place::new();
+    train(&place.recipe(&[("baselines", "[no_cot]")]), &[]).assert().success();
+    let log = fs::read_to_string(place.run().join("log.txt")).unwrap();
+    for word in [
+        "train",
+        "recipe.yaml",
+        "device cpu",
+        "stage",
+        "% of the answers",
+        "s training",
+        "s evaluating",
+    ] {
+        assert!(log.contains(word), "{word:?} is missing from\n{log}");
+    }
+    coconut(["report", &place.run().display().to_string()]).assert().success();
+    let page = fs::read_to_string(place.run().join("report.html")).unwrap();
+    for heading in ["<h1>r</h1>", "beside no_cot", "<h2>coconut</h2>", "<h2>no_cot</h2>"] {
+        assert!(page.contains(heading), "{heading} is missing");
+    }
+}
