@@ -138,6 +138,7 @@ mod tests {
             against: Against::Best,
             groups: vec![group],
             failures: Vec::new(),
+            unpaired: Vec::new(),
         };
         assert_eq!(accuracy(&summary), None);
     }

@@ -27,6 +27,8 @@ pub struct Summary {
     pub groups: Vec<Group>,
     /// Runs that failed and are missing, a line each.
     pub failures: Vec<String>,
+    /// Runs without the samples of their compared evaluation, a line each: their answers are not paired.
+    pub unpaired: Vec<String>,
 }
 
 /// Variants that answer the same questions.
@@ -75,6 +77,8 @@ pub struct Variant {
     pub comparison: Option<Comparison>,
     #[serde(skip)]
     answers: BTreeMap<u64, Answers>,
+    #[serde(skip)]
+    unpaired: Vec<String>,
 }
 
 /// A variant against the reference.
@@ -153,11 +157,14 @@ impl Summary {
             variants.sort_by(|a, b| rank(b).total_cmp(&rank(a)));
             Ok(Group { title, variants, n_comparisons })
         });
+        let groups: Vec<Group> = groups.collect::<Result<_>>()?;
+        let variants = groups.iter().flat_map(|group| &group.variants);
         Ok(Self {
             name: plan.name.clone(),
             compare: plan.compare,
             against: plan.against.clone(),
-            groups: groups.collect::<Result<_>>()?,
+            unpaired: variants.flat_map(|variant| variant.unpaired.clone()).collect(),
+            groups,
             failures,
         })
     }
@@ -183,11 +190,22 @@ fn shared_axes(cells: &[&Cell]) -> Vec<usize> {
 impl Variant {
     fn read(cell: &Cell, label: String, compare: Compared) -> Result<Self> {
         let mut found = Vec::new();
-        let mut answers = BTreeMap::new();
+        let (mut answers, mut unpaired) = (BTreeMap::new(), Vec::new());
         for run in &cell.runs {
             let Some((row, peak)) = run.compared_row(compare)? else { continue };
             let seed = run.config.seed;
-            answers.insert(seed, read_answers(&run.folder.join("samples.jsonl"), &row)?);
+            let path = run.folder.join("samples.jsonl");
+            let found_answers = read_answers(&path, &row)?;
+            match row.n {
+                Some(n) if found_answers.len() < n => unpaired.push(format!(
+                    "{} holds {} of the {n} answers of stage {}, epoch {}",
+                    path.display(),
+                    found_answers.len(),
+                    row.stage,
+                    row.epoch + 1
+                )),
+                _ => drop(answers.insert(seed, found_answers)),
+            }
             found.push((seed, row, peak));
         }
         let mean = |value: fn(&Row) -> Option<f64>| {
@@ -211,6 +229,7 @@ impl Variant {
             peak_mb: Estimate::of(found.iter().filter_map(|(.., peak)| *peak).collect()),
             comparison: None,
             answers,
+            unpaired,
         })
     }
 

@@ -37,6 +37,9 @@ const COMPARISONS: [&str; 7] = [
 /// Where the verdict stands in [`COMPARISONS`].
 const VERDICT: usize = 6;
 
+/// What stands before the runs whose samples are not all there.
+const UNPAIRED: &str = "Not paired in `p questions`, since answers are missing:";
+
 /// For the terminal; bold heads and a bold best row if `styled`.
 pub fn text(summary: &Summary, styled: bool) -> String {
     let mut parts = vec![about(summary)];
@@ -55,6 +58,9 @@ pub fn text(summary: &Summary, styled: bool) -> String {
     }
     if !summary.failures.is_empty() {
         parts.push(format!("Failed, and missing above:\n{}", summary.failures.join("\n")));
+    }
+    if !summary.unpaired.is_empty() {
+        parts.push(format!("{UNPAIRED}\n{}", summary.unpaired.join("\n")));
     }
     parts.join("\n\n")
 }
@@ -78,6 +84,10 @@ pub fn markdown(summary: &Summary) -> String {
     if !summary.failures.is_empty() {
         text += "\nFailed, and missing above:\n\n";
         text.extend(summary.failures.iter().map(|line| format!("- {}\n", line.replace('\n', " "))));
+    }
+    if !summary.unpaired.is_empty() {
+        text += &format!("\n{UNPAIRED}\n\n");
+        text.extend(summary.unpaired.iter().map(|line| format!("- {line}\n")));
     }
     text
 }

@@ -287,6 +287,18 @@ fn a_recipe_may_hold_the_grid_and_cells_of_several_keys() {
         assert_eq!(comparison["only_this"], count(&none, &plain));
         assert_eq!(comparison["only_reference"], count(&plain, &none));
     }
+
+    // Half of a run's last samples are gone: said, and that seed is not paired.
+    let samples = place.folder().join("short_none-seed3/samples.jsonl");
+    let lines = fs::read_to_string(&samples).unwrap();
+    let lines: Vec<&str> = lines.lines().collect();
+    fs::write(&samples, lines[..lines.len() - 10].join("\n") + "\n").unwrap();
+    let (table, _) = text(&place.sweep(&["--seeds", "3"]).assert().success());
+    assert!(table.contains("10 of the 20 answers") && table.contains("Not paired"), "{table}");
+    let short = place.summary()["groups"][0]["variants"].clone();
+    let compared = short.as_array().unwrap().iter().find(|v| v["label"] == "none").unwrap();
+    assert_eq!(compared["comparison"]["n_paired_seeds"], 0);
+    assert!(compared["comparison"]["p_questions"].is_null());
 }
 
 #[test]
