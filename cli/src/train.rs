@@ -108,8 +108,7 @@ fn of_method(config: &RunConfig, method: Method, folder: &RunFolder) -> (RunConf
     if method == config.method {
         return (config.clone(), folder.clone());
     }
-    let run = RunConfig { method, baselines: Vec::new(), ..config.clone() };
-    (run, folder.baseline(method.name()))
+    (config.with_method(method), folder.baseline(method.name()))
 }
 
 fn dry_run(config: &RunConfig) -> Result<()> {

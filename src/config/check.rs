@@ -1,55 +1,121 @@
 //! What values are allowed, and which keys need one another.
 
+use std::ops::RangeInclusive;
+
 use super::RunConfig;
 use crate::model::lora::Frozen;
 
+/// The key at fault, and what is wrong with it.
+type Fault = (&'static str, String);
+
 impl RunConfig {
     /// The first key at fault, and what is wrong with it.
-    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
-        let at_least = |key: &'static str, value: usize, least: usize| {
-            if value < least {
-                Err((key, format!("is {value}; it must be at least {least}")))
-            } else {
-                Ok(())
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        self.check_counts()?;
+        self.check_numbers()?;
+        self.check_model()?;
+        self.check_adapters()?;
+        self.check_losses()?;
+        self.check_files()?;
+        self.check_methods()
+    }
+
+    fn check_counts(&self) -> Result<(), Fault> {
+        const ANY: usize = usize::MAX;
+        let counts: [(&str, usize, RangeInclusive<usize>); 14] = [
+            ("batch_size_training", self.batch_size_training, 1..=ANY),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps, 1..=ANY),
+            ("num_epochs", self.num_epochs, 1..=ANY),
+            ("n_layer", self.n_layer, 1..=ANY),
+            ("n_head", self.n_head, 1..=ANY),
+            ("n_embd", self.n_embd, 1..=ANY),
+            ("eval_batch_size", self.eval_batch_size, 1..=ANY),
+            ("max_new_tokens", self.max_new_tokens, 1..=ANY),
+            ("c_thought", self.c_thought, 0..=1000),
+            ("max_latent_stage", self.max_latent_stage, 0..=1000),
+            ("seq_vcr_dim", self.seq_vcr_dim.unwrap_or(1), 1..=ANY),
+            ("train_examples", self.train_examples, 1..=ANY),
+            ("val_examples", self.val_examples, 1..=ANY),
+            ("max_size", self.max_size.unwrap_or(1), 1..=ANY),
+        ];
+        for (key, value, range) in counts {
+            if value < *range.start() {
+                return Err((key, format!("is {value}; it must be at least {}", range.start())));
             }
-        };
-        at_least("batch_size_training", self.batch_size_training, 1)?;
-        at_least("gradient_accumulation_steps", self.gradient_accumulation_steps, 1)?;
-        at_least("num_epochs", self.num_epochs, 1)?;
-        at_least("n_layer", self.n_layer, 1)?;
-        at_least("n_head", self.n_head, 1)?;
-        at_least("n_embd", self.n_embd, 1)?;
-        at_least("eval_batch_size", self.eval_batch_size, 1)?;
-        at_least("max_new_tokens", self.max_new_tokens, 1)?;
-        for (key, value) in
-            [("c_thought", self.c_thought), ("max_latent_stage", self.max_latent_stage)]
-        {
-            if value > 1000 {
-                return Err((key, format!("is {value}; it must be at most 1000")));
+            if value > *range.end() {
+                return Err((key, format!("is {value}; it must be at most {}", range.end())));
             }
         }
-        if self.model_id.is_none() && self.load_model_path.is_none() {
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), Fault> {
+        const ANY: f64 = f64::MAX;
+        let numbers: [(&str, f64, RangeInclusive<f64>); 14] = [
+            ("uniform_prob", self.uniform_prob, 0.0..=1.0),
+            ("dropout", self.dropout, 0.0..=0.99),
+            ("lora_dropout", self.lora_dropout, 0.0..=0.99),
+            ("lora_alpha", self.lora_alpha.unwrap_or(1.0), f64::MIN_POSITIVE..=ANY),
+            ("lr", self.lr, 0.0..=ANY),
+            ("weight_decay", self.weight_decay, 0.0..=ANY),
+            ("grad_clip", self.grad_clip, 0.0..=ANY),
+            ("initializer_range", self.initializer_range, 0.0..=ANY),
+            ("suppressed_epsilon", self.suppressed_epsilon, 0.0..=ANY),
+            ("seq_vcr_lambda1", self.seq_vcr_lambda1, 0.0..=ANY),
+            ("seq_vcr_lambda2", self.seq_vcr_lambda2, 0.0..=ANY),
+            ("seq_vcr_eta", self.seq_vcr_eta, 0.0..=ANY),
+            ("betas", self.betas[0], 0.0..=0.999_999),
+            ("betas", self.betas[1], 0.0..=0.999_999),
+        ];
+        for (key, value, range) in numbers {
+            if !range.contains(&value) {
+                let end = match *range.end() {
+                    ANY => "infinity".into(),
+                    end => end.to_string(),
+                };
+                let problem = format!("is {value}; it must lie in {} to {end}", range.start());
+                return Err((key, problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_model(&self) -> Result<(), Fault> {
+        if self.model_key().is_none() {
             self.thinking().check(self.n_layer, "gpt2")?;
         }
-        if self.lora_rank == 0 {
-            let unused = [
-                ("lora_alpha", self.lora_alpha.is_some()),
-                ("lora_dropout", self.lora_dropout != 0.0),
-                ("lora_target_modules", self.lora_target_modules.is_some()),
-                ("frozen_dtype", self.frozen_dtype != Frozen::F32),
-            ];
-            if let Some((key, _)) = unused.into_iter().find(|(_, given)| *given) {
-                return Err((key, "is given without `lora_rank`; add one, such as 16".into()));
-            }
-        } else if self.model_id.is_none() && self.load_model_path.is_none() {
-            let problem = "asks for adapters on a model from random weights; name a pretrained one with `model_id` or `load_model_path`";
-            return Err(("lora_rank", problem.into()));
+        if !self.n_embd.is_multiple_of(self.n_head) {
+            let problem =
+                format!("is {}; it must be a multiple of `n_head` ({})", self.n_embd, self.n_head);
+            return Err(("n_embd", problem));
         }
         if self.bf16 && self.device != "cpu" {
             let problem = format!("is for `device: cpu`, not `{}`; leave it out", self.device);
             return Err(("bf16", problem));
         }
-        at_least("seq_vcr_dim", self.seq_vcr_dim.unwrap_or(1), 1)?;
+        Ok(())
+    }
+
+    fn check_adapters(&self) -> Result<(), Fault> {
+        if self.lora_rank > 0 {
+            let problem = "asks for adapters on a model from random weights; name a pretrained one with `model_id` or `load_model_path`";
+            return self.model_key().map(drop).ok_or(("lora_rank", problem.into()));
+        }
+        let unused = [
+            ("lora_alpha", self.lora_alpha.is_some()),
+            ("lora_dropout", self.lora_dropout != 0.0),
+            ("lora_target_modules", self.lora_target_modules.is_some()),
+            ("frozen_dtype", self.frozen_dtype != Frozen::F32),
+        ];
+        match unused.into_iter().find(|(_, given)| *given) {
+            Some((key, _)) => {
+                Err((key, "is given without `lora_rank`; add one, such as 16".into()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_losses(&self) -> Result<(), Fault> {
         if self.loss_seq_vcr && self.batch_size_training < 2 {
             let problem = format!(
                 "is {}; Seq-VCR compares the rows of a batch (`loss_seq_vcr: True`), so it needs at least 2",
@@ -57,60 +123,28 @@ impl RunConfig {
             );
             return Err(("batch_size_training", problem));
         }
-        if !self.n_embd.is_multiple_of(self.n_head) {
-            let problem =
-                format!("is {}; it must be a multiple of `n_head` ({})", self.n_embd, self.n_head);
-            return Err(("n_embd", problem));
-        }
-        for (key, value, range) in [
-            ("uniform_prob", self.uniform_prob, 0.0..=1.0),
-            ("dropout", self.dropout, 0.0..=0.99),
-            ("lora_dropout", self.lora_dropout, 0.0..=0.99),
-            ("lora_alpha", self.lora_alpha.unwrap_or(1.0), f64::MIN_POSITIVE..=f64::MAX),
-            ("lr", self.lr, 0.0..=f64::MAX),
-            ("weight_decay", self.weight_decay, 0.0..=f64::MAX),
-            ("grad_clip", self.grad_clip, 0.0..=f64::MAX),
-            ("initializer_range", self.initializer_range, 0.0..=f64::MAX),
-            ("suppressed_epsilon", self.suppressed_epsilon, 0.0..=f64::MAX),
-            ("seq_vcr_lambda1", self.seq_vcr_lambda1, 0.0..=f64::MAX),
-            ("seq_vcr_lambda2", self.seq_vcr_lambda2, 0.0..=f64::MAX),
-            ("seq_vcr_eta", self.seq_vcr_eta, 0.0..=f64::MAX),
-            ("betas", self.betas[0], 0.0..=0.999_999),
-            ("betas", self.betas[1], 0.0..=0.999_999),
-        ] {
-            if !range.contains(&value) {
-                let problem = format!(
-                    "is {value}; it must lie in {} to {}",
-                    range.start(),
-                    bound(*range.end())
-                );
-                return Err((key, problem));
-            }
-        }
+        Ok(())
+    }
+
+    fn check_files(&self) -> Result<(), Fault> {
         if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
             return Err(("name", format!("is `{}`; it must be a plain folder name", self.name)));
         }
+        let missing = "is missing; name a file of examples, or a `task` to generate";
         if self.task.is_none() && self.val_path.is_none() {
-            return Err((
-                "val_path",
-                "is missing; name a file of examples, or a `task` to generate".into(),
-            ));
+            return Err(("val_path", missing.into()));
         }
         if self.task.is_none() && self.train_path.is_none() && !self.only_eval {
-            return Err((
-                "train_path",
-                "is missing; name a file of examples, or a `task` to generate".into(),
-            ));
+            return Err(("train_path", missing.into()));
         }
         if self.only_eval && self.load_model_path.is_none() {
-            return Err((
-                "load_model_path",
-                "is missing; `only_eval` needs the checkpoint to evaluate".into(),
-            ));
+            let problem = "is missing; `only_eval` needs the checkpoint to evaluate";
+            return Err(("load_model_path", problem.into()));
         }
-        at_least("train_examples", self.train_examples, 1)?;
-        at_least("val_examples", self.val_examples, 1)?;
-        at_least("max_size", self.max_size.unwrap_or(1), 1)?;
+        Ok(())
+    }
+
+    fn check_methods(&self) -> Result<(), Fault> {
         if self.resume >= self.num_epochs {
             let problem = format!(
                 "is {}; it must be less than `num_epochs` ({})",
@@ -128,8 +162,4 @@ impl RunConfig {
         }
         Ok(())
     }
-}
-
-fn bound(end: f64) -> String {
-    if end == f64::MAX { "infinity".into() } else { end.to_string() }
 }

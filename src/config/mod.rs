@@ -10,7 +10,10 @@ mod task;
 
 pub(crate) use read::{SWEEP, read_keys};
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     Error, Result,
@@ -29,6 +32,7 @@ use crate::{
     optim::Scheduler,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Everything that decides a run, checked. Field names are the recipe's keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -208,6 +212,19 @@ pub struct RunConfig {
     pub device: String,
     /// A few examples and steps only.
     pub debug: bool,
+
+    /// Where the keys stand, for errors that come later.
+    #[serde(skip)]
+    origin: Origin,
+}
+
+/// Where a configuration's keys stand.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Origin {
+    /// The recipe's path.
+    recipe: String,
+    /// Keys that `-s` gave.
+    overridden: BTreeSet<String>,
 }
 
 impl Default for RunConfig {
@@ -294,6 +311,7 @@ impl Default for RunConfig {
             bf16: false,
             device: "cpu".into(),
             debug: false,
+            origin: Origin { recipe: "recipe".into(), overridden: BTreeSet::new() },
         }
     }
 }
@@ -310,7 +328,42 @@ pub enum EvalAt {
     End,
 }
 
+impl Origin {
+    fn error(&self, key: &str, problem: impl Into<String>) -> Error {
+        let origin = if self.overridden.contains(key) { "-s" } else { self.recipe.as_str() };
+        Error::Config { origin: origin.into(), key: key.into(), problem: problem.into() }
+    }
+}
+
+/// `~/x` in the home folder, if the system tells of one; any other path as it is.
+fn home(path: &Path) -> PathBuf {
+    let Ok(below) = path.strip_prefix("~") else { return path.to_owned() };
+    std::env::home_dir().map_or_else(|| path.to_owned(), |home| home.join(below))
+}
+
 impl RunConfig {
+    /// The error of a key, with the file that holds it, or `-s`.
+    pub fn error(&self, key: &str, problem: impl Into<String>) -> Error {
+        self.origin.error(key, problem)
+    }
+
+    /// The same run with another method and no baselines.
+    pub fn with_method(&self, method: Method) -> Self {
+        Self { method, baselines: Vec::new(), ..self.clone() }
+    }
+
+    /// Paths that begin with `~/` begin with the home folder.
+    fn expand_home(&mut self) {
+        let paths = [Some(&mut self.save_path), self.load_model_path.as_mut()];
+        let data = [self.train_path.as_mut(), self.val_path.as_mut()];
+        for path in paths.into_iter().chain(data).flatten() {
+            *path = home(path);
+        }
+        for text in [self.model_id.as_mut(), self.tokenizer.as_mut()].into_iter().flatten() {
+            *text = home(Path::new(text)).display().to_string();
+        }
+    }
+
     /// The folder of the model to start from, if it does not start from random weights.
     ///
     /// # Errors
@@ -321,11 +374,7 @@ impl RunConfig {
         }
         let Some(model) = &self.model_id else { return Ok(None) };
         let found = HubCache::from_env().folder(model, self.revision.as_deref());
-        found.map(Some).map_err(|problem| Error::Config {
-            origin: "recipe".into(),
-            key: "model_id".into(),
-            problem,
-        })
+        found.map(Some).map_err(|problem| self.error("model_id", problem))
     }
 
     /// The adapters to train, if any, on a model of `family`.
@@ -424,32 +473,56 @@ impl RunConfig {
 
     /// The keys in which two configurations differ.
     pub fn differences(&self, other: &Self) -> Vec<String> {
+        // `./data.json` is `data.json`.
+        let same = |ours: &Value, theirs: &Value| match (ours.as_str(), theirs.as_str()) {
+            (Some(ours), Some(theirs)) => {
+                Path::new(ours).components().eq(Path::new(theirs).components())
+            }
+            _ => ours == theirs,
+        };
         let (ours, theirs) = (read::to_keys(self), read::to_keys(other));
         ours.into_iter()
-            .filter(|(key, value)| theirs.get(key) != Some(value))
+            .filter(|(key, value)| !theirs.get(key).is_some_and(|other| same(value, other)))
             .map(|(key, _)| key)
             .collect()
+    }
+
+    /// Keys that were given and change nothing, each with the reason.
+    pub fn unused(&self) -> Vec<String> {
+        let Some(model) = self.model_key() else { return Vec::new() };
+        let usual = Self::default();
+        let given = [
+            ("n_layer", self.n_layer != usual.n_layer),
+            ("n_embd", self.n_embd != usual.n_embd),
+            ("n_head", self.n_head != usual.n_head),
+            ("n_positions", self.n_positions.is_some()),
+            ("dropout", self.dropout != usual.dropout),
+            ("initializer_range", self.initializer_range != usual.initializer_range),
+        ];
+        let given = given.into_iter().filter(|(_, given)| *given);
+        given
+            .map(|(key, _)| format!("`{key}` is ignored: the model's own comes with `{model}`"))
+            .collect()
+    }
+
+    /// The key that names the model to start from, if it does not start from random weights.
+    fn model_key(&self) -> Option<&'static str> {
+        let loaded = self.load_model_path.as_ref().map(|_| "load_model_path");
+        loaded.or(self.model_id.as_ref().map(|_| "model_id"))
     }
 
     /// Whether two runs answer the same test questions, so that their answers can be compared one by one.
     /// Generated test questions do not depend on a run's seed.
     pub fn same_questions(&self, other: &Self) -> bool {
-        const DECIDE: [&str; 12] = [
-            "val_path",
-            "task",
-            "operands",
-            "operators",
-            "operations",
-            "modulus",
-            "value_steps",
-            "digits",
-            "nodes",
-            "distance",
-            "val_examples",
-            "debug",
-        ];
-        let (ours, theirs) = (read::to_keys(self), read::to_keys(other));
-        DECIDE.iter().all(|key| ours.get(*key) == theirs.get(*key))
+        self.questions() == other.questions()
+    }
+
+    /// The keys that decide which test questions there are.
+    fn questions(&self) -> impl PartialEq {
+        let task = (&self.task, self.operands, &self.operators, self.operations, self.modulus);
+        let more = (self.value_steps, self.digits, self.nodes, self.distance);
+        let path = self.val_path.as_deref().map(|path| path.components().collect::<Vec<_>>());
+        (task, more, path, self.val_examples, self.debug)
     }
 
     /// Every key with its value.

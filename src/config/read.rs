@@ -1,10 +1,14 @@
 //! A recipe's keys, and overrides, made into a checked configuration.
 
-use std::path::Path;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::RunConfig;
+use super::{Origin, RunConfig};
 use crate::{
     Error, Result,
     data::Method,
@@ -42,13 +46,45 @@ pub(crate) const SWEEP: &str = "sweep";
 /// Reads the keys of a recipe, unchecked.
 pub(crate) fn read_keys(recipe: &Path) -> Result<Map<String, Value>> {
     let text = std::fs::read_to_string(recipe).map_err(Error::io("read", recipe))?;
-    serde_saphyr::from_str::<Map<String, Value>>(&text).map_err(|e| {
+    if let Some((line, problem)) = misshapen(&text) {
+        return Err(Error::input(recipe, format!("line {line}"), problem));
+    }
+    yaml(&text).map_err(|e| {
         Error::input(
             recipe,
             "",
             format!("not a flat YAML recipe: {e}. Expected lines `key: value`."),
         )
     })
+}
+
+/// YAML as PyYAML's users write it, for whom `y` and `n` are words.
+fn yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
+}
+
+/// What the parser would say in words of its own: a key that stands twice, a second document. With its line.
+fn misshapen(text: &str) -> Option<(usize, String)> {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut begun = false;
+    for (line, content) in (1..).zip(text.lines()) {
+        if content.starts_with("---") && begun {
+            let problem =
+                "a second document begins here; a recipe is one. Put each into a file of its own.";
+            return Some((line, problem.into()));
+        }
+        begun |= !content.trim_start().starts_with('#') && !content.trim().is_empty();
+        let Some((key, _)) = content.split_once(':') else { continue };
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if key.is_empty() || !key.chars().all(plain) {
+            continue;
+        }
+        if let Some(before) = seen.insert(key, line) {
+            let problem = format!("`{key}` stands here and in line {before}. Keep one of the two.");
+            return Some((line, problem));
+        }
+    }
+    None
 }
 
 impl RunConfig {
@@ -66,75 +102,113 @@ impl RunConfig {
         overrides: &[String],
         origin: &str,
     ) -> Result<Self> {
-        let mut from = std::collections::BTreeMap::new();
-        for text in overrides {
-            let (key, value) = text.split_once('=').ok_or_else(|| {
-                Error::Usage(format!(
-                    "-s {text}: an override is `key=value`, such as `-s lr=3e-4`."
-                ))
-            })?;
-            let value = serde_saphyr::from_str::<Value>(value)
-                .unwrap_or_else(|_| Value::String(value.into()));
-            // An override of the method replaces whichever the recipe had, in either spelling.
-            let switch = METHODS.iter().any(|(name, _)| *name == key);
-            if key == "method" || (switch && value == Value::Bool(true)) {
-                keys.retain(|name, _| name != "method" && METHODS.iter().all(|(m, _)| m != name));
-            }
-            keys.insert(key.into(), value);
-            from.insert(key.to_owned(), "-s".to_owned());
-        }
-        let origin = |key: &str| from.get(key).cloned().unwrap_or_else(|| origin.to_owned());
-        let error = |key: &str, problem: String| Error::Config {
-            origin: origin(key),
-            key: key.into(),
-            problem,
-        };
-
-        // PyYAML reads `None` as a word; the published files mean the absent value.
-        for value in keys.values_mut() {
-            if matches!(value.as_str(), Some("None" | "none" | "")) {
-                *value = Value::Null;
-            }
-        }
-        for (key, harmless, instead) in REFUSED {
-            match keys.remove(key) {
-                Some(value) if !harmless.contains(&value) => {
-                    let problem = format!(
-                        "is known but not available in this version: {instead}. Remove the key."
-                    );
-                    return Err(error(key, problem));
-                }
-                _ => {}
-            }
-        }
-        if keys.contains_key(SWEEP) {
-            let problem = "is a grid of runs; use `coconut sweep` with this recipe";
-            return Err(error(SWEEP, problem.into()));
-        }
-        take_position_ids(&mut keys).map_err(|problem| error("use_position_ids", problem))?;
-        take_method(&mut keys).map_err(|(key, problem)| error(&key, problem))?;
-        let defaults = to_keys(&Self::default());
-        if let Some(unknown) = keys.keys().find(|key| !defaults.contains_key(*key)) {
-            return Err(error(unknown, unknown_key(unknown, &defaults)));
-        }
-
-        // Key by key, so that an error names its key.
-        let mut checked = defaults.clone();
-        for (key, value) in keys {
-            if value.is_null() && !defaults[&key].is_null() {
-                continue; // an empty value asks for the default
-            }
-            let before = checked.insert(key.clone(), value.clone());
-            if let Err(e) = serde_json::from_value::<Self>(Value::Object(checked.clone())) {
-                let default = before.map(|value| value.to_string()).unwrap_or_default();
-                let problem = format!("{} (its default is {default})", plain(&e, &value));
-                return Err(error(&key, problem));
-            }
-        }
-        let config: Self = serde_json::from_value(Value::Object(checked))
-            .map_err(|e| error("recipe", e.to_string()))?;
-        config.check().map_err(|(key, problem)| error(key, problem))?;
+        let overridden = override_keys(&mut keys, overrides)?;
+        let origin = Origin { recipe: origin.into(), overridden };
+        published_spellings(&mut keys).map_err(|(key, problem)| origin.error(&key, problem))?;
+        let mut config = typed(keys).map_err(|(key, problem)| origin.error(&key, problem))?;
+        config.origin = origin;
+        config.expand_home();
+        config.check().map_err(|(key, problem)| config.error(key, problem))?;
         Ok(config)
+    }
+}
+
+/// Puts overrides into the keys; the keys that were overridden.
+fn override_keys(keys: &mut Map<String, Value>, overrides: &[String]) -> Result<BTreeSet<String>> {
+    let mut overridden = BTreeSet::new();
+    for text in overrides {
+        let (key, value) = text.split_once('=').ok_or_else(|| {
+            Error::Usage(format!("-s {text}: an override is `key=value`, such as `-s lr=3e-4`."))
+        })?;
+        let value = yaml::<Value>(value).unwrap_or_else(|_| Value::String(value.into()));
+        // An override of the method replaces whichever the recipe had, in either spelling.
+        let switch = METHODS.iter().any(|(name, _)| *name == key);
+        if key == "method" || (switch && truth(&value) == Some(true)) {
+            keys.retain(|name, _| name != "method" && METHODS.iter().all(|(m, _)| m != name));
+        }
+        keys.insert(key.into(), value);
+        overridden.insert(key.to_owned());
+    }
+    Ok(overridden)
+}
+
+/// Turns what the published files write into this program's keys.
+///
+/// # Errors
+/// The key at fault, and what is wrong with it.
+fn published_spellings(keys: &mut Map<String, Value>) -> Result<(), (String, String)> {
+    // PyYAML reads `None` as a word; the published files mean the absent value.
+    for value in keys.values_mut() {
+        if matches!(value.as_str(), Some("None" | "none" | "")) {
+            *value = Value::Null;
+        }
+    }
+    for (key, harmless, instead) in REFUSED {
+        match keys.remove(key) {
+            Some(value) if !harmless.contains(&value) => {
+                let problem = format!(
+                    "is known but not available in this version: {instead}. Remove the key."
+                );
+                return Err((key.into(), problem));
+            }
+            _ => {}
+        }
+    }
+    if keys.contains_key(SWEEP) {
+        let problem = "is a grid of runs; use `coconut sweep` with this recipe";
+        return Err((SWEEP.into(), problem.into()));
+    }
+    take_position_ids(keys).map_err(|problem| ("use_position_ids".to_owned(), problem))?;
+    take_method(keys)
+}
+
+/// The configuration that keys give, each checked by itself so that an error names it.
+fn typed(keys: Map<String, Value>) -> Result<RunConfig, (String, String)> {
+    let defaults = to_keys(&RunConfig::default());
+    if let Some(unknown) = keys.keys().find(|key| !defaults.contains_key(*key)) {
+        return Err((unknown.clone(), unknown_key(unknown, &defaults)));
+    }
+    let fits = |key: &str, value: &Value| {
+        let one = Map::from_iter([(key.to_owned(), value.clone())]);
+        serde_json::from_value::<RunConfig>(Value::Object(one))
+    };
+    let mut checked = defaults.clone();
+    for (key, value) in keys {
+        let default = &defaults[&key];
+        if value.is_null() && !default.is_null() {
+            continue; // an empty value asks for the default
+        }
+        let fitting = [Some(value.clone()), other_reading(&value)].into_iter().flatten();
+        match fitting.into_iter().find(|value| fits(&key, value).is_ok()) {
+            Some(value) => drop(checked.insert(key, value)),
+            None => {
+                let reason = fits(&key, &value).err().map_or(String::new(), |e| plain(&e, &value));
+                return Err((key, format!("{reason} (its default is {default})")));
+            }
+        }
+    }
+    serde_json::from_value(Value::Object(checked)).map_err(|e| ("recipe".into(), e.to_string()))
+}
+
+/// How else a scalar may be read: PyYAML's words for truth, and numbers where a text is asked for.
+fn other_reading(value: &Value) -> Option<Value> {
+    match value {
+        Value::String(_) => truth(value).map(Value::Bool),
+        Value::Number(_) | Value::Bool(_) => Some(Value::String(show(value))),
+        _ => None,
+    }
+}
+
+/// PyYAML's booleans; `y` and `n` are words.
+fn truth(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(truth) => Some(*truth),
+        Value::String(text) => match text.to_ascii_lowercase().as_str() {
+            "yes" | "on" | "true" => Some(true),
+            "no" | "off" | "false" => Some(false),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -149,9 +223,12 @@ pub(super) fn to_keys(config: &RunConfig) -> Map<String, Value> {
 /// Turns the published `use_position_ids` into `latent_positions`.
 fn take_position_ids(keys: &mut Map<String, Value>) -> Result<(), String> {
     match keys.remove("use_position_ids") {
-        Some(Value::Bool(true)) => {}
-        Some(Value::Bool(false) | Value::Null) | None => return Ok(()),
-        Some(other) => return Err(format!("is {other}; expected True or False")),
+        None | Some(Value::Null) => return Ok(()),
+        Some(value) => match truth(&value) {
+            Some(true) => {}
+            Some(false) => return Ok(()),
+            None => return Err(format!("is {value}; expected True or False")),
+        },
     }
     let offset = Value::String(LatentPositions::Offset(PUBLISHED_OFFSET).to_string());
     match keys.insert("latent_positions".into(), offset.clone()) {
@@ -167,15 +244,18 @@ fn take_method(keys: &mut Map<String, Value>) -> Result<(), (String, String)> {
     let mut chosen = Vec::new();
     for (key, method) in METHODS {
         match keys.remove(key) {
-            Some(Value::Bool(true)) => chosen.push((key, method)),
-            Some(Value::Bool(false) | Value::Null) | None => {}
-            Some(other) => return Err((key.into(), format!("is {other}; expected True or False"))),
+            None | Some(Value::Null) => {}
+            Some(value) => match truth(&value) {
+                Some(true) => chosen.push((key, method)),
+                Some(false) => {}
+                None => return Err((key.into(), format!("is {value}; expected True or False"))),
+            },
         }
     }
     match chosen.as_slice() {
         [] => Ok(()),
         [(key, method)] => {
-            let value = serde_json::to_value(method).unwrap_or_default();
+            let value = Value::String(method.name().into());
             match keys.insert("method".into(), value.clone()) {
                 Some(other) if other != value => Err((
                     (*key).into(),
@@ -201,7 +281,11 @@ fn show(value: &Value) -> String {
 fn plain(error: &serde_json::Error, value: &Value) -> String {
     let text = error.to_string();
     let text = text.split(" at line ").next().unwrap_or(&text);
-    format!("is `{}`: {}", show(value), text.replace("unknown variant", "unknown value"))
+    let text = match text {
+        text if text.contains("untagged enum") => "expected a text or a number, not a list".into(),
+        text => text.replace("unknown variant", "unknown value"),
+    };
+    format!("is `{}`: {text}", show(value))
 }
 
 /// What to say of an unknown key: the nearest known one, if any is near.

@@ -2,7 +2,7 @@
 
 use super::RunConfig;
 use crate::{
-    Error, Result,
+    Result,
     data::tasks::{Task, arithmetic::Operator},
 };
 
@@ -12,9 +12,7 @@ impl RunConfig {
     /// # Errors
     /// A name that is no task's, or a setting that the task does not have.
     pub fn task(&self) -> Result<Option<Task>> {
-        let error = |key: &str, problem: String| {
-            Err(Error::Config { origin: "task".into(), key: key.into(), problem })
-        };
+        let error = |key: &str, problem: String| Err(self.error(key, problem));
         let Some(name) = &self.task else { return Ok(None) };
         let Some(mut task) = Task::named(name) else {
             return error(
