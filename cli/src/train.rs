@@ -1,7 +1,7 @@
 //! `coconut train`.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -44,11 +44,11 @@ pub struct Train {
 impl Train {
     pub fn run(self) -> Result<()> {
         let config = RunConfig::load(&self.recipe, &self.set)?;
-        if config.only_eval {
-            return inspect::evaluate_recipe(&config, self.json);
-        }
         if self.dry_run {
             return dry_run(&config);
+        }
+        if config.only_eval {
+            return inspect::evaluate_recipe(&config, self.json);
         }
         let folder = RunFolder::new(config.run_dir());
         let beginning = match self.overwrite {
@@ -114,8 +114,19 @@ fn of_method(config: &RunConfig, method: Method, folder: &RunFolder) -> (RunConf
 fn dry_run(config: &RunConfig) -> Result<()> {
     println!("{}", config.to_yaml()?);
     let missing = missing(config);
+    if config.only_eval && missing.is_empty() {
+        let named =
+            |path: &Option<PathBuf>| path.as_deref().unwrap_or(Path::new("")).display().to_string();
+        println!(
+            "# evaluates {} on {}, at the stage that it was trained to; trains nothing",
+            named(&config.load_model_path),
+            named(&config.val_path)
+        );
+        return Ok(());
+    }
     if !missing.is_empty() {
-        for (stage, epochs) in config.schedule().stages() {
+        let stages = if config.only_eval { Vec::new() } else { config.schedule().stages() };
+        for (stage, epochs) in stages {
             println!("# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
         }
         println!("\n# This run cannot start yet:");

@@ -46,7 +46,7 @@ impl Data {
             None => tokenizer(config, format, model, &train, &val)?,
         };
         let tokenizer = tokenizer.with_prompt(&config.prompt_style())?;
-        let mut warnings = Vec::new();
+        let mut warnings = config.unused();
         let mut encode = |examples: Vec<Example>, origin: &Path| -> Result<Dataset> {
             let encoded = match format {
                 Format::Graph => encode_graphs(&examples, &tokenizer, origin)?,

@@ -17,6 +17,7 @@ mod lora;
 mod metrics;
 mod model_files;
 mod optim;
+mod recipe_keys;
 mod recompute;
 mod reinject;
 mod report_files;

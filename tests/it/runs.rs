@@ -129,3 +129,98 @@ fn the_log_tells_the_run_and_the_report_its_methods() {
         assert!(page.contains(heading), "{heading} is missing");
     }
 }
+
+#[test]
+fn recipes_are_read_as_pyyaml_reads_them() {
+    let place = Place::new();
+    let dry = |more: &[(&str, &str)], set: &[&str]| {
+        let mut flags = vec!["--dry-run"];
+        flags.extend(set.iter().flat_map(|set| ["-s", set]));
+        let output = train(&place.recipe(more), &flags).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // Words that are booleans elsewhere, and digits where a text is asked for.
+    assert!(
+        dry(&[("name", "y")], &[]).contains("name: \"y\"\n")
+            || dry(&[("name", "y")], &[]).contains("name: y\n")
+    );
+    assert!(
+        dry(&[], &["name=n"])
+            .lines()
+            .any(|line| line.trim_matches('"') == "name: n" || line == "name: \"n\"")
+    );
+    assert!(
+        dry(&[], &["name=1"]).lines().any(|line| line.starts_with("name:") && line.contains('1'))
+    );
+    assert!(
+        dry(&[("value_steps", "yes")], &["pad_latent_to_max=on"])
+            .contains("pad_latent_to_max: true")
+    );
+    refused(train(&place.recipe(&[("lr", "1\nlr: 2")]), &["--dry-run"]), &["`lr`", "line"]);
+    refused(train(&place.recipe(&[("lr", "1\n---\nlr: 2")]), &["--dry-run"]), &["second document"]);
+    refused(
+        train(&place.recipe(&[("replacement_method", "[hs, -1]")]), &["--dry-run"]),
+        &["replacement_method", "not a list"],
+    );
+    // A mistake that is found late still names its file.
+    refused(
+        train(&place.recipe(&[("task", "cooking")]), &["--dry-run"]),
+        &["recipe.yaml", "`task`", "cooking"],
+    );
+}
+
+#[test]
+fn a_path_may_begin_at_home_and_be_written_in_two_ways() {
+    let place = Place::new();
+    let recipe = place.recipe(&[("save_path", "~/mine"), ("num_epochs", "1")]);
+    let home = place.path("home");
+    fs::create_dir(&home).unwrap();
+    train(&recipe, &[]).env("HOME", &home).current_dir(place.path("")).assert().success();
+    assert!(home.join("mine/r/results.json").is_file() && !place.path("~").exists());
+
+    // `./data.json` is the file that `data.json` was.
+    let place = Place::new();
+    place.file("data.json", DATA);
+    let more = [("name", "r"), ("num_epochs", "2")];
+    let recipe = place.recipe_of_data(Path::new("data.json"), &more);
+    train(&recipe, &[]).current_dir(place.path("")).assert().success();
+    let recipe = place.recipe_of_data(Path::new("./data.json"), &more);
+    train(&recipe, &["--resume"]).current_dir(place.path("")).assert().success();
+}
+
+#[test]
+fn a_dry_run_of_an_evaluation_does_nothing() {
+    let place = Place::new();
+    train(&place.recipe(&[("num_epochs", "1")]), &[]).assert().success();
+    let data = place.file("data.json", DATA).display().to_string();
+    let checkpoint = place.run().join("checkpoints/latest").display().to_string();
+    let keys = [
+        ("only_eval", "True"),
+        ("load_model_path", checkpoint.as_str()),
+        ("val_path", data.as_str()),
+    ];
+    let told = train(&place.recipe(&keys), &["--dry-run"]).assert().success();
+    let told = String::from_utf8(told.get_output().stdout.clone()).unwrap();
+    assert!(told.contains("trains nothing") && !told.contains("accuracy"), "{told}");
+    let keys = [("only_eval", "True"), ("load_model_path", "nowhere"), ("val_path", data.as_str())];
+    let told = train(&place.recipe(&keys), &["--dry-run"]).assert().success();
+    let told = String::from_utf8(told.get_output().stdout.clone()).unwrap();
+    assert!(told.contains("cannot start yet") && told.contains("nowhere"), "{told}");
+}
+
+#[test]
+fn a_key_that_changes_nothing_is_named() {
+    let place = Place::new();
+    train(&place.recipe(&[("num_epochs", "1"), ("n_positions", "40")]), &[]).assert().success();
+    let model = place.path("runs/r/checkpoints/latest").display().to_string();
+    let recipe = place.recipe(&[
+        ("name", "s"),
+        ("model_id", model.as_str()),
+        ("num_epochs", "1"),
+        ("n_layer", "7"),
+    ]);
+    let output = train(&recipe, &[]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("`n_layer` is ignored"), "{said}");
+}
