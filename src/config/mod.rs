@@ -12,7 +12,7 @@ pub(crate) use read::{SWEEP, read_keys};
 
 use std::{
     collections::BTreeSet,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use crate::{
@@ -335,6 +335,11 @@ impl Origin {
     }
 }
 
+/// A path's parts, without the dots that mean the folder itself.
+fn parts(path: &Path) -> impl Iterator<Item = Component<'_>> {
+    path.components().filter(|part| *part != Component::CurDir)
+}
+
 /// `~/x` in the home folder, if the system tells of one; any other path as it is.
 fn home(path: &Path) -> PathBuf {
     let Ok(below) = path.strip_prefix("~") else { return path.to_owned() };
@@ -475,9 +480,7 @@ impl RunConfig {
     pub fn differences(&self, other: &Self) -> Vec<String> {
         // `./data.json` is `data.json`.
         let same = |ours: &Value, theirs: &Value| match (ours.as_str(), theirs.as_str()) {
-            (Some(ours), Some(theirs)) => {
-                Path::new(ours).components().eq(Path::new(theirs).components())
-            }
+            (Some(ours), Some(theirs)) => parts(Path::new(ours)).eq(parts(Path::new(theirs))),
             _ => ours == theirs,
         };
         let (ours, theirs) = (read::to_keys(self), read::to_keys(other));
@@ -521,7 +524,7 @@ impl RunConfig {
     fn questions(&self) -> impl PartialEq {
         let task = (&self.task, self.operands, &self.operators, self.operations, self.modulus);
         let more = (self.value_steps, self.digits, self.nodes, self.distance);
-        let path = self.val_path.as_deref().map(|path| path.components().collect::<Vec<_>>());
+        let path = self.val_path.as_deref().map(|path| parts(path).collect::<Vec<_>>());
         (task, more, path, self.val_examples, self.debug)
     }
 

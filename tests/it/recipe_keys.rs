@@ -20,14 +20,8 @@ This file is made from the comments in `src/config/mod.rs`. After a change there
 ";
 
 /// What the groups of keys are about, in the order in which `RunConfig` has them.
-const GROUPS: [&str; 6] = [
-    "The run",
-    "Method and thoughts",
-    "The model",
-    "Data",
-    "Optimization",
-    "Evaluation and device",
-];
+const GROUPS: [&str; 7] =
+    ["The run", "Method and thoughts", "The model", "Data", "Optimization", "Evaluation", "Device"];
 
 /// (key, type, meaning) of each field, in groups parted by blank lines.
 fn fields(source: &str) -> Vec<Vec<(String, String, String)>> {
