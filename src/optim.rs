@@ -16,18 +16,18 @@ use crate::model::parameters::{self, Flat, Named};
 pub struct AdamW {
     /// β₁ and β₂.
     pub betas: [f64; 2],
-    /// Added to the root of the second moment.
+    /// ε, added to the root of the second moment.
     pub epsilon: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
     /// Steps taken since the moments were zero.
     pub steps: usize,
-    /// By parameter: first and second moment.
+    /// The first and second moment of each parameter, by its name.
     moments: BTreeMap<String, [Tensor<1>; 2]>,
 }
 
 impl AdamW {
-    /// Without history; ε = 1e-8.
+    /// An optimizer without moments; ε is 1e-8, as PyTorch's.
     pub fn new(betas: [f64; 2], weight_decay: f64) -> Self {
         Self { betas, epsilon: 1e-8, weight_decay, steps: 0, moments: BTreeMap::new() }
     }
@@ -58,7 +58,7 @@ impl AdamW {
         })
     }
 
-    /// The moments, by `first.<parameter>` and `second.<parameter>`.
+    /// The moments, named `first.<parameter>` and `second.<parameter>`.
     pub fn state(&self) -> Named {
         let flat =
             |values: &Tensor<1>| Flat { shape: values.dims().to_vec(), values: values.clone() };
@@ -68,7 +68,7 @@ impl AdamW {
         self.moments.iter().flat_map(pair).collect()
     }
 
-    /// Takes up moments that [`AdamW::state`] gave.
+    /// Takes up the moments that [`AdamW::state`] gave after `steps` steps.
     pub fn restore(&mut self, steps: usize, mut state: BTreeMap<String, Tensor<1>>) {
         self.steps = steps;
         self.moments.clear();
@@ -99,9 +99,9 @@ pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheduler {
-    /// The peak throughout.
+    /// The peak rate throughout.
     Constant,
-    /// Down to 0 at the last step.
+    /// A straight line down to 0 at the last step.
     Linear,
     /// Half a cosine down to 0 at the last step.
     Cosine,
@@ -121,13 +121,13 @@ impl fmt::Display for Scheduler {
 /// `horizon`, as `transformers`' `get_*_schedule_with_warmup`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LrSchedule {
-    /// The course after warm-up.
+    /// The rate's course after warm-up.
     pub scheduler: Scheduler,
-    /// Peak learning rate.
+    /// The rate at the end of warm-up.
     pub peak: f64,
-    /// Optimizer steps of warm-up.
+    /// The number of optimizer steps of warm-up.
     pub warmup: usize,
-    /// Optimizer steps in all.
+    /// The number of optimizer steps in all.
     pub horizon: usize,
 }
 

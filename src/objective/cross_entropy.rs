@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The sum over `targets` of −log p(token | everything before it), in nats: `[1]`. The output head
-/// is applied at labelled positions only. `None` if nothing is labelled.
+/// is applied at labelled positions only. The sum is `None` if nothing is labelled.
 ///
 /// A sum, not a mean: micro-batches then add up to the large batch exactly when each is divided by
 /// the number of labels in all of them.

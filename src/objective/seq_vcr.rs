@@ -14,13 +14,13 @@ use crate::{
 /// The loss's settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SeqVcr {
-    /// λ₁, of the variance term.
+    /// λ₁, the weight of the variance term.
     pub lambda1: f64,
-    /// λ₂, of the covariance term.
+    /// λ₂, the weight of the covariance term.
     pub lambda2: f64,
     /// η, added to variances.
     pub eta: f64,
-    /// Which hidden states.
+    /// Which hidden states the loss reads.
     pub layers: Layers,
     /// What the covariance term is divided by.
     pub divisor: Divisor,
@@ -30,10 +30,10 @@ pub struct SeqVcr {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layers {
-    /// All L + 1, summed, over the last pass's columns (replication).
+    /// Those of all L + 1 layers, summed, over the last pass's columns (replication).
     #[default]
     All,
-    /// The last, over all columns (paper).
+    /// Those of the last layer, over all columns (paper).
     Last,
 }
 
@@ -41,10 +41,10 @@ pub enum Layers {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Projection {
-    /// Orthogonal, drawn once from the seed (replication; 32 dimensions).
+    /// A map with orthonormal rows, drawn once from the seed (replication; 32 dimensions).
     #[default]
     Fixed,
-    /// A parameter (paper; 2048 dimensions).
+    /// A map that is trained (paper; 2048 dimensions).
     Trained,
 }
 
@@ -59,7 +59,7 @@ pub enum Divisor {
     Width,
 }
 
-/// The two terms, each `[1]` and multiplied by its λ.
+/// The loss's two terms, each `[1]` and multiplied by its λ.
 #[derive(Clone, Debug)]
 pub struct Terms {
     /// `λ₁ · mean_{t,k} max(0, 1 − √(C_kk + η))`.
@@ -69,8 +69,8 @@ pub struct Terms {
 }
 
 impl SeqVcr {
-    /// The loss of a batch of whose trace everything was wanted; `projection: [projected, d_model]`. `None` if
-    /// no time step has two rows.
+    /// The loss of a batch whose trace holds the hidden states of all tokens; `projection: [projected,
+    /// d_model]`. `None` if no time step has two rows.
     pub fn loss(&self, batch: &Batch, trace: &Trace, projection: &Tensor<2>) -> Option<Terms> {
         let seen = batch.visible(batch.columns);
         let counts = |columns: std::ops::Range<usize>| -> Vec<Vec<bool>> {

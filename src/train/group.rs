@@ -19,6 +19,12 @@ impl Group {
         Self { rank: 0, world: 1 }
     }
 
+    /// One of several, to show which work it would be given.
+    #[cfg(test)]
+    pub(super) fn of(rank: usize, world: usize) -> Self {
+        Self { rank, world }
+    }
+
     /// The number of this process, from 0.
     pub fn rank(self) -> usize {
         self.rank

@@ -150,3 +150,158 @@ fn read(
         figures.into_iter().map(|(name, _)| name).zip(values.by_ref()).collect()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::{module::Module, tensor::Device};
+
+    use super::*;
+    use crate::{
+        latent::{
+            Batch, LatentModel,
+            batch::Row,
+            model::{Extras, Thinking},
+        },
+        model::{ModelConfig, Transformer, parameters},
+        objective::{ObjectiveParameters, Term},
+        train::steps::MicroBatch,
+    };
+
+    const LATENT: u32 = 11;
+    const ROWS: [&[u32]; 4] =
+        [&[1, 2, LATENT, 3, 4], &[5, LATENT, LATENT, 6], &[7, 8, 1], &[2, 3, LATENT, 9, 9, 4, 1]];
+
+    fn objective(weight: f64) -> Objective {
+        Objective { terms: vec![Term::CrossEntropy { weight }] }
+    }
+
+    fn learner() -> Learner {
+        let transformer =
+            Transformer::random(ModelConfig::gpt2(12, 7, 8, 2, 2), 3, &Device::flex());
+        let extras = Extras { latents: 0, seed: 0 };
+        let model = LatentModel::new(transformer, Thinking::default(), extras).unwrap();
+        let parameters = ObjectiveParameters::new(&objective(1.0), 8, 0, &model.device());
+        Learner { model, objective: parameters }.train()
+    }
+
+    /// [`ROWS`] in micro-batches; the last two tokens of each row are labelled.
+    fn batches(micro: &[&[usize]]) -> StepBatches {
+        let batch = |(number, examples): (usize, &&[usize])| {
+            let labels: Vec<Vec<Option<u32>>> = examples
+                .iter()
+                .map(|&row| {
+                    let first = ROWS[row].len() - 2;
+                    ROWS[row]
+                        .iter()
+                        .enumerate()
+                        .map(|(i, &id)| (i >= first).then_some(id))
+                        .collect()
+                })
+                .collect();
+            let rows: Vec<Row> = (examples.iter().zip(&labels))
+                .map(|(&row, labels)| Row { ids: ROWS[row], labels })
+                .collect();
+            let batch = Batch::new(&rows, Some(LATENT)).unwrap();
+            MicroBatch { number, batch, examples: examples.to_vec() }
+        };
+        let batches: Vec<MicroBatch> = micro.iter().enumerate().map(batch).collect();
+        StepBatches { in_all: batches.len(), batches }
+    }
+
+    fn options() -> StepOptions {
+        StepOptions { lr: 1.0, grad_clip: 0.0, recompute: Recompute::None, tracked: None, seed: 1 }
+    }
+
+    /// One whose first update is −g / (|g| + 1) for a gradient g.
+    fn optimizer() -> AdamW {
+        let mut optimizer = AdamW::new([0.9, 0.999], 0.0);
+        optimizer.epsilon = 1.0;
+        optimizer
+    }
+
+    fn values(learner: &Learner) -> Vec<f64> {
+        let named = parameters::named(learner).into_values();
+        named.flat_map(|flat| flat.values.into_data().iter().collect::<Vec<f64>>()).collect()
+    }
+
+    /// What a step adds to each parameter, and its report.
+    fn stepped(micro: &[&[usize]], weight: f64) -> (Vec<f64>, StepReport) {
+        let (learner, mut optimizer) = (learner(), optimizer());
+        let before = values(&learner);
+        let (batches, objective) = (batches(micro), objective(weight));
+        let (learner, report) =
+            step(learner, &mut optimizer, &batches, &objective, options(), Group::alone()).unwrap();
+        assert_eq!(optimizer.steps, 1);
+        (
+            values(&learner).iter().zip(before).map(|(after, before)| after - before).collect(),
+            report,
+        )
+    }
+
+    #[test]
+    fn micro_batches_add_up_to_the_batch() {
+        let (whole, whole_report) = stepped(&[&[0, 1, 2, 3]], 1.0);
+        let (parts, parts_report) = stepped(&[&[3], &[0, 2], &[1]], 1.0);
+        assert_eq!((whole_report.labels, whole_report.tokens), (8, 19));
+        assert_eq!((parts_report.labels, parts_report.tokens), (8, 19));
+        // Random weights guess among 12 tokens.
+        assert!((whole_report.loss() - 12f64.ln()).abs() < 0.1, "{whole_report:?}");
+        let relative = |a: f64, b: f64| (a / b - 1.0).abs();
+        assert!(relative(parts_report.loss_sum, whole_report.loss_sum) < 1e-6);
+        assert!(relative(parts_report.grad_norm, whole_report.grad_norm) < 1e-5);
+        let largest = |of: &mut dyn Iterator<Item = f64>| of.map(f64::abs).fold(0.0, f64::max);
+        let update = largest(&mut whole.iter().copied());
+        let apart = largest(&mut whole.iter().zip(&parts).map(|(a, b)| a - b));
+        assert!(update > 1e-2 && apart < 1e-6, "{apart:e} of {update:e}");
+        // The reported norm is that of the gradient, which the update tells: g = u / (1 − |u|).
+        let norm = whole.iter().map(|u| (u / (1.0 - u.abs())).powi(2)).sum::<f64>().sqrt();
+        assert!(relative(norm, whole_report.grad_norm) < 1e-4, "{norm} {whole_report:?}");
+    }
+
+    #[test]
+    fn a_term_weighs_on_the_gradient_and_not_on_the_log() {
+        let (_, once) = stepped(&[&[0, 1], &[2, 3]], 1.0);
+        let (_, twice) = stepped(&[&[0, 1], &[2, 3]], 2.0);
+        assert_eq!(once.loss_sum, twice.loss_sum);
+        assert!((twice.grad_norm / once.grad_norm - 2.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_names_its_micro_batch_and_leaves_the_optimizer() {
+        let mut learner = learner();
+        // Position 6 is reached by the fourth row alone.
+        learner.model = parameters::map(learner.model, |name, value| match name {
+            "transformer.wpe.weight" => {
+                let mut data: Vec<f32> = value.to_data().iter().collect();
+                data[6 * 8] = f32::NAN;
+                burn::tensor::Tensor::from_data(data.as_slice(), &value.device())
+            }
+            _ => value,
+        });
+        let mut optimizer = optimizer();
+        let batches = batches(&[&[0], &[1, 2], &[3], &[0, 1]]);
+        let problem =
+            step(learner, &mut optimizer, &batches, &objective(1.0), options(), Group::alone())
+                .unwrap_err();
+        assert_eq!(problem, NotFinite { what: "loss", examples: vec![3] });
+        assert_eq!(optimizer.steps, 0);
+    }
+
+    #[test]
+    fn without_labels_nothing_is_updated() {
+        let row = Row { ids: ROWS[0], labels: &[] };
+        let batch = Batch::new(&[row], Some(LATENT)).unwrap();
+        let mut optimizer = optimizer();
+        let (_, report) = step(
+            learner(),
+            &mut optimizer,
+            &StepBatches::one(batch, vec![0]),
+            &objective(1.0),
+            options(),
+            Group::alone(),
+        )
+        .unwrap();
+        assert_eq!((report.loss(), report.grad_norm, report.tokens), (0.0, 0.0, 0));
+        assert_eq!(optimizer.steps, 0);
+    }
+}

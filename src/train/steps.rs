@@ -80,7 +80,8 @@ impl<'a> EpochSteps<'a> {
         objective: &'a Objective,
         curriculum: &'a Curriculum,
         config: &RunConfig,
-        (stage, epoch): (Stage, usize),
+        stage: Stage,
+        epoch: usize,
         group: Group,
     ) -> Self {
         let mut order: Vec<usize> = (0..data.train.encoded.len()).collect();
@@ -190,5 +191,97 @@ impl<'a> EpochSteps<'a> {
             ))
         })?;
         Ok(MicroBatch { number, batch, examples })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::Path};
+
+    use super::*;
+    use crate::data::{Dataset, Example, Format, Tokenizer, encode_texts, tokenizer::Units};
+
+    /// 21 examples of one to three steps.
+    fn data() -> Data {
+        let example = |i: usize| {
+            let steps: Vec<String> = (0..1 + i % 3).map(|step| format!("{step} + {i}")).collect();
+            Example::new(format!("what is {i} ?"), steps, i.to_string())
+        };
+        let examples: Vec<Example> = (0..21).map(example).collect();
+        let tokenizer = Tokenizer::build(&examples, Units::Words, Path::new("test")).unwrap();
+        let (encoded, _) = encode_texts(&examples, &tokenizer).unwrap();
+        let train = Dataset { examples, encoded };
+        let val = Dataset { examples: Vec::new(), encoded: Vec::new() };
+        Data { tokenizer, format: Format::Text, train, val, warnings: Vec::new() }
+    }
+
+    #[test]
+    fn several_processes_share_what_one_does_alone() {
+        let (data, config) = (
+            data(),
+            RunConfig {
+                batch_size_training: 2,
+                gradient_accumulation_steps: 3,
+                ..RunConfig::default()
+            },
+        );
+        let (objective, curriculum) = (config.objective(), config.curriculum());
+        let steps_of = |group: Group| {
+            let steps =
+                EpochSteps::new(&data, &objective, &curriculum, &config, Stage(2), 1, group);
+            let mut found = Vec::new();
+            steps
+                .for_each(0, |step| {
+                    found.push(step);
+                    true
+                })
+                .unwrap();
+            found
+        };
+        let examples = |step: &StepBatches| -> BTreeMap<usize, Vec<usize>> {
+            step.batches.iter().map(|micro| (micro.number, micro.examples.clone())).collect()
+        };
+        let alone = steps_of(Group::alone());
+        assert_eq!(alone.len(), EpochSteps::count(21, &config));
+        let shares: Vec<_> = (0..2).map(|rank| steps_of(Group::of(rank, 2))).collect();
+        for (number, step) in alone.iter().enumerate() {
+            let (first, second) = (&shares[0][number], &shares[1][number]);
+            assert_eq!([first.in_all, second.in_all], [step.batches.len(); 2]);
+            assert_eq!(first.labels() + second.labels(), step.labels());
+            let (mut both, others) = (examples(first), examples(second));
+            assert!(both.keys().all(|micro| micro % 2 == 0), "{both:?}");
+            assert!(others.keys().all(|micro| micro % 2 == 1), "{others:?}");
+            both.extend(others);
+            assert_eq!(both, examples(step), "step {number}");
+        }
+        // The last step has two micro-batches, one of them of one example.
+        assert_eq!(alone[3].batches.iter().map(|micro| micro.examples.len()).sum::<usize>(), 3);
+        let mut all: Vec<usize> = alone.iter().flat_map(examples).flat_map(|(_, e)| e).collect();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..21));
+    }
+
+    #[test]
+    fn steps_made_ahead_are_the_same_and_end_with_who_takes_them() {
+        let (data, config) = (data(), RunConfig { batch_size_training: 1, ..RunConfig::default() });
+        let (objective, curriculum) = (config.objective(), config.curriculum());
+        let (stage, group) = (Stage(1), Group::alone());
+        let steps = EpochSteps::new(&data, &objective, &curriculum, &config, stage, 0, group);
+        let mut all = Vec::new();
+        steps
+            .for_each(0, |step| {
+                all.push(step.batches[0].examples.clone());
+                true
+            })
+            .unwrap();
+        assert_eq!(all.len(), 21);
+        let taken = |skip: usize, n: usize| {
+            steps.ahead(skip, |steps| {
+                let steps = steps.into_iter().take(n).map(Result::unwrap);
+                steps.map(|step| step.batches[0].examples.clone()).collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(taken(5, 99), all[5..]);
+        assert_eq!(taken(17, 2), all[17..19]); // two more are waiting, and nobody waits for them
     }
 }

@@ -164,7 +164,7 @@ impl<'a> Trainer<'a> {
         let (epoch, group) = (self.state.epoch, Group::alone());
         let (objective, curriculum) = (self.objective.clone(), self.curriculum.clone());
         let of_epoch =
-            EpochSteps::new(self.data, &objective, &curriculum, self.config, (stage, epoch), group);
+            EpochSteps::new(self.data, &objective, &curriculum, self.config, stage, epoch, group);
         of_epoch.ahead(self.state.step_in_epoch, |batches| {
             for batches in batches {
                 let batches = batches?;
@@ -198,7 +198,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Counts the epoch as done and saves, unless it is worse than one before and those are kept.
+    /// Counts the epoch as done, and saves unless only improvements are saved and this is none.
     fn leave_epoch(
         &mut self,
         stage: Stage,

@@ -41,13 +41,13 @@ pub struct Bench {
     /// Round the operands of products to bf16.
     #[arg(long)]
     bf16: bool,
-    /// Blocks.
+    /// Number of blocks.
     #[arg(long, default_value_t = 4)]
     layers: usize,
-    /// Width.
+    /// Width of the hidden states.
     #[arg(long, default_value_t = 128)]
     dim: usize,
-    /// Heads.
+    /// Attention heads.
     #[arg(long, default_value_t = 4)]
     heads: usize,
     /// Examples a step, and questions a batch of generation.
@@ -154,8 +154,8 @@ impl Bench {
         Ok(measured)
     }
 
-    /// The command that measures one stage when it is told to, in a process of its own, so that its peak of
-    /// memory is its own.
+    /// The command of a process that measures one stage when it is told to. The stage has a process of its
+    /// own, so that its peak of memory is its own.
     fn worker(&self, stage: i32) -> Result<Command> {
         let program = std::env::current_exe().map_err(Error::io("find", "this program"))?;
         let mut command = Command::new(&program);
@@ -216,7 +216,7 @@ impl Worker {
         Ok(Self { stage, child, questions, answers: BufReader::new(answers) })
     }
 
-    /// One measurement: `step`, `single` or `batch`.
+    /// Asks for one measurement, `step`, `single` or `batch`, and waits for its answer.
     fn ask(&mut self, what: &str) -> Result<Value> {
         let mut line = String::new();
         writeln!(self.questions, "{what}").map_err(|_| failed(self.stage))?;

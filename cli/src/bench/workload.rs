@@ -45,9 +45,9 @@ pub(super) struct Workload {
     objective: Objective,
     learner: Learner,
     optimizer: AdamW,
-    /// Measurements of each kind so far.
+    /// How many steps, and questions alone, were measured so far.
     steps: usize,
-    singles: usize,
+    single_questions: usize,
 }
 
 /// Examples of a bench, and the ids of their markers.
@@ -224,7 +224,7 @@ impl Workload {
             learner: learner.train(),
             optimizer: AdamW::new([0.9, 0.999], 0.01),
             steps: 0,
-            singles: 0,
+            single_questions: 0,
         })
     }
 
@@ -313,8 +313,8 @@ impl Workload {
 
     /// The next question alone: its ids, and the seconds it took.
     fn single(&mut self) -> Result<(Vec<Vec<u32>>, f64)> {
-        self.singles += 1;
-        self.questions(1, self.singles - 1)
+        self.single_questions += 1;
+        self.questions(1, self.single_questions - 1)
     }
 
     /// `n` questions from `first` on in one batch: their ids, and the seconds they took together.
