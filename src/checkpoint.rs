@@ -14,6 +14,7 @@ use crate::{
     data::{
         Curriculum, Format, Method, ScheduleState, Stage, Tokenizer, tokenizer::chat::PromptStyle,
     },
+    eval::TrainedModel,
     hub::HubCache,
     latent::{LatentModel, Thinking},
     model::{
@@ -119,6 +120,17 @@ impl Checkpoint {
         check_vocabulary(&tokenizer, &model, folder)?;
         let Learner { model, objective } = Learner::load(model, latent.thinking.clone(), folder)?;
         Ok(Self { model, objective, tokenizer, latent })
+    }
+
+    /// The checkpoint's parts that [`answer`](crate::eval::answer()) takes, at the stage reached.
+    pub fn trained(&self) -> TrainedModel<'_> {
+        TrainedModel {
+            model: &self.model,
+            tokenizer: &self.tokenizer,
+            curriculum: self.latent.curriculum(),
+            stage: self.latent.stage,
+            format: self.latent.format,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
-//! Where tensors live.
+//! Where tensors live, reading them from there, and what a device is slow at.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Element, Tensor, kind::Basic};
+use coconut_kernels::simd::{self, Level};
 
 use crate::{Error, Result};
 
@@ -32,4 +33,22 @@ pub fn named(name: &str) -> Result<Device> {
             })
         }
     }
+}
+
+/// The values of a tensor on the host, the last dimension's side by side, converted to `E`.
+///
+/// # Errors
+/// [`Error::Internal`] if the device failed.
+pub fn to_host<E: Element, const D: usize, K: Basic>(tensor: Tensor<D, K>) -> Result<Vec<E>> {
+    let values = tensor.try_into_vec_as::<E>();
+    values.map_err(|problem| {
+        Error::Internal(format!("the device's values cannot be read: {problem}"))
+    })
+}
+
+/// What to say of `bf16: True` if this processor is slow at it.
+pub fn bf16_warning(bf16: bool) -> Option<&'static str> {
+    (bf16 && simd::level() < Level::Avx512Bf16).then_some(
+        "this processor has no bf16 products (AVX512-BF16): `bf16: True` gives what it gives elsewhere, but takes longer than f32",
+    )
 }

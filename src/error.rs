@@ -19,6 +19,14 @@ pub enum Error {
     /// A command line that cannot be carried out as given.
     #[error("{0}")]
     Usage(String),
+    /// A prompt that the model cannot be given.
+    #[error("prompt {}: {problem}.", row + 1)]
+    Prompt {
+        /// The prompt's number among those given together, from 0.
+        row: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A file whose content cannot be used.
     #[error("{}{}: {problem}", path.display(), if place.is_empty() { String::new() } else { format!(", {place}") })]
     Input {
@@ -76,7 +84,7 @@ impl Error {
     /// The process's exit code: 2 for a mistake of the user's, 1 for a failure, 130 for Ctrl-C.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config { .. } | Self::Usage(_) | Self::Input { .. } => 2,
+            Self::Config { .. } | Self::Usage(_) | Self::Prompt { .. } | Self::Input { .. } => 2,
             Self::Io { action: "read", source, .. }
                 if source.kind() == std::io::ErrorKind::NotFound =>
             {

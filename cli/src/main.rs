@@ -6,8 +6,12 @@ use clap::Parser;
 
 mod bench;
 mod data;
-mod inspect;
+mod eval;
+mod generate;
 mod log;
+mod logits;
+mod merge;
+mod options;
 mod progress;
 mod sweep;
 mod train;

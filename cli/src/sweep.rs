@@ -4,7 +4,6 @@ use std::{
     collections::VecDeque,
     fs,
     fs::File,
-    io::IsTerminal,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -104,8 +103,7 @@ impl Sweep {
         if self.json {
             verbs::print_json(&json!(summary));
         } else {
-            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            println!("{}", table::text(&summary, std::io::stdout().is_terminal() && !no_color));
+            println!("{}", table::text(&summary, verbs::styled()));
             println!();
             for file in &files {
                 println!("wrote {}", file.display());

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use crate::{inspect, log, verbs, watcher::Watcher};
+use crate::{eval, log, verbs, watcher::Watcher};
 use clap::Args;
 use coconut::{
     Error, Result,
@@ -48,7 +48,7 @@ impl Train {
             return dry_run(&config);
         }
         if config.only_eval {
-            return inspect::evaluate_recipe(&config, self.json);
+            return eval::evaluate_recipe(&config, self.json);
         }
         let folder = RunFolder::new(config.run_dir());
         let beginning = match self.overwrite {

@@ -1,6 +1,7 @@
 //! The command line: its verbs, and what they share.
 
 use std::{
+    io::IsTerminal,
     path::PathBuf,
     sync::{
         Arc,
@@ -11,7 +12,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use coconut::Result;
 
-use crate::{bench, data, inspect, sweep, train};
+use crate::{bench, data, eval, generate, logits, merge, sweep, train};
 
 /// Train, evaluate and open up language models that reason in a continuous latent space.
 #[derive(Parser)]
@@ -47,22 +48,24 @@ enum Command {
     ///
     /// Example: coconut eval runs/quickstart/checkpoints/5-12 --data test.json
     #[command(verbatim_doc_comment)]
-    Eval(inspect::Eval),
+    Eval(eval::Eval),
     /// Answer a question, or each line of standard input.
     ///
-    /// Example: coconut generate runs/quickstart/checkpoints/5-12 --latents 8 --prompt "3+5*2-7+1"
+    /// Examples:
+    ///   coconut generate runs/quickstart/checkpoints/5-12 --latents 8 --prompt "3+5*2-7+1"
+    ///   coconut generate runs/quickstart/checkpoints/5-12 --thoughts --prompt "3+5*2-7+1"
     #[command(verbatim_doc_comment)]
-    Generate(inspect::Generate),
+    Generate(generate::Generate),
     /// Print the logits of every position of token ids, latents fed back.
     ///
     /// Example: coconut logits runs/quickstart/checkpoints/5-12 --ids 5,9,77 --json
     #[command(verbatim_doc_comment)]
-    Logits(inspect::Logits),
+    Logits(logits::Logits),
     /// Add a checkpoint's adapters to the model below and write a plain Hugging Face folder.
     ///
     /// Example: coconut merge runs/gsm_qwen3_0.6b_lora/checkpoints/4-49 -o merged
     #[command(verbatim_doc_comment)]
-    Merge(inspect::Merge),
+    Merge(merge::Merge),
     /// Convert, generate or describe data sets.
     #[command(subcommand)]
     Data(data::Data),
@@ -121,6 +124,13 @@ pub fn stop_on_ctrl_c() -> Arc<AtomicBool> {
         }
     });
     stop
+}
+
+/// Whether to style what is printed: standard output is a terminal, and `NO_COLOR` is not set
+/// (no-color.org).
+pub fn styled() -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !no_color
 }
 
 /// JSON on one line.

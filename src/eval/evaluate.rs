@@ -1,17 +1,19 @@
 //! Evaluation of a model on a set of questions at one stage (METHOD.md 7).
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    generate::{GenerateOptions, Generation, Sampling, generate},
-    lens, score,
-    spread::{Spread, Thoughts},
+    diversity::{ThoughtDiversity, Thoughts},
+    generate::{GenerateOptions, Generation, Sampling, generate, prompt_problem},
+    lens::{Reading, lens},
+    score,
 };
 use crate::{
     Error, Result,
     data::{Curriculum, Dataset, Draw, Encoded, Sequence, Stage, Tokenizer, encode::Text},
+    device,
     latent::{
         self, LatentModel, Wanted,
         batch::{Batch, Row, Target},
@@ -19,12 +21,17 @@ use crate::{
     objective,
 };
 
+/// Questions of an evaluation whose thoughts are looked at, the first ones.
+const QUESTIONS_LOOKED_AT: usize = 8;
+/// Tokens that each of those thoughts is read as.
+const TOKENS_READ: usize = 5;
+
 /// What to evaluate on, and how.
 #[derive(Clone, Debug)]
 pub struct Evaluator<'a> {
     /// The questions.
     pub data: &'a Dataset,
-    /// Their tokenizer.
+    /// The tokenizer of the questions and the model.
     pub tokenizer: &'a Tokenizer,
     /// What a stage shows; `uniform_prob` is ignored.
     pub curriculum: Curriculum,
@@ -34,11 +41,11 @@ pub struct Evaluator<'a> {
     pub max_new_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// Draws the order of a graph's edges.
+    /// Seed of the order of each graph's edges.
     pub seed: u64,
 }
 
-/// So many of so many.
+/// How many trials succeeded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// Successes.
@@ -59,9 +66,18 @@ impl Count {
     }
 }
 
-/// What an evaluation found. Means are over questions.
+/// What an evaluation found.
 #[derive(Clone, Debug, Default)]
 pub struct Evaluation {
+    /// What was generated and how right it is.
+    pub answers: Answers,
+    /// How likely the right tokens are.
+    pub likelihoods: Likelihoods,
+}
+
+/// What was generated, question by question, and how right it is. Means are over questions.
+#[derive(Clone, Debug, Default)]
+pub struct Answers {
     /// Right answers.
     pub accuracy: Count,
     /// Generated steps equal to those still to be spoken, over the examples that have any.
@@ -74,24 +90,29 @@ pub struct Evaluation {
     pub forward_positions: f64,
     /// Wall time of generation a question, in milliseconds, in batches.
     pub ms_per_question: f64,
-    /// Mean cross entropy over all labelled tokens, in nats.
+    /// What became of each question, in the set's order.
+    pub samples: Vec<Sample>,
+}
+
+/// How likely the right tokens are, each after the right ones before it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Likelihoods {
+    /// Mean cross entropy over all labelled tokens, in nats; NaN if there are none.
     pub loss: f64,
     /// Perplexity of the right answers' tokens, mark and eos included, after the right steps; text only.
     pub answer_perplexity: Option<f64>,
     /// Perplexity of another question's answer in its place, over that of the right one.
     pub perplexity_ratio: Option<f64>,
     /// How far the thoughts of different questions differ, if there are any.
-    pub thoughts: Option<Spread>,
-    /// One a question, in the set's order.
-    pub samples: Vec<Sample>,
+    pub diversity: Option<ThoughtDiversity>,
 }
 
-/// One question and what was made of it.
+/// One question and what became of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// The question's number, from 0.
     pub index: usize,
-    /// As asked.
+    /// The question's text.
     pub question: String,
     /// The right answer.
     pub answer: String,
@@ -103,80 +124,127 @@ pub struct Sample {
     pub correct: bool,
     /// Whether the steps spoken are the right ones; absent if none are due.
     pub steps_correct: Option<bool>,
-    /// Tokens generated.
+    /// Number of tokens generated, the eos included.
     pub tokens: usize,
-    /// Latents in the prompt.
+    /// Number of latents in the prompt.
     pub latents: usize,
-    /// Whether it ended by itself.
+    /// Whether the generation ended by itself rather than at a limit.
     pub finished: bool,
-    /// For each latent what it would say; of the first few questions only.
+    /// For each latent, the tokens that the lens reads; empty but for the first few questions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub thoughts: Vec<lens::Reading>,
+    pub thoughts: Vec<Reading>,
 }
 
 impl Evaluator<'_> {
-    /// Evaluates a model without autodiff at a stage. `advance` is told of each batch's questions; its error
-    /// ends the evaluation.
+    /// Evaluates a model without autodiff at a stage: its answers, their likelihoods, and the first few
+    /// questions' thoughts by the lens. `advance` is told of each batch's questions; its error ends the
+    /// evaluation.
+    ///
+    /// # Errors
+    /// [`Error::Prompt`] with the number of a question that the model cannot be given, and
+    /// [`Error::Internal`] if the device failed.
     pub fn evaluate(
         &self,
         model: &LatentModel,
         stage: Stage,
         mut advance: impl FnMut(usize) -> Result<()>,
     ) -> Result<Evaluation> {
-        let prompts: Vec<Sequence> = (0..self.data.encoded.len())
-            .map(|i| {
-                self.curriculum.prompt(
-                    &self.data.encoded[i],
-                    stage,
-                    self.tokenizer.markers(),
-                    self.draw(i),
-                )
-            })
-            .collect();
-        let mut order: Vec<usize> = (0..prompts.len()).collect();
-        order.sort_by_key(|&i| (prompts[i].n_latents, prompts[i].ids.len(), i));
-
-        let mut evaluation = Evaluation::default();
-        let mut nll = NegativeLogLikelihoods::default();
-        let mut thoughts = Thoughts::default();
-        let mut seconds = 0.0;
-        for indices in order.chunks(self.batch_size.max(1)) {
-            let start = Instant::now();
-            let generations = self.generate(model, &prompts, indices)?;
-            seconds += start.elapsed().as_secs_f64();
-            for (&index, generation) in indices.iter().zip(generations) {
-                evaluation.tokens += generation.ids.len() as f64;
-                evaluation.latents += prompts[index].n_latents as f64;
-                evaluation.forward_positions += generation.positions as f64;
-                let sample = self.judge(stage, index, &prompts[index], &generation)?;
-                evaluation.accuracy.add(sample.correct);
-                if let Some(hit) = sample.steps_correct {
-                    evaluation.cot_em.add(hit);
-                }
-                evaluation.samples.push(sample);
-            }
-            self.likelihoods(model, stage, indices, &mut nll, &mut thoughts)?;
-            advance(indices.len())?;
+        let prompts = self.prompts(stage);
+        let (mut answers, mut likelihoods) = (Answering::default(), Scoring::default());
+        for batch in self.batches(&prompts) {
+            self.answer(model, stage, &prompts, &batch, &mut answers)?;
+            self.score(model, stage, &batch, &mut likelihoods)?;
+            advance(batch.len())?;
         }
-        let n = prompts.len().max(1) as f64;
-        evaluation.tokens /= n;
-        evaluation.latents /= n;
-        evaluation.forward_positions /= n;
-        evaluation.ms_per_question = 1e3 * seconds / n;
-        evaluation.thoughts = thoughts.spread();
-        evaluation.loss = nll.all.mean();
-        if nll.answers.n > 0 {
-            let perplexity = nll.answers.mean().exp();
-            evaluation.answer_perplexity = Some(perplexity);
-            evaluation.perplexity_ratio =
-                (nll.corrupted.n > 0).then(|| nll.corrupted.mean().exp() / perplexity);
-        }
-        evaluation.samples.sort_by_key(|sample| sample.index);
-        let looked_at = &prompts[..prompts.len().min(lens::QUESTIONS)];
-        for (sample, thoughts) in evaluation.samples.iter_mut().zip(self.lens(model, looked_at)?) {
+        let mut answers = answers.finish();
+        let looked_at = &prompts[..prompts.len().min(QUESTIONS_LOOKED_AT)];
+        let thoughts = self.lens(model, looked_at, TOKENS_READ)?;
+        for (sample, thoughts) in answers.samples.iter_mut().zip(thoughts) {
             sample.thoughts = thoughts;
         }
-        Ok(evaluation)
+        Ok(Evaluation { answers, likelihoods: likelihoods.finish() })
+    }
+
+    /// The answers alone, as [`Evaluator::evaluate`] finds them, without thoughts.
+    ///
+    /// # Errors
+    /// As [`Evaluator::evaluate`].
+    pub fn answers(
+        &self,
+        model: &LatentModel,
+        stage: Stage,
+        mut advance: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Answers> {
+        let prompts = self.prompts(stage);
+        let mut answers = Answering::default();
+        for batch in self.batches(&prompts) {
+            self.answer(model, stage, &prompts, &batch, &mut answers)?;
+            advance(batch.len())?;
+        }
+        Ok(answers.finish())
+    }
+
+    /// The likelihoods alone, as [`Evaluator::evaluate`] finds them.
+    ///
+    /// # Errors
+    /// As [`Evaluator::evaluate`].
+    pub fn likelihoods(
+        &self,
+        model: &LatentModel,
+        stage: Stage,
+        mut advance: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Likelihoods> {
+        let mut likelihoods = Scoring::default();
+        for batch in self.batches(&self.prompts(stage)) {
+            self.score(model, stage, &batch, &mut likelihoods)?;
+            advance(batch.len())?;
+        }
+        Ok(likelihoods.finish())
+    }
+
+    /// For each prompt and each of its latents, the `n_tokens` likeliest tokens by the [`lens`].
+    ///
+    /// # Errors
+    /// As [`Evaluator::evaluate`].
+    pub fn lens(
+        &self,
+        model: &LatentModel,
+        prompts: &[Sequence],
+        n_tokens: usize,
+    ) -> Result<Vec<Vec<Reading>>> {
+        let rows: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.ids.as_slice()).collect();
+        lens(model, self.tokenizer, &rows, &self.generation(), n_tokens)
+    }
+
+    /// The questions' prompts at a stage, in the set's order.
+    pub fn prompts(&self, stage: Stage) -> Vec<Sequence> {
+        let markers = self.tokenizer.markers();
+        let numbered = self.data.encoded.iter().enumerate();
+        numbered
+            .map(|(i, example)| self.curriculum.prompt(example, stage, markers, self.draw(i)))
+            .collect()
+    }
+
+    /// Refuses a set with a question that the model cannot be given; `path` is the set's file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the first such example.
+    pub fn check(&self, model: &LatentModel, stage: Stage, path: &Path) -> Result<()> {
+        for (index, prompt) in self.prompts(stage).iter().enumerate() {
+            if let Some(problem) = prompt_problem(model, &prompt.ids, self.latent()) {
+                let problem =
+                    format!("its prompt cannot be answered: {problem}. Remove the example.");
+                return Err(Error::input(path, format!("example {}", index + 1), problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// Questions' numbers in batches of alike prompts.
+    fn batches(&self, prompts: &[Sequence]) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|&i| (prompts[i].n_latents, prompts[i].ids.len(), i));
+        order.chunks(self.batch_size.max(1)).map(<[usize]>::to_vec).collect()
     }
 
     fn draw(&self, index: usize) -> Draw {
@@ -184,29 +252,44 @@ impl Evaluator<'_> {
     }
 
     /// The latent's id if it is fed back.
-    pub(super) fn latent(&self) -> Option<u32> {
+    fn latent(&self) -> Option<u32> {
         self.curriculum.feeds_back().then_some(self.tokenizer.markers().latent)
     }
 
-    fn generate(
-        &self,
-        model: &LatentModel,
-        prompts: &[Sequence],
-        indices: &[usize],
-    ) -> Result<Vec<Generation>> {
-        // A prompt that ends with a graph's answer mark leaves one token to say.
-        let marked = |i: &usize| self.ends_with_mark(&prompts[*i], *i);
-        let limit = if indices.iter().all(marked) { 1 } else { self.max_new_tokens };
-        let options = GenerateOptions {
+    fn generation(&self) -> GenerateOptions<'_> {
+        GenerateOptions {
             latent: self.latent(),
             stops: self.tokenizer.stops(),
-            max_new_tokens: limit,
+            max_new_tokens: self.max_new_tokens,
             sampling: self.sampling,
-        };
-        let prompts: Vec<&[u32]> = indices.iter().map(|&i| prompts[i].ids.as_slice()).collect();
-        generate(model, &prompts, &options).map_err(|problem| {
-            Error::Training(format!("the questions {indices:?} cannot be answered: {problem}"))
-        })
+        }
+    }
+
+    /// Answers a batch of questions and judges what was said.
+    fn answer(
+        &self,
+        model: &LatentModel,
+        stage: Stage,
+        prompts: &[Sequence],
+        batch: &[usize],
+        found: &mut Answering,
+    ) -> Result<()> {
+        // A prompt that ends with a graph's answer mark leaves one token to say.
+        let marked = |i: &usize| self.ends_with_mark(&prompts[*i], *i);
+        let max_new_tokens = if batch.iter().all(marked) { 1 } else { self.max_new_tokens };
+        let options = GenerateOptions { max_new_tokens, ..self.generation() };
+        let rows: Vec<&[u32]> = batch.iter().map(|&i| prompts[i].ids.as_slice()).collect();
+        let start = Instant::now();
+        let generations = generate(model, &rows, &options).map_err(|error| match error {
+            Error::Prompt { row, problem } => Error::Prompt { row: batch[row], problem },
+            other => other,
+        })?;
+        found.seconds += start.elapsed().as_secs_f64();
+        for (&index, generation) in batch.iter().zip(&generations) {
+            let sample = self.judge(stage, index, &prompts[index], generation)?;
+            found.add(sample, generation.positions);
+        }
+        Ok(())
     }
 
     fn ends_with_mark(&self, prompt: &Sequence, index: usize) -> bool {
@@ -271,33 +354,33 @@ impl Evaluator<'_> {
         Ok(Some(self.tokenizer.decode(&due.concat())?))
     }
 
-    /// Teacher-forced: all labels, the right answer's, and a wrong answer's.
-    fn likelihoods(
+    /// Teacher-forced losses of a batch of questions: all labels, the right answer's, and a wrong answer's.
+    fn score(
         &self,
         model: &LatentModel,
         stage: Stage,
-        indices: &[usize],
-        nll: &mut NegativeLogLikelihoods,
-        thoughts: &mut Thoughts,
+        batch: &[usize],
+        found: &mut Scoring,
     ) -> Result<()> {
         let curriculum = Curriculum { uniform_prob: 0.0, ..self.curriculum.clone() };
         let markers = self.tokenizer.markers();
-        let right = indices.iter().map(|&i| {
+        let right = batch.iter().map(|&i| {
             let example = &self.data.encoded[i];
             let sequence = curriculum.train_sequence(example, stage, markers, self.draw(i));
             (sequence, answer_len(example))
         });
-        let (all, answers) = self.nll(model, &right.collect::<Vec<_>>(), Some(thoughts))?;
-        nll.all.add(all);
-        nll.answers.add(answers);
+        let thoughts = Some(&mut found.thoughts);
+        let (all, answers) = self.losses(model, &right.collect::<Vec<_>>(), thoughts)?;
+        found.all.add(all);
+        found.answers.add(answers);
 
-        let wrong = indices.iter().filter_map(|&i| {
+        let wrong = batch.iter().filter_map(|&i| {
             let example = self.with_wrong_answer(i)?;
             let sequence = curriculum.train_sequence(&example, stage, markers, self.draw(i));
             Some((sequence, answer_len(&example)))
         });
-        let (_, answers) = self.nll(model, &wrong.collect::<Vec<_>>(), None)?;
-        nll.corrupted.add(answers);
+        let (_, answers) = self.losses(model, &wrong.collect::<Vec<_>>(), None)?;
+        found.corrupted.add(answers);
         Ok(())
     }
 
@@ -313,13 +396,14 @@ impl Evaluator<'_> {
         Some(Encoded::Text(Text { answer, ..text.clone() }))
     }
 
-    /// Summed −log p over all labels, and over the last `answer_len` of each row.
-    fn nll(
+    /// Losses over all labels, and over the last `answer_len` of each row. Rows that do not fit the model's
+    /// context are left out.
+    fn losses(
         &self,
         model: &LatentModel,
         rows: &[(Sequence, usize)],
         thoughts: Option<&mut Thoughts>,
-    ) -> Result<(Sum, Sum)> {
+    ) -> Result<(TokenLoss, TokenLoss)> {
         let context = model.transformer.config.n_positions;
         let rows: Vec<_> = rows.iter().filter(|(s, _)| s.ids.len() <= context).collect();
         if rows.is_empty() {
@@ -327,22 +411,22 @@ impl Evaluator<'_> {
         }
         let layout: Vec<Row> =
             rows.iter().map(|(s, _)| Row { ids: &s.ids, labels: &s.labels }).collect();
-        let batch = Batch::new(&layout, self.latent()).map_err(Error::Training)?;
+        let batch = Batch::new(&layout, self.latent()).map_err(Error::Internal)?;
         let trace = latent::forward(model, &batch, Wanted::Predictions);
         if let Some(thoughts) = thoughts {
-            thoughts.add(&batch, &trace);
+            thoughts.add(&batch, &trace)?;
         }
         let in_answer = |t: &&Target| {
             let (sequence, answer_len) = rows[t.row];
             t.position + answer_len >= sequence.ids.len()
         };
         let answers: Vec<Target> = batch.targets.iter().filter(in_answer).copied().collect();
-        let sum = |targets: &[Target]| Sum {
-            nats: objective::cross_entropy(&model.transformer, &batch, &trace, targets)
-                .map_or(0.0, |loss| f64::from(loss.into_scalar::<f32>())),
-            n: targets.len(),
+        let over = |targets: &[Target]| -> Result<TokenLoss> {
+            let loss = objective::cross_entropy(&model.transformer, &batch, &trace, targets);
+            let loss: Vec<f32> = loss.map_or(Ok(Vec::new()), device::to_host)?; // one value, or none
+            Ok(TokenLoss { loss_sum: loss.into_iter().map(f64::from).sum(), n: targets.len() })
         };
-        Ok((sum(&batch.targets), sum(&answers)))
+        Ok((over(&batch.targets)?, over(&answers)?))
     }
 }
 
@@ -361,26 +445,79 @@ fn without_eos(generation: &Generation) -> &[u32] {
     }
 }
 
+/// Cross entropy over some tokens.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sum {
-    nats: f64,
+struct TokenLoss {
+    /// Summed −log p of the tokens, in nats.
+    loss_sum: f64,
+    /// Number of tokens.
     n: usize,
 }
 
-impl Sum {
+impl TokenLoss {
     fn add(&mut self, other: Self) {
-        self.nats += other.nats;
+        self.loss_sum += other.loss_sum;
         self.n += other.n;
     }
 
     fn mean(self) -> f64 {
-        self.nats / self.n as f64
+        self.loss_sum / self.n as f64
     }
 }
 
+/// [`Answers`] of the batches so far; what will be means are sums yet.
 #[derive(Debug, Default)]
-struct NegativeLogLikelihoods {
-    all: Sum,
-    answers: Sum,
-    corrupted: Sum,
+struct Answering {
+    sums: Answers,
+    /// Wall time of generation.
+    seconds: f64,
+}
+
+impl Answering {
+    /// Takes up a judged answer for which so many positions were computed.
+    fn add(&mut self, sample: Sample, positions: usize) {
+        let sums = &mut self.sums;
+        sums.tokens += sample.tokens as f64;
+        sums.latents += sample.latents as f64;
+        sums.forward_positions += positions as f64;
+        sums.accuracy.add(sample.correct);
+        if let Some(hit) = sample.steps_correct {
+            sums.cot_em.add(hit);
+        }
+        sums.samples.push(sample);
+    }
+
+    fn finish(self) -> Answers {
+        let Self { sums: mut answers, seconds } = self;
+        let n = answers.samples.len().max(1) as f64;
+        answers.tokens /= n;
+        answers.latents /= n;
+        answers.forward_positions /= n;
+        answers.ms_per_question = 1e3 * seconds / n;
+        answers.samples.sort_by_key(|sample| sample.index);
+        answers
+    }
+}
+
+/// What [`Likelihoods`] are worked out from, of the batches so far.
+#[derive(Debug, Default)]
+struct Scoring {
+    all: TokenLoss,
+    answers: TokenLoss,
+    corrupted: TokenLoss,
+    thoughts: Thoughts,
+}
+
+impl Scoring {
+    fn finish(self) -> Likelihoods {
+        let perplexity = |loss: TokenLoss| (loss.n > 0).then(|| loss.mean().exp());
+        let answer_perplexity = perplexity(self.answers);
+        let both = perplexity(self.corrupted).zip(answer_perplexity);
+        Likelihoods {
+            loss: self.all.mean(),
+            answer_perplexity,
+            perplexity_ratio: both.map(|(corrupted, right)| corrupted / right),
+            diversity: self.thoughts.diversity(),
+        }
+    }
 }

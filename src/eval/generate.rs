@@ -1,31 +1,32 @@
-//! Generation after latents, whole batches at once on the cache.
+//! Generation after latents: whole batches at once on the cache, a column of tokens at a time.
 
 use burn::tensor::{Int, Tensor, TensorData};
 use coconut_kernels::Visible;
 use rand::Rng;
 
 use crate::{
+    Error, Result, device,
     latent::{
-        self, LatentModel, Wanted,
+        self, LatentModel, Trace, Wanted,
         batch::{Batch, Row},
     },
-    model::Layout,
+    model::{Cache, Layout, Transformer},
     rng,
 };
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Sampling {
-    /// The most probable one; the smallest id among equals.
+    /// The most probable token; the smallest id among equals.
     #[default]
     Greedy,
-    /// Drawn at a temperature, from the `top_k` most probable ones (0 for all).
+    /// A token drawn from the softmax at a temperature.
     Random {
-        /// Divides the logits.
+        /// The temperature divides the logits.
         temperature: f64,
-        /// 0 for all.
+        /// Only the `top_k` most probable tokens can be drawn; all of them if it is 0.
         top_k: usize,
-        /// Each question draws from its own stream of this seed.
+        /// Each row draws from its own stream of this seed.
         seed: u64,
     },
 }
@@ -35,7 +36,7 @@ pub enum Sampling {
 pub struct GenerateOptions<'a> {
     /// The latent token's id; `None` if latents are ordinary tokens.
     pub latent: Option<u32>,
-    /// Each of them ends a row.
+    /// Tokens that end a row, each of them.
     pub stops: &'a [u32],
     /// Most tokens generated a row.
     pub max_new_tokens: usize,
@@ -44,95 +45,230 @@ pub struct GenerateOptions<'a> {
 }
 
 /// What one row generated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Generation {
-    /// New tokens only, the eos included if the row reached it.
+    /// The new tokens only, the stop included if the row reached one.
     pub ids: Vec<u32>,
     /// Whether the row ended by itself rather than at a limit.
     pub finished: bool,
-    /// Positions computed for it: the prompt, latents included, and the tokens fed back in.
+    /// Positions computed for the row: the prompt, latents included, and the tokens fed back in.
     pub positions: usize,
+}
+
+/// One row's part of a column of new tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewToken {
+    /// The row's number in the batch, from 0.
+    pub row: usize,
+    /// The token's id.
+    pub id: u32,
+    /// Why the row ends with this token; `None` if it goes on.
+    pub end: Option<End>,
+}
+
+/// Why a row ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It said one of [`GenerateOptions::stops`].
+    Stop,
+    /// It reached [`GenerateOptions::max_new_tokens`] or the end of the model's context.
+    Length,
 }
 
 /// Generates after each prompt. Rows end one by one: at a stop, after `max_new_tokens`, or where the
 /// model's context ends. A row's tokens do not depend on its batch mates.
 ///
 /// # Errors
-/// A sentence naming the row (from 0) of a prompt that is empty, begins with a latent or is longer
-/// than the model's context.
+/// As [`GenerationLoop::new`] and [`GenerationLoop::step`].
 pub fn generate(
     model: &LatentModel,
     prompts: &[&[u32]],
     options: &GenerateOptions<'_>,
-) -> Result<Vec<Generation>, String> {
-    let context = model.transformer.config.n_positions;
-    if let Some(row) = prompts.iter().position(|prompt| prompt.len() > context) {
-        let length = prompts[row].len();
-        return Err(format!("row {row} has {length} tokens; the model's context is {context}"));
+) -> Result<Vec<Generation>> {
+    let mut rows = GenerationLoop::new(model, prompts, *options)?;
+    while !rows.step()?.is_empty() {}
+    Ok(rows.finish())
+}
+
+/// Runs prompts through the model, latents included: the batch that they were laid out as, and what
+/// was computed at the positions that `wanted` names.
+///
+/// # Errors
+/// [`Error::Prompt`] for a prompt with a [`prompt_problem`].
+pub fn forward_prompts(
+    model: &LatentModel,
+    prompts: &[&[u32]],
+    options: &GenerateOptions<'_>,
+    wanted: Wanted,
+) -> Result<(Batch, Trace)> {
+    for (row, prompt) in prompts.iter().enumerate() {
+        if let Some(problem) = prompt_problem(model, prompt, options.latent) {
+            return Err(Error::Prompt { row, problem });
+        }
     }
     let rows: Vec<Row> = prompts.iter().map(|ids| Row { ids, labels: &[] }).collect();
-    let batch = Batch::new(&rows, options.latent)?;
-    let device = model.device();
-    let trace = latent::forward(model, &batch, Wanted::Predictions);
-    let model = &model.transformer;
-    let Some(mut hidden) = trace.ends(&batch) else { return Ok(Vec::new()) }; // [batch, d_model]
-    let packed = trace.packed_columns(&batch);
-    let mut cache = trace.cache;
-    let mut visible: Vec<Vec<bool>> =
-        (0..batch.rows).map(|row| batch.visible(batch.columns).row(row).to_vec()).collect();
-    let mut generations: Vec<Generation> = prompts
-        .iter()
-        .map(|p| Generation { ids: Vec::new(), finished: false, positions: p.len() })
-        .collect();
-    let mut choose = Chooser::new(options.sampling, prompts.len());
-    let mut done = vec![options.max_new_tokens == 0; prompts.len()];
+    let batch = Batch::new(&rows, options.latent).map_err(Error::Internal)?;
+    let trace = latent::forward(model, &batch, wanted);
+    Ok((batch, trace))
+}
 
-    while !done.iter().all(|&done| done) {
-        let tokens = choose.next(model.logits(hidden));
-        for (row, generation) in generations.iter_mut().enumerate() {
-            if done[row] {
+/// Why a model cannot be given a prompt, as a clause about "it"; `None` if it can. `latent` is the token
+/// that is fed back, if one is.
+pub fn prompt_problem(model: &LatentModel, prompt: &[u32], latent: Option<u32>) -> Option<String> {
+    let config = &model.transformer.config;
+    let (context, vocabulary) = (config.n_positions, config.vocab_size);
+    let length = prompt.len();
+    if length == 0 {
+        return Some("it has no tokens".into());
+    }
+    if length > context {
+        return Some(format!("it has {length} tokens, but the model's context is {context}"));
+    }
+    if prompt.first().copied() == latent {
+        return Some("it begins with a latent; a latent needs a token before it".into());
+    }
+    let beyond = prompt.iter().find(|&&id| id as usize >= vocabulary)?;
+    Some(format!("its token {beyond} is beyond the vocabulary of {vocabulary} tokens"))
+}
+
+/// A batch of rows in the middle of generation. Each [`step`](Self::step) gives one more token to every row
+/// that has not ended.
+#[derive(Debug)]
+pub struct GenerationLoop<'a> {
+    model: &'a Transformer,
+    options: GenerateOptions<'a>,
+    rows: Vec<RowState>,
+    /// Last hidden states at the prompts' ends, `[batch, d_model]`, until the first step takes them.
+    prompt_ends: Option<Tensor<2>>,
+    /// Keys and values of all columns so far.
+    cache: Cache,
+    /// How many columns the cache's first chunk stands for if it leaves padding out, else 0.
+    packed: usize,
+    chooser: Chooser,
+}
+
+#[derive(Debug)]
+struct RowState {
+    generation: Generation,
+    ended: bool,
+    /// For each column so far, whether it holds a token of this row.
+    visible: Vec<bool>,
+}
+
+impl<'a> GenerationLoop<'a> {
+    /// Rows that begin with `prompts`, whose latents are computed here.
+    ///
+    /// # Errors
+    /// As [`forward_prompts`].
+    pub fn new(
+        model: &'a LatentModel,
+        prompts: &[&[u32]],
+        options: GenerateOptions<'a>,
+    ) -> Result<Self> {
+        let (batch, trace) = forward_prompts(model, prompts, &options, Wanted::Predictions)?;
+        Ok(Self::after(model, &batch, trace, options))
+    }
+
+    /// Rows that go on after prompts which [`forward_prompts`] has computed.
+    pub fn after(
+        model: &'a LatentModel,
+        batch: &Batch,
+        trace: Trace,
+        options: GenerateOptions<'a>,
+    ) -> Self {
+        let row = |row: usize| {
+            let mut visible = vec![false; batch.columns];
+            batch.columns_of(row).into_iter().for_each(|column| visible[column] = true);
+            let generation = Generation { positions: batch.lengths[row], ..Generation::default() };
+            RowState { generation, ended: options.max_new_tokens == 0, visible }
+        };
+        Self {
+            model: &model.transformer,
+            options,
+            rows: (0..batch.rows).map(row).collect(),
+            prompt_ends: trace.ends(batch),
+            packed: trace.packed_columns(batch),
+            cache: trace.cache,
+            chooser: Chooser::new(options.sampling, batch.rows),
+        }
+    }
+
+    /// Chooses the next column: a token for each row that has not ended, in the rows' order. Empty once all
+    /// rows have ended.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the device failed.
+    pub fn step(&mut self) -> Result<Vec<NewToken>> {
+        if self.rows.iter().all(|row| row.ended) {
+            return Ok(Vec::new());
+        }
+        let hidden = match self.prompt_ends.take() {
+            Some(hidden) => hidden,
+            None => self.feed(),
+        };
+        let chosen = self.chooser.next(self.model.logits(hidden))?;
+        let context = self.model.config.n_positions;
+        let mut column = Vec::new();
+        for (number, (row, id)) in self.rows.iter_mut().zip(chosen).enumerate() {
+            if row.ended {
                 continue;
             }
-            let token = tokens[row];
-            generation.ids.push(token);
-            generation.finished = options.stops.contains(&token);
-            let length = prompts[row].len() + generation.ids.len();
-            done[row] = generation.finished
-                || generation.ids.len() >= options.max_new_tokens
-                || length > context;
+            let generation = &mut row.generation;
+            generation.ids.push(id);
+            generation.finished = self.options.stops.contains(&id);
+            let full = generation.ids.len() >= self.options.max_new_tokens
+                || generation.positions >= context;
+            let end = match (generation.finished, full) {
+                (true, _) => Some(End::Stop),
+                (false, true) => Some(End::Length),
+                (false, false) => None,
+            };
+            row.ended = end.is_some();
+            column.push(NewToken { row: number, id, end });
         }
-        if done.iter().all(|&done| done) {
-            break;
-        }
+        Ok(column)
+    }
 
-        // One more column: the tokens just chosen, invisible in rows that have ended.
-        let mut ids = vec![0i32; prompts.len()];
-        let mut position_ids = vec![0i32; prompts.len()];
-        for (row, generation) in generations.iter_mut().enumerate() {
-            visible[row].push(!done[row]);
-            if !done[row] {
-                ids[row] = tokens[row] as i32;
-                position_ids[row] = (prompts[row].len() + generation.ids.len() - 1) as i32;
-                generation.positions += 1;
+    /// What each row has generated, whether or not it has ended.
+    pub fn finish(self) -> Vec<Generation> {
+        self.rows.into_iter().map(|row| row.generation).collect()
+    }
+
+    /// Runs the column chosen last, which is invisible in rows that have ended: last hidden states
+    /// `[batch, d_model]`.
+    fn feed(&mut self) -> Tensor<2> {
+        let n_rows = self.rows.len();
+        let (mut ids, mut position_ids) = (vec![0i32; n_rows], vec![0i32; n_rows]);
+        for (number, row) in self.rows.iter_mut().enumerate() {
+            row.visible.push(!row.ended);
+            if let (false, Some(&id)) = (row.ended, row.generation.ids.last()) {
+                ids[number] = id as i32;
+                position_ids[number] = row.generation.positions as i32;
+                row.generation.positions += 1;
             }
         }
-        let column = |cells: Vec<i32>| {
-            Tensor::<2, Int>::from_data(TensorData::new(cells, [prompts.len(), 1]), &device)
+        let device = self.model.device();
+        let column = |values: Vec<i32>| {
+            Tensor::<2, Int>::from_data(TensorData::new(values, [n_rows, 1]), &device)
         };
-        let columns = visible[0].len();
-        let seen = Visible::new(prompts.len(), columns, visible.concat()).packed(packed);
-        let layout = Layout::whole(seen, 1);
-        let (states, longer) =
-            model.forward(model.embed(column(ids)), column(position_ids), cache, &layout, None);
-        cache = longer;
-        hidden = states.last().squeeze_dim(1);
+        let cells: Vec<bool> =
+            self.rows.iter().flat_map(|row| row.visible.iter().copied()).collect();
+        let visible = Visible::new(n_rows, cells.len() / n_rows, cells).packed(self.packed);
+        let layout = Layout::whole(visible, 1);
+        let embeddings = self.model.embed(column(ids));
+        let cache = std::mem::take(&mut self.cache);
+        let (states, cache) =
+            self.model.forward(embeddings, column(position_ids), cache, &layout, None);
+        self.cache = cache;
+        states.last().squeeze_dim(1) // [batch, 1, d_model] → [batch, d_model]
     }
-    Ok(generations)
 }
 
 /// Chooses a token for each row.
+#[derive(Debug)]
 struct Chooser {
     sampling: Sampling,
+    /// One a row; none for greedy choices.
     rngs: Vec<rand_chacha::ChaCha8Rng>,
 }
 
@@ -147,23 +283,24 @@ impl Chooser {
         Self { sampling, rngs }
     }
 
-    /// `logits: [batch, vocab]` → a token a row.
-    fn next(&mut self, logits: Tensor<2>) -> Vec<u32> {
-        let [_, vocab] = logits.dims();
-        let logits = logits.into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default();
-        let rows = logits.chunks(vocab);
+    /// `logits: [batch, vocab]` → a token a row. Greedy choices are made on the device, so that ids alone are
+    /// read from it.
+    fn next(&mut self, logits: Tensor<2>) -> Result<Vec<u32>> {
         match self.sampling {
-            Sampling::Greedy => rows.map(argmax).collect(),
-            Sampling::Random { temperature, top_k, .. } => (rows.zip(&mut self.rngs))
-                .map(|(row, rng)| sample(row, temperature, top_k, rng.random()))
-                .collect(),
+            Sampling::Greedy => argmax(logits),
+            Sampling::Random { temperature, top_k, .. } => {
+                let [_, vocab] = logits.dims();
+                let logits: Vec<f32> = device::to_host(logits)?;
+                let rows = logits.chunks(vocab).zip(&mut self.rngs);
+                Ok(rows.map(|(row, rng)| sample(row, temperature, top_k, rng.random())).collect())
+            }
         }
     }
 }
 
-fn argmax(logits: &[f32]) -> u32 {
-    let better = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
-    (0..logits.len()).reduce(better).unwrap_or(0) as u32
+/// The id of each row's largest logit, the smallest id among equals: `[batch, vocab]` → one a row.
+fn argmax(logits: Tensor<2>) -> Result<Vec<u32>> {
+    device::to_host(logits.argmax(1))
 }
 
 /// The token at quantile `u` of the softmax over the `top_k` largest logits.
@@ -191,6 +328,7 @@ fn sample(logits: &[f32], temperature: f64, top_k: usize, u: f64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::Device;
 
     #[test]
     fn sampling_follows_the_softmax() {
@@ -206,8 +344,20 @@ mod tests {
         assert_eq!([sample(&logits, 0.5, 0, 0.66), sample(&logits, 0.5, 0, 0.67)], [0, 1]);
     }
 
+    /// Short and long rows: devices may take different ways for them.
     #[test]
     fn greedy_takes_the_first_of_equals() {
-        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+        for vocab in [3, 64, 1000, 50_257] {
+            let mut logits = vec![0f32; 3 * vocab];
+            logits[1] = 3.0;
+            logits[vocab - 1] = 3.0;
+            logits[vocab..2 * vocab].fill(-0.0);
+            logits[vocab + 1] = 0.0; // equal to −0
+            logits[2 * vocab..].fill(f32::NEG_INFINITY);
+            logits[3 * vocab - 2..].fill(-7.0);
+            let rows = TensorData::new(logits, [3, vocab]);
+            let chosen = argmax(Tensor::from_data(rows, &Device::flex())).unwrap();
+            assert_eq!(chosen, [1, 0, vocab as u32 - 2], "{vocab} tokens");
+        }
     }
 }

@@ -1,11 +1,25 @@
-//! Evaluation: generate, read the answer, count.
+//! Evaluation: generate, read the answer, count, and look at the thoughts.
+//!
+//! | to change … | open … |
+//! | --- | --- |
+//! | how tokens are chosen, and when a row ends | [`generate`](mod@generate) |
+//! | how a question is put and its answer handed back | [`answer`](mod@answer) |
+//! | how an answer is read and judged | [`score`] |
+//! | what is counted over a set of questions | [`evaluate`] |
+//! | how a thought is read as tokens | [`lens`](mod@lens) |
+//! | how unlike thoughts are | [`diversity`] |
 
+pub mod answer;
+pub mod diversity;
 pub mod evaluate;
 pub mod generate;
 pub mod lens;
 pub mod score;
-pub mod spread;
 
-pub use evaluate::{Evaluation, Evaluator, Sample};
-pub use generate::{GenerateOptions, Generation, Sampling, generate};
-pub use spread::Spread;
+pub use answer::{Answer, AnswerOptions, Question, Thought, TrainedModel, answer};
+pub use diversity::ThoughtDiversity;
+pub use evaluate::{Answers, Evaluation, Evaluator, Likelihoods, Sample};
+pub use generate::{
+    End, GenerateOptions, Generation, GenerationLoop, NewToken, Sampling, generate,
+};
+pub use lens::lens;

@@ -123,24 +123,25 @@ impl Row {
         method: Method,
         reinject: Option<String>,
     ) -> Self {
+        let Evaluation { answers, likelihoods } = found;
         Self {
             stage: stage.0,
             epoch,
             method: method.to_string(),
             reinject,
-            eval_tokens: Some(found.tokens),
-            eval_latents: Some(found.latents),
-            eval_ms_per_question: Some(found.ms_per_question),
-            eval_loss: Some(found.loss).filter(|loss| loss.is_finite()),
-            eval_forward_positions: Some(found.forward_positions),
-            eval_answer_perplexity: found.answer_perplexity,
-            eval_perplexity_ratio: found.perplexity_ratio,
-            eval_thought_entropy: found.thoughts.map(|spread| spread.entropy),
-            eval_thought_cosine: found.thoughts.map(|spread| spread.cosine),
+            eval_tokens: Some(answers.tokens),
+            eval_latents: Some(answers.latents),
+            eval_ms_per_question: Some(answers.ms_per_question),
+            eval_loss: Some(likelihoods.loss).filter(|loss| loss.is_finite()),
+            eval_forward_positions: Some(answers.forward_positions),
+            eval_answer_perplexity: likelihoods.answer_perplexity,
+            eval_perplexity_ratio: likelihoods.perplexity_ratio,
+            eval_thought_entropy: likelihoods.diversity.map(|thoughts| thoughts.entropy),
+            eval_thought_cosine: likelihoods.diversity.map(|thoughts| thoughts.cosine),
             ..Self::default()
         }
-        .with_accuracy(found.accuracy.hits, found.accuracy.n)
-        .with_cot_em(found.cot_em.hits, found.cot_em.n)
+        .with_accuracy(answers.accuracy.hits, answers.accuracy.n)
+        .with_cot_em(answers.cot_em.hits, answers.cot_em.n)
     }
 
     /// Sets `eval_acc`, its interval and `n`: `right` of `n` answers were right.

@@ -85,7 +85,7 @@ pub fn append_samples(
     method: Method,
 ) -> Result<()> {
     let mut lines = String::new();
-    for sample in &found.samples {
+    for sample in &found.answers.samples {
         let mut value =
             serde_json::json!({"stage": stage.0, "epoch": epoch, "method": method.to_string()});
         let fields = serde_json::to_value(sample).unwrap_or_default();

@@ -6,7 +6,6 @@ use std::{
 };
 
 use burn::module::Module;
-use coconut_kernels::simd::{self, Level};
 
 use super::{
     Beginning, Data, EpochSteps, Event, Group, StepOptions, StepReport, initial_model,
@@ -131,10 +130,8 @@ impl<'a> Trainer<'a> {
 
     fn warn(&self, watch: &mut dyn FnMut(Event)) {
         self.data.warnings.iter().for_each(|warning| watch(Event::Warning(warning)));
-        if self.config.bf16 && simd::level() < Level::Avx512Bf16 {
-            watch(Event::Warning(
-                "this processor has no bf16 products (AVX512-BF16): `bf16: True` gives what it gives elsewhere, but steps take longer than without it",
-            ));
+        if let Some(warning) = device::bf16_warning(self.config.bf16) {
+            watch(Event::Warning(warning));
         }
     }
 
@@ -321,7 +318,7 @@ impl<'a> Trainer<'a> {
         self.state.rows.push(row);
         self.write_results()?;
         self.state.rows.last().map(|row| watch(Event::Evaluated(row)));
-        let accuracy = found.accuracy.rate();
+        let accuracy = found.answers.accuracy.rate();
         let improved = self.state.best_accuracy.is_none_or(|best| accuracy > best);
         if improved {
             self.state.best_accuracy = Some(accuracy);

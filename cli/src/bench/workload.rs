@@ -335,7 +335,7 @@ impl Workload {
             .collect();
         let prompts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
         let start = Instant::now();
-        generate(&model, &prompts, &options).map_err(Error::Internal)?;
+        generate(&model, &prompts, &options)?;
         let seconds = start.elapsed().as_secs_f64();
         Ok((ids, seconds))
     }

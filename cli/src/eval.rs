@@ -1,0 +1,129 @@
+//! `coconut eval`, and recipes that only evaluate.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use coconut::{
+    Error, Result,
+    checkpoint::Checkpoint,
+    config::RunConfig,
+    data::{Dataset, Format, Stage, encode_graphs, encode_texts, read},
+    eval::Evaluator,
+    report,
+    run::{self, Results, append_samples},
+};
+use serde_json::json;
+
+use crate::{
+    log,
+    options::{ModelOptions, SamplingOptions},
+    progress::Progress,
+    verbs,
+};
+
+#[derive(Args)]
+pub struct Eval {
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Examples to evaluate on.
+    #[arg(long)]
+    data: PathBuf,
+    /// Evaluate at this stage instead of the checkpoint's (−1 is chain of thought in words).
+    #[arg(long, allow_hyphen_values = true)]
+    stage: Option<i32>,
+    /// Questions generated at once.
+    #[arg(long, default_value_t = 64)]
+    batch_size: usize,
+    /// Most tokens generated for one question.
+    #[arg(long, default_value_t = 128)]
+    max_new_tokens: usize,
+    /// Use only the first so many examples.
+    #[arg(long)]
+    max_size: Option<usize>,
+    #[command(flatten)]
+    sampling: SamplingOptions,
+    /// Write each question with its generation and verdict to this file.
+    #[arg(long)]
+    samples: Option<PathBuf>,
+    /// Print the result as one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Eval {
+    pub fn run(self) -> Result<()> {
+        let checkpoint = self.model.open()?;
+        let data = self.examples(&checkpoint)?;
+        let Checkpoint { model, tokenizer, latent, .. } = &checkpoint;
+        let stage = self.stage.map_or(latent.stage, Stage);
+        let evaluator = Evaluator {
+            data: &data,
+            tokenizer,
+            curriculum: latent.curriculum(),
+            batch_size: self.batch_size,
+            max_new_tokens: self.max_new_tokens,
+            sampling: self.sampling.sampling(),
+            seed: 0,
+        };
+        evaluator.check(model, stage, &self.data)?;
+        let progress = Progress::new("evaluating", "questions", 0, data.encoded.len() as u64);
+        let found = evaluator.evaluate(model, stage, |n| {
+            progress.advance(n as u64);
+            Ok(())
+        })?;
+        drop(progress);
+        let feeds_back = evaluator.curriculum.feeds_back();
+        let reinject = feeds_back.then(|| latent.thinking.reinject.to_string());
+        let row = run::Row::of(&found, stage, 0, latent.method, reinject);
+        if let Some(path) = &self.samples {
+            append_samples(path, &found, stage, 0, latent.method)?;
+        }
+        if self.json {
+            verbs::print_json(&json!(row));
+        } else {
+            let results = Results { run: "eval".into(), config: json!({}), rows: vec![row] };
+            println!("{}", report::table::terminal(&report::series(&[&results])));
+        }
+        Ok(())
+    }
+
+    /// The examples in the checkpoint's tokens; what looks wrong in them is said on stderr.
+    fn examples(&self, checkpoint: &Checkpoint) -> Result<Dataset> {
+        let examples = read::load(&self.data, self.max_size)?;
+        let encoded = match checkpoint.latent.format {
+            Format::Graph => encode_graphs(&examples, &checkpoint.tokenizer, &self.data)?,
+            Format::Text => {
+                let (encoded, findings) = encode_texts(&examples, &checkpoint.tokenizer)?;
+                for warning in findings.warnings() {
+                    eprintln!("warning: {}, {warning}", self.data.display());
+                }
+                encoded
+            }
+        };
+        Ok(Dataset { examples, encoded })
+    }
+}
+
+/// `only_eval: True` in a recipe.
+pub fn evaluate_recipe(config: &RunConfig, json: bool) -> Result<()> {
+    log::install(None)?;
+    let (Some(checkpoint), Some(data)) = (&config.load_model_path, &config.val_path) else {
+        return Err(Error::Usage("`only_eval` needs `load_model_path` and `val_path`.".into()));
+    };
+    Eval {
+        model: ModelOptions {
+            checkpoint: checkpoint.clone(),
+            device: config.device.clone(),
+            bf16: config.bf16,
+        },
+        data: data.clone(),
+        stage: None,
+        batch_size: config.eval_batch_size,
+        max_new_tokens: config.max_new_tokens,
+        max_size: None,
+        sampling: SamplingOptions::default(),
+        samples: None,
+        json,
+    }
+    .run()
+}

@@ -1,0 +1,191 @@
+//! `coconut generate`: answers to questions, with the thoughts on the way.
+
+use std::{
+    io::{BufRead, IsTerminal},
+    num::NonZeroUsize,
+    path::Path,
+};
+
+use clap::Args;
+use coconut::{
+    Error, Result,
+    eval::{Answer, AnswerOptions, Question, Thought, TrainedModel, answer},
+};
+use comfy_table::{Attribute, Cell, CellAlignment, Table, presets};
+use serde_json::json;
+
+use crate::{
+    options::{ModelOptions, SamplingOptions},
+    verbs,
+};
+
+#[derive(Args)]
+pub struct Generate {
+    #[command(flatten)]
+    model: ModelOptions,
+    /// The question; lines of standard input if absent.
+    #[arg(long)]
+    prompt: Option<String>,
+    /// Latents between question and answer; as many as in training if absent.
+    #[arg(long)]
+    latents: Option<usize>,
+    /// Show each thought too: the 5 (or so many) likeliest tokens by the logit lens, and the length of the
+    /// vector fed back.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "5", value_name = "TOKENS")]
+    thoughts: Option<NonZeroUsize>,
+    /// Most tokens generated.
+    #[arg(long, default_value_t = 128)]
+    max_new_tokens: usize,
+    #[command(flatten)]
+    sampling: SamplingOptions,
+    /// One line of JSON a question.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Generate {
+    pub fn run(self) -> Result<()> {
+        let checkpoint = self.model.open()?;
+        let trained = checkpoint.trained();
+        if let Some(prompt) = &self.prompt {
+            self.print(&self.answer(&trained, prompt)?);
+            return Ok(());
+        }
+        let stdin = std::io::stdin();
+        if stdin.is_terminal() {
+            eprintln!("One question a line; end with Ctrl-D.");
+        }
+        for line in stdin.lock().lines() {
+            let line = line.map_err(Error::io("read", Path::new("standard input")))?;
+            if !line.trim().is_empty() {
+                self.print(&self.answer(&trained, &line)?);
+                if self.thoughts.is_some() && !self.json {
+                    println!(); // between one answer and the next one's thoughts
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&self, trained: &TrainedModel, question: &str) -> Result<Answer> {
+        let asked = Question { latents: self.latents, ..Question::from(question) };
+        let options = AnswerOptions {
+            max_new_tokens: self.max_new_tokens,
+            sampling: self.sampling.sampling(),
+            thoughts: self.thoughts.map_or(0, NonZeroUsize::get),
+        };
+        let answers = answer(trained, &[asked], &options).map_err(|error| match error {
+            Error::Prompt { problem, .. } => {
+                Error::Usage(format!("The question `{question}` cannot be answered: {problem}."))
+            }
+            other => other,
+        })?;
+        let one = answers.into_iter().next();
+        one.ok_or_else(|| Error::Internal("a question without an answer".into()))
+    }
+
+    fn print(&self, answer: &Answer) {
+        if self.json {
+            return verbs::print_json(&self.to_json(answer));
+        }
+        if self.thoughts.is_some() && !answer.thoughts.is_empty() {
+            println!("{}\n", table(&answer.thoughts, verbs::styled()));
+        }
+        println!("{}", answer.text.trim_end());
+    }
+
+    fn to_json(&self, answer: &Answer) -> serde_json::Value {
+        let mut object = json!({
+            "prompt": answer.question,
+            "generation": answer.text,
+            "answer": answer.prediction,
+            "prompt_ids": answer.prompt_ids,
+            "ids": answer.ids,
+            "latents": answer.latents,
+            "finished": answer.finished,
+        });
+        if self.thoughts.is_some() {
+            let thought =
+                |thought: &Thought| json!({"tokens": thought.tokens, "length": thought.length});
+            object["thoughts"] = answer.thoughts.iter().map(thought).collect();
+        }
+        object
+    }
+}
+
+/// A line a thought: its number, the length of the vector fed back, and tokens with their probabilities.
+fn table(thoughts: &[Thought], styled: bool) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    match styled {
+        true => table.enforce_styling(),
+        false => table.force_no_tty(),
+    };
+    let head = |text: &str| Cell::new(text).add_attribute(Attribute::Bold);
+    table.set_header([head("thought"), head("length"), head("likeliest")]);
+    for (number, thought) in (1..).zip(thoughts) {
+        let length = thought.length.map_or("–".to_owned(), |length| format!("{length:.2}"));
+        let mut cells = vec![Cell::new(number), Cell::new(length)];
+        for (token, probability) in &thought.tokens {
+            let attribute = match probability {
+                0.5.. => Attribute::Bold,
+                0.1..0.5 => Attribute::NormalIntensity,
+                _ => Attribute::Dim,
+            };
+            let token = Cell::new(shown(token)).add_attribute(attribute);
+            let probability = Cell::new(format!("{probability:.2}")).add_attribute(attribute);
+            cells.extend([token, probability]);
+        }
+        table.add_row(cells);
+    }
+    // Numbers stand to the right, tokens to the left, each close to its probability.
+    for (index, column) in table.column_iter_mut().enumerate() {
+        let token = index >= 2 && index % 2 == 0;
+        column.set_padding(if token { (1, 0) } else { (1, 1) });
+        column.set_cell_alignment(if token { CellAlignment::Left } else { CellAlignment::Right });
+    }
+    table.trim_fmt()
+}
+
+/// A token on one line, its blanks visible.
+fn shown(token: &str) -> String {
+    let visible = |c: char| match c {
+        ' ' => "␣".to_owned(),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    token.chars().map(visible).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thoughts() -> Vec<Thought> {
+        let reading =
+            |tokens: &[(&str, f64)]| tokens.iter().map(|&(t, p)| (t.to_owned(), p)).collect();
+        vec![
+            Thought { tokens: reading(&[("7", 0.934), ("the end", 0.06)]), length: Some(11.204) },
+            Thought { tokens: reading(&[("\n", 0.5), ("é", 0.125)]), length: None },
+        ]
+    }
+
+    #[test]
+    fn thoughts_stand_in_columns() {
+        let lines: Vec<String> = table(&thoughts(), false).lines().map(str::to_owned).collect();
+        assert_eq!(
+            lines,
+            [
+                "thought  length  likeliest",
+                "      1   11.20  7          0.93  the␣end 0.06",
+                "      2       –  \\n         0.50  é       0.12",
+            ]
+        );
+    }
+
+    #[test]
+    fn colours_only_where_they_are_wanted() {
+        assert!(!table(&thoughts(), false).contains('\x1b'));
+        assert!(table(&thoughts(), true).contains("\x1b["));
+    }
+}

@@ -1,0 +1,102 @@
+//! Options that several verbs share, and what follows from them.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use coconut::{
+    Error, Result,
+    checkpoint::{self, Checkpoint},
+    device,
+    eval::Sampling,
+};
+
+/// The model that a verb works on.
+#[derive(Args)]
+pub struct ModelOptions {
+    /// A checkpoint folder.
+    pub checkpoint: PathBuf,
+    /// Where to compute: cpu, or vulkan, metal or cuda if the program was built with it.
+    #[arg(long, default_value = "cpu", value_name = "NAME")]
+    pub device: String,
+    /// A recipe's `bf16: True`; without it the checkpoint decides.
+    #[arg(skip)]
+    pub bf16: bool,
+}
+
+impl ModelOptions {
+    /// The checkpoint as it is.
+    pub fn load(&self) -> Result<Checkpoint> {
+        let device = device::named(&self.device).map_err(|error| match error {
+            Error::Config { problem, .. } => Error::Usage(format!("--device {problem}")),
+            other => other,
+        })?;
+        Checkpoint::load(&self.checkpoint, &device)
+    }
+
+    /// The checkpoint, ready to compute as in training; what differs or costs time is said on stderr.
+    pub fn open(&self) -> Result<Checkpoint> {
+        let mut checkpoint = self.load()?;
+        let trained = checkpoint.latent.bf16;
+        if self.bf16 && !trained {
+            eprintln!(
+                "note: products are rounded to bf16, as the recipe's `bf16: True` asks, though {} was trained without",
+                self.checkpoint.display()
+            );
+        }
+        let bf16 = self.bf16 || trained;
+        check_bf16(bf16, &self.device)?;
+        if let Some(warning) = device::bf16_warning(bf16) {
+            eprintln!("warning: {warning}");
+        }
+        checkpoint.model.transformer.config.precision = checkpoint::precision(bf16);
+        Ok(checkpoint)
+    }
+}
+
+/// Refuses products in bf16 on a device that would make them in f32.
+fn check_bf16(bf16: bool, device: &str) -> Result<()> {
+    if bf16 && device != "cpu" {
+        return Err(Error::Usage(format!(
+            "--device {device}: this checkpoint was trained with `bf16: True`, which only `--device cpu` can do."
+        )));
+    }
+    Ok(())
+}
+
+/// How tokens are chosen.
+#[derive(Args, Default)]
+pub struct SamplingOptions {
+    /// Sample at this temperature instead of taking the most probable token.
+    #[arg(long)]
+    temperature: Option<f64>,
+    /// Sample from the most probable so many tokens only (0 for all).
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Seed of the samples.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl SamplingOptions {
+    pub fn sampling(&self) -> Sampling {
+        match self.temperature {
+            Some(temperature) if temperature > 0.0 => {
+                Sampling::Random { temperature, top_k: self.top_k, seed: self.seed }
+            }
+            _ => Sampling::Greedy,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_is_refused_where_it_would_be_f32() {
+        assert!(check_bf16(true, "cpu").is_ok() && check_bf16(false, "vulkan").is_ok());
+        let refusal = check_bf16(true, "vulkan").unwrap_err();
+        assert_eq!(refusal.exit_code(), 2);
+        assert!(refusal.to_string().contains("--device vulkan"), "{refusal}");
+    }
+}

@@ -1,0 +1,227 @@
+//! Answers to questions: each laid out as in training, answered, and read, with the thoughts on the way.
+
+use burn::tensor::Tensor;
+
+use super::{
+    generate::{GenerateOptions, GenerationLoop, Sampling, forward_prompts},
+    lens::{self, Reading},
+    score,
+};
+use crate::{
+    Error, Result,
+    data::{
+        Curriculum, Draw, Encoded, Example, Format, Stage, Tokenizer, encode,
+        tokenizer::ANSWER_MARK,
+    },
+    device,
+    latent::{LatentModel, Trace, Wanted, batch::Batch},
+};
+
+/// A trained model, and what it takes to put a question to it as in training.
+#[derive(Clone, Debug)]
+pub struct TrainedModel<'a> {
+    /// The model, without autodiff.
+    pub model: &'a LatentModel,
+    /// The model's tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// The curriculum that it was trained by, which says how many latents a prompt has.
+    pub curriculum: Curriculum,
+    /// The stage that prompts are laid out for.
+    pub stage: Stage,
+    /// How its questions become tokens; only text can be asked here.
+    pub format: Format,
+}
+
+/// A question as it is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The question's text, without markers.
+    pub text: String,
+    /// Latents between question and answer; as many as in training if `None`.
+    pub latents: Option<usize>,
+}
+
+impl From<&str> for Question {
+    fn from(text: &str) -> Self {
+        Self { text: text.to_owned(), latents: None }
+    }
+}
+
+/// How questions are answered.
+#[derive(Clone, Copy, Debug)]
+pub struct AnswerOptions {
+    /// Most tokens generated for one question.
+    pub max_new_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Tokens that each thought is read as; if 0, thoughts are not read.
+    pub thoughts: usize,
+}
+
+impl Default for AnswerOptions {
+    fn default() -> Self {
+        Self { max_new_tokens: 128, sampling: Sampling::Greedy, thoughts: 0 }
+    }
+}
+
+/// A question and what the model made of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The question's text.
+    pub question: String,
+    /// Token ids that the model was given: the question, markers and latents.
+    pub prompt_ids: Vec<u32>,
+    /// The text generated after them.
+    pub text: String,
+    /// Token ids of that text, the stop included if one was reached.
+    pub ids: Vec<u32>,
+    /// What stands after the text's last answer mark, if it has one.
+    pub prediction: Option<String>,
+    /// Latents in the prompt.
+    pub latents: usize,
+    /// Whether the text ended by itself rather than at a limit.
+    pub finished: bool,
+    /// The prompt's thoughts in order, if [`AnswerOptions::thoughts`] asks for them.
+    pub thoughts: Vec<Thought>,
+}
+
+/// What can be seen of one thought.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Thought {
+    /// The likeliest tokens, had the model spoken at this place instead ([`lens`](super::lens())).
+    pub tokens: Reading,
+    /// Euclidean length of the vector that was fed back; `None` if latents are ordinary tokens, so that
+    /// nothing was.
+    pub length: Option<f64>,
+}
+
+/// Answers questions, all in one batch; the answers come in the questions' order. Asking for thoughts
+/// changes no answer.
+///
+/// # Errors
+/// [`Error::Usage`] if the model answers graphs, [`Error::Prompt`] for a question that does not fit the
+/// model, [`Error::Internal`] if the device failed.
+pub fn answer(
+    trained: &TrainedModel<'_>,
+    questions: &[Question],
+    options: &AnswerOptions,
+) -> Result<Vec<Answer>> {
+    let &TrainedModel { model, tokenizer, .. } = trained;
+    let prompts = trained.prompts(questions)?;
+    let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let generation = trained.generation(options);
+    // What feeds a thought is among the predictions; what only stands before a pause token is not.
+    let wanted = match options.thoughts > 0 && generation.latent.is_none() {
+        true => Wanted::Everything,
+        false => Wanted::Predictions,
+    };
+    let (batch, trace) = forward_prompts(model, &rows, &generation, wanted)?;
+    let thoughts = match options.thoughts {
+        0 => vec![Vec::new(); rows.len()],
+        n_tokens => thoughts(trained, &rows, &batch, &trace, n_tokens)?,
+    };
+    let mut speaking = GenerationLoop::after(model, &batch, trace, generation);
+    while !speaking.step()?.is_empty() {}
+
+    let found = questions.iter().zip(&prompts).zip(thoughts).zip(speaking.finish());
+    found
+        .map(|(((question, prompt_ids), thoughts), generation)| {
+            let text = tokenizer.decode(&generation.ids)?;
+            Ok(Answer {
+                question: question.text.clone(),
+                prompt_ids: prompt_ids.clone(),
+                prediction: score::read_answer(&text, ANSWER_MARK),
+                text,
+                ids: generation.ids,
+                latents: lens::latents(prompt_ids, tokenizer).len(),
+                finished: generation.finished,
+                thoughts,
+            })
+        })
+        .collect()
+}
+
+impl TrainedModel<'_> {
+    /// Token ids that the model is given for each question.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the model answers graphs, [`Error::Prompt`] for a question with more latents than
+    /// the model's context holds.
+    pub fn prompts(&self, questions: &[Question]) -> Result<Vec<Vec<u32>>> {
+        if self.format == Format::Graph {
+            return Err(Error::Usage("This checkpoint answers graphs, not text; use `coconut eval` with a file of graphs.".into()));
+        }
+        let context = self.model.transformer.config.n_positions;
+        let numbered = questions.iter().enumerate();
+        numbered
+            .map(|(row, question)| match question.latents {
+                Some(n) if n > context => {
+                    let problem =
+                        format!("{n} latents are more than the model's context of {context}");
+                    Err(Error::Prompt { row, problem })
+                }
+                _ => self.prompt(question),
+            })
+            .collect()
+    }
+
+    /// How such prompts are generated from.
+    pub fn generation(&self, options: &AnswerOptions) -> GenerateOptions<'_> {
+        GenerateOptions {
+            latent: self.curriculum.feeds_back().then_some(self.tokenizer.markers().latent),
+            stops: self.tokenizer.stops(),
+            max_new_tokens: options.max_new_tokens,
+            sampling: options.sampling,
+        }
+    }
+
+    fn prompt(&self, question: &Question) -> Result<Vec<u32>> {
+        let markers = self.tokenizer.markers();
+        let example = Example::new(&question.text, Vec::<String>::new(), "");
+        let text = encode::encode_text(&example, self.tokenizer)?;
+        Ok(match question.latents {
+            Some(n) => [
+                text.question.as_slice(),
+                &[markers.start_latent],
+                &vec![markers.latent; n],
+                &[markers.end_latent],
+            ]
+            .concat(),
+            None => {
+                // The number of steps is unknown: as many latents as a question with enough of them gets.
+                let curriculum = Curriculum { pad_latent_to_max: true, ..self.curriculum.clone() };
+                let draw = Draw { seed: 0, epoch: 0, index: 0 };
+                curriculum.prompt(&Encoded::Text(text), self.stage, markers, draw).ids
+            }
+        })
+    }
+}
+
+/// For each prompt, what can be seen of its thoughts.
+fn thoughts(
+    trained: &TrainedModel<'_>,
+    prompts: &[&[u32]],
+    batch: &Batch,
+    trace: &Trace,
+    n_tokens: usize,
+) -> Result<Vec<Vec<Thought>>> {
+    let readings = lens::read(trained.model, trained.tokenizer, prompts, batch, trace, n_tokens)?;
+    let lengths = lengths(trace)?;
+    let of_row = |(row, readings): (usize, Vec<Reading>)| {
+        let length = |number: usize| lengths.get(number).map(|of| of[row]);
+        let numbered = readings.into_iter().enumerate();
+        numbered.map(|(number, tokens)| Thought { tokens, length: length(number) }).collect()
+    };
+    Ok(readings.into_iter().enumerate().map(of_row).collect())
+}
+
+/// Euclidean lengths of what was fed back: for each thought number, one a row.
+fn lengths(trace: &Trace) -> Result<Vec<Vec<f64>>> {
+    let of_number = |thought: &Tensor<3>| {
+        let [_, _, d] = thought.dims(); // [batch, 1, d_model]
+        let values: Vec<f32> = device::to_host(thought.clone())?;
+        let length = |v: &[f32]| v.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        Ok(values.chunks(d).map(length).collect())
+    };
+    trace.thoughts.iter().map(of_number).collect()
+}
