@@ -122,7 +122,7 @@ fn table(thoughts: &[Thought], styled: bool) -> String {
         false => table.force_no_tty(),
     };
     let head = |text: &str| Cell::new(text).add_attribute(Attribute::Bold);
-    table.set_header([head("thought"), head("length"), head("likeliest")]);
+    table.set_header([head("thought"), head("length"), head("tokens")]);
     for (number, thought) in (1..).zip(thoughts) {
         let length = thought.length.map_or("–".to_owned(), |length| format!("{length:.2}"));
         let mut cells = vec![Cell::new(number), Cell::new(length)];
@@ -141,7 +141,7 @@ fn table(thoughts: &[Thought], styled: bool) -> String {
     // Numbers stand to the right, tokens to the left, each close to its probability.
     for (index, column) in table.column_iter_mut().enumerate() {
         let token = index >= 2 && index % 2 == 0;
-        column.set_padding(if token { (1, 0) } else { (1, 1) });
+        column.set_padding((u16::from(index > 0), u16::from(!token)));
         column.set_cell_alignment(if token { CellAlignment::Left } else { CellAlignment::Right });
     }
     table.trim_fmt()
@@ -176,9 +176,9 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "thought  length  likeliest",
-                "      1   11.20  7          0.93  the␣end 0.06",
-                "      2       –  \\n         0.50  é       0.12",
+                "thought  length  tokens",
+                "      1   11.20  7      0.93  the␣end 0.06",
+                "      2       –  \\n     0.50  é       0.12",
             ]
         );
     }

@@ -95,7 +95,7 @@ pub struct Answers {
 }
 
 /// How likely the right tokens are, each after the right ones before it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Likelihoods {
     /// Mean cross entropy over all labelled tokens, in nats; NaN if there are none.
     pub loss: f64,

@@ -2,7 +2,11 @@
 
 use burn::tensor::Device;
 use coconut::{
-    eval::{GenerateOptions, Sampling, generate},
+    Error,
+    eval::{
+        End, GenerateOptions, Generation, GenerationLoop, NewToken, Sampling, generate,
+        generate::{forward_prompts, prompt_problem},
+    },
     latent::{
         self, LatentModel, Wanted,
         batch::{Batch, Row},
@@ -97,6 +101,108 @@ fn generation_ends_with_the_context() {
     let prompt = vec![1; context - 2];
     // Two tokens fit the context, and the last position still says a third.
     assert_eq!(generate(&model, &[&prompt], &options).unwrap()[0].ids.len(), 3);
+    let mut loop_ = GenerationLoop::new(&model, &[&prompt], options).unwrap();
+    let ends: Vec<_> =
+        (0..4).map(|_| loop_.step().unwrap().first().map(|token| token.end)).collect();
+    assert_eq!(ends, [Some(None), Some(None), Some(Some(End::Length)), None]);
+}
+
+/// What a model cannot be given is named with its place in the batch, whoever asks.
+#[test]
+fn prompts_that_do_not_fit_are_named() {
+    let model = thinking(Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap());
+    let (context, vocabulary) =
+        (model.transformer.config.n_positions, model.transformer.config.vocab_size as u32);
+    let options = GenerateOptions {
+        latent: Some(2),
+        stops: &[],
+        max_new_tokens: 1,
+        sampling: Sampling::Greedy,
+    };
     let long = vec![1; context + 1];
-    assert!(generate(&model, &[&long], &options).unwrap_err().contains("context"));
+    for (prompt, words) in [
+        (long.as_slice(), format!("context is {context}")),
+        (&[], "no tokens".into()),
+        (&[2, 1], "begins with a latent".into()),
+        (&[1, vocabulary], format!("beyond the vocabulary of {vocabulary}")),
+    ] {
+        let refused = generate(&model, &[&[1], prompt], &options).unwrap_err();
+        assert!(matches!(refused, Error::Prompt { row: 1, .. }), "{refused:?}");
+        let message = refused.to_string();
+        assert!(message.starts_with("prompt 2: it") && message.contains(&words), "{message}");
+        assert_eq!(refused.exit_code(), 2);
+        assert!(prompt_problem(&model, prompt, Some(2)).unwrap().contains(&words));
+    }
+    assert!(generate(&model, &[&[1, 2], &[1]], &options).is_ok());
+    assert!(generate(&model, &[], &options).unwrap().is_empty());
+    assert_eq!(
+        generate(&model, &[&[2, 1]], &GenerateOptions { latent: None, ..options }).unwrap().len(),
+        1
+    );
+}
+
+/// Rows of unlike lengths that end one by one, driven a column at a time.
+#[test]
+fn a_loop_driven_step_by_step_is_generation() {
+    const LATENT: u32 = 40;
+    let model = thinking(Transformer::load(&fixtures().join("gpt2"), &Device::flex()).unwrap());
+    let prompts: [&[u32]; 4] =
+        [&[5, 25, 30, 13, 38, LATENT, LATENT, 39], &[7, 38, LATENT, 39], &[1, 2, 3], &[9, 38, 39]];
+    let random = Sampling::Random { temperature: 1.0, top_k: 0, seed: 3 };
+    for sampling in [Sampling::Greedy, random] {
+        let free =
+            GenerateOptions { latent: Some(LATENT), stops: &[], max_new_tokens: 9, sampling };
+        // Stops that different rows reach at different places: the third token of one, the fifth of another.
+        let spoken = generate(&model, &prompts, &free).unwrap();
+        let stops = [spoken[0].ids[2], spoken[1].ids[4]];
+        let options = GenerateOptions { stops: &stops, ..free };
+        let expected = generate(&model, &prompts, &options).unwrap();
+
+        // By hand: each row is the free one up to its first stop.
+        for (generation, free) in expected.iter().zip(&spoken) {
+            let stop = free.ids.iter().position(|id| stops.contains(id));
+            assert_eq!(generation.ids, free.ids[..stop.map_or(9, |at| at + 1)]);
+            assert_eq!(generation.finished, stop.is_some());
+        }
+        let lengths: std::collections::BTreeSet<usize> =
+            expected.iter().map(|generation| generation.ids.len()).collect();
+        assert!(lengths.len() > 1, "all rows end together: {lengths:?}");
+
+        let mut rows = GenerationLoop::new(&model, &prompts, options).unwrap();
+        let mut columns: Vec<Vec<NewToken>> = Vec::new();
+        loop {
+            let column = rows.step().unwrap();
+            if column.is_empty() {
+                break;
+            }
+            columns.push(column);
+        }
+        assert!(rows.step().unwrap().is_empty(), "over is over");
+        assert_eq!(columns.len(), *lengths.last().unwrap());
+        for (row, generation) in expected.iter().enumerate() {
+            let own: Vec<NewToken> =
+                columns.iter().flatten().filter(|token| token.row == row).copied().collect();
+            assert_eq!(own.iter().map(|token| token.id).collect::<Vec<_>>(), generation.ids);
+            let (last, before) = own.split_last().unwrap();
+            assert!(before.iter().all(|token| token.end.is_none()));
+            let end = if generation.finished { End::Stop } else { End::Length };
+            assert_eq!(last.end, Some(end));
+            // A row speaks in each column until it ends.
+            assert!(columns[..own.len()].iter().all(|c| c.iter().any(|token| token.row == row)));
+        }
+        assert_eq!(rows.finish(), expected);
+
+        // Left in the middle: what was said so far. After prompts that were computed before: the same.
+        let (batch, trace) =
+            forward_prompts(&model, &prompts, &options, Wanted::Predictions).unwrap();
+        let mut begun = GenerationLoop::after(&model, &batch, trace, options);
+        begun.step().unwrap();
+        begun.step().unwrap();
+        for (generation, whole) in begun.finish().iter().zip(&expected) {
+            let n = whole.ids.len().min(2);
+            let positions = |g: &Generation| g.positions - g.ids.len();
+            assert_eq!(generation.ids, whole.ids[..n]);
+            assert_eq!(positions(generation), positions(whole));
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! The logit lens of an evaluation against the forward pass of one question alone.
 
 use coconut::{
+    Error,
     config::RunConfig,
     data::{Draw, Stage},
-    eval::{Evaluator, Sampling},
+    eval::{Evaluator, Sample, Sampling},
     latent::{
         self, LatentModel, Wanted,
         batch::{Batch, Row},
@@ -39,7 +40,7 @@ fn each_thought_is_read_where_it_is_fed_back() {
     let found = evaluator.evaluate(&model, stage, |_| Ok(())).unwrap();
     let markers = data.tokenizer.markers();
     let mut lengths = std::collections::BTreeSet::new();
-    for sample in &found.samples {
+    for sample in &found.answers.samples {
         let draw = Draw { seed: 0, epoch: 0, index: sample.index as u64 };
         let example = &data.val.encoded[sample.index];
         let prompt = config.curriculum().prompt(example, stage, markers, draw);
@@ -69,4 +70,23 @@ fn each_thought_is_read_where_it_is_fed_back() {
         }
     }
     assert!(lengths.len() > 1, "questions with different numbers of thoughts");
+
+    // Each part alone is what the whole finds, and costs no more than itself.
+    let mut told = 0;
+    let count = |n: usize| -> coconut::Result<()> {
+        told += n;
+        Ok(())
+    };
+    let answers = evaluator.answers(&model, stage, count).unwrap();
+    assert_eq!(told, 12);
+    assert_eq!(answers.accuracy, found.answers.accuracy);
+    assert_eq!(answers.forward_positions, found.answers.forward_positions);
+    let without_thoughts = |sample: &Sample| Sample { thoughts: Vec::new(), ..sample.clone() };
+    let expected: Vec<Sample> = found.answers.samples.iter().map(without_thoughts).collect();
+    assert_eq!(answers.samples, expected);
+    let likelihoods = evaluator.likelihoods(&model, stage, |_| Ok(())).unwrap();
+    assert_eq!(likelihoods, found.likelihoods);
+    assert!(likelihoods.loss > 0.0 && likelihoods.diversity.is_some(), "{likelihoods:?}");
+    let stopped = evaluator.answers(&model, stage, |_| Err(Error::Interrupted("now".into())));
+    assert!(matches!(stopped, Err(Error::Interrupted(_))));
 }

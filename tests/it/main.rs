@@ -25,6 +25,7 @@ mod report_results;
 mod runs;
 mod stats;
 mod sweep;
+mod thoughts;
 mod tokenizer_families;
 mod torch;
 
