@@ -7,7 +7,7 @@ use coconut::{
     Error, Result,
     checkpoint::Checkpoint,
     config::RunConfig,
-    data::{Dataset, Format, Stage, encode_graphs, encode_texts, read},
+    data::{Curriculum, Dataset, Format, Stage, encode_graphs, encode_texts, read},
     eval::Evaluator,
     report,
     run::{self, Results, append_samples},
@@ -32,14 +32,17 @@ pub struct Eval {
     #[arg(long, allow_hyphen_values = true)]
     stage: Option<i32>,
     /// Questions generated at once.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = verbs::at_least_one)]
     batch_size: usize,
     /// Most tokens generated for one question.
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, value_parser = verbs::at_least_one)]
     max_new_tokens: usize,
     /// Use only the first so many examples.
-    #[arg(long)]
+    #[arg(long, value_parser = verbs::at_least_one)]
     max_size: Option<usize>,
+    /// Refuse examples with words or characters that the vocabulary lacks, instead of a warning.
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     sampling: SamplingOptions,
     /// Write each question with its generation and verdict to this file.
@@ -55,11 +58,12 @@ impl Eval {
         let checkpoint = self.model.open()?;
         let data = self.examples(&checkpoint)?;
         let Checkpoint { model, tokenizer, latent, .. } = &checkpoint;
-        let stage = self.stage.map_or(latent.stage, Stage);
+        let curriculum = latent.curriculum();
+        let stage = self.stage(latent.stage, &curriculum)?;
         let evaluator = Evaluator {
             data: &data,
             tokenizer,
-            curriculum: latent.curriculum(),
+            curriculum,
             batch_size: self.batch_size,
             max_new_tokens: self.max_new_tokens,
             sampling: self.sampling.sampling(),
@@ -87,14 +91,29 @@ impl Eval {
         Ok(())
     }
 
+    /// The stage to evaluate at: the checkpoint's, or another that it has.
+    fn stage(&self, trained: Stage, curriculum: &Curriculum) -> Result<Stage> {
+        let last = i64::try_from(curriculum.max_latent_stage).unwrap_or(i64::MAX).saturating_add(1);
+        match self.stage {
+            None => Ok(trained),
+            Some(stage) if (-1..=last).contains(&i64::from(stage)) => Ok(Stage(stage)),
+            Some(stage) => Err(Error::Usage(format!(
+                "--stage {stage}: the stages of this checkpoint are -1 to {last}."
+            ))),
+        }
+    }
+
     /// The examples in the checkpoint's tokens; what looks wrong in them is said on stderr.
     fn examples(&self, checkpoint: &Checkpoint) -> Result<Dataset> {
         let examples = read::load(&self.data, self.max_size)?;
         let encoded = match checkpoint.latent.format {
             Format::Graph => encode_graphs(&examples, &checkpoint.tokenizer, &self.data)?,
             Format::Text => {
-                let (encoded, findings) = encode_texts(&examples, &checkpoint.tokenizer)?;
-                for warning in findings.warnings() {
+                let (encoded, found) = encode_texts(&examples, &checkpoint.tokenizer)?;
+                if self.strict {
+                    found.refuse_unknown(&self.data, "Leave out `--strict` to be warned only.")?;
+                }
+                for warning in found.warnings() {
                     eprintln!("warning: {}, {warning}", self.data.display());
                 }
                 encoded
@@ -121,6 +140,7 @@ pub fn evaluate_recipe(config: &RunConfig, json: bool) -> Result<()> {
         batch_size: config.eval_batch_size,
         max_new_tokens: config.max_new_tokens,
         max_size: None,
+        strict: false,
         sampling: SamplingOptions::default(),
         samples: None,
         json,

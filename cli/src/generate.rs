@@ -9,6 +9,7 @@ use std::{
 use clap::Args;
 use coconut::{
     Error, Result,
+    data::{Tokenizer, encode},
     eval::{Answer, AnswerOptions, Question, Thought, TrainedModel, answer},
 };
 use comfy_table::{Attribute, Cell, CellAlignment, Table, presets};
@@ -34,8 +35,11 @@ pub struct Generate {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "5", value_name = "TOKENS")]
     thoughts: Option<NonZeroUsize>,
     /// Most tokens generated.
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, value_parser = verbs::at_least_one)]
     max_new_tokens: usize,
+    /// Refuse a question with words or characters that the vocabulary lacks, instead of a warning.
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     sampling: SamplingOptions,
     /// One line of JSON a question.
@@ -68,6 +72,7 @@ impl Generate {
     }
 
     fn answer(&self, trained: &TrainedModel, question: &str) -> Result<Answer> {
+        self.check_words(trained.tokenizer, question)?;
         let asked = Question { latents: self.latents, ..Question::from(question) };
         let options = AnswerOptions {
             max_new_tokens: self.max_new_tokens,
@@ -82,6 +87,20 @@ impl Generate {
         })?;
         let one = answers.into_iter().next();
         one.ok_or_else(|| Error::Internal("a question without an answer".into()))
+    }
+
+    /// Warns of what the question says and the tokenizer cannot, or refuses it.
+    fn check_words(&self, tokenizer: &Tokenizer, question: &str) -> Result<()> {
+        let unknown = encode::unknown_in_question(question, tokenizer)?;
+        let Some(no_token) = encode::no_token(&unknown) else { return Ok(()) };
+        let problem = format!("the question `{question}`: {no_token}");
+        if self.strict {
+            return Err(Error::Usage(format!(
+                "{problem}. Leave out `--strict` to be warned only."
+            )));
+        }
+        eprintln!("warning: {problem}, so the model sees the unknown token or nothing there.");
+        Ok(())
     }
 
     fn print(&self, answer: &Answer) {

@@ -66,8 +66,8 @@ fn check_bf16(bf16: bool, device: &str) -> Result<()> {
 /// How tokens are chosen.
 #[derive(Args, Default)]
 pub struct SamplingOptions {
-    /// Sample at this temperature instead of taking the most probable token.
-    #[arg(long)]
+    /// Sample at this temperature instead of taking the most probable token, which 0 does too.
+    #[arg(long, allow_hyphen_values = true, value_parser = temperature)]
     temperature: Option<f64>,
     /// Sample from the most probable so many tokens only (0 for all).
     #[arg(long, default_value_t = 0)]
@@ -75,6 +75,11 @@ pub struct SamplingOptions {
     /// Seed of the samples.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    let temperature = text.parse::<f64>().ok().filter(|t| t.is_finite() && *t >= 0.0);
+    temperature.ok_or_else(|| "expected a number from 0 up".into())
 }
 
 impl SamplingOptions {

@@ -133,6 +133,12 @@ pub fn styled() -> bool {
     std::io::stdout().is_terminal() && !no_color
 }
 
+/// Reads a count that must not be zero.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    let count = text.parse::<usize>().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| "expected a whole number from 1 up".into())
+}
+
 /// JSON on one line.
 pub fn print_json(value: &serde_json::Value) {
     println!("{value}");

@@ -124,7 +124,7 @@ pub struct RunConfig {
     pub n_embd: usize,
     /// Heads.
     pub n_head: usize,
-    /// Longest sequence; found from the data if absent.
+    /// Longest sequence; found from the data if absent, up to 16384.
     pub n_positions: Option<usize>,
     /// Dropout, of a model from random weights.
     pub dropout: f64,
@@ -162,6 +162,9 @@ pub struct RunConfig {
     /// `words`, `symbols`, or the path of a `tokenizer.json`; that of the model, or found from the
     /// task, if absent.
     pub tokenizer: Option<String>,
+    /// Train on examples with words or characters that the tokenizer lacks, as its unknown token; they are refused
+    /// otherwise.
+    pub allow_unknown: bool,
     /// Stands before every question: the chat's system turn, or a line of its own without a template.
     pub system_prompt: Option<String>,
     /// Put questions through the tokenizer's chat template, as a user's turn that awaits the answer.
@@ -290,6 +293,7 @@ impl Default for RunConfig {
             train_examples: 10_000,
             val_examples: 500,
             tokenizer: None,
+            allow_unknown: false,
             seed: 0,
             resume: 0,
             num_epochs: 10,

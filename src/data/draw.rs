@@ -8,7 +8,7 @@ use crate::rng;
 ///
 /// No generator is carried from one example to the next, so an interrupted run needs no random state
 /// to go on, and the order in which examples are prepared does not matter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draw {
     /// The run's seed.
     pub seed: u64,
@@ -19,7 +19,7 @@ pub struct Draw {
 }
 
 /// What is drawn for an example; each has its own stream, so that none disturbs another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Whether `uniform_prob` strikes, and at which stage.
     Stage = 0,

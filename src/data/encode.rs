@@ -1,16 +1,14 @@
 //! An example as pieces of token ids, from which the curriculum assembles each stage's sequence.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use rayon::prelude::*;
 
-use super::tokenizer::ANSWER_MARK;
-use super::{Example, Graph, Tokenizer};
+use super::{Example, Graph, Tokenizer, tokenizer::ANSWER_MARK};
 use crate::{Error, Result};
 
 /// An example in token ids.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Encoded {
     /// Question, steps and answer as text.
     Text(Text),
@@ -19,7 +17,7 @@ pub enum Encoded {
 }
 
 /// The pieces of a text example, as METHOD 1 cuts them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     /// The question and a newline, with what the tokenizer puts around a text.
     pub question: Vec<u32>,
@@ -30,11 +28,11 @@ pub struct Text {
 }
 
 /// The pieces of a graph example, as METHOD 9 names them: every node is one token.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GraphPieces {
     /// `[from, to]`, in the file's order.
     pub edges: Vec<[u32; 2]>,
-    /// Where the search starts.
+    /// The node at which the search starts.
     pub root: u32,
     /// The candidate that can be reached.
     pub target: u32,
@@ -49,7 +47,7 @@ pub struct GraphPieces {
 }
 
 /// Ids of the marks between a graph's parts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GraphMarks {
     /// `|`, between edges.
     pub bar: u32,
@@ -70,23 +68,46 @@ impl Encoded {
         }
     }
 
-    /// What a right answer reads like: a text's answer, or the number of a graph's target.
-    ///
-    /// `example` is the one that was encoded; the published graph files carry the answer in words.
-    pub fn expected_answer(&self, example: &Example) -> String {
-        match (self, &example.graph) {
-            (Self::Graph(_), Some(graph)) => graph.target.to_string(),
-            _ => example.answer.clone(),
-        }
-    }
-
-    /// What stands before the answer in generated text, unless the prompt already ends with it.
+    /// The mark before the answer in generated text, unless the prompt already ends with it.
     pub fn answer_mark(&self) -> &'static str {
         match self {
             Self::Text(_) => ANSWER_MARK,
             Self::Graph(_) => "[A]",
         }
     }
+}
+
+impl Text {
+    /// The answer as generated text holds it: decoded from its own tokens, what stands after the mark.
+    ///
+    /// `None` if no generated text can hold it: one of its tokens is the unknown one, or decoding loses the mark.
+    ///
+    /// # Errors
+    /// Only if the tokenizer itself fails.
+    pub fn spoken_answer(&self, tokenizer: &Tokenizer) -> Result<Option<String>> {
+        if has_unknown(&self.answer, tokenizer) {
+            return Ok(None);
+        }
+        let without_eos = self.answer.split_last().map_or(&[][..], |(_, before)| before);
+        let decoded = tokenizer.decode(without_eos)?;
+        Ok(decoded.split_once(ANSWER_MARK).map(|(_, answer)| answer.trim().to_owned()))
+    }
+
+    /// Some of the steps as generated text holds them, one a line; `None` if one of their tokens is the unknown one.
+    ///
+    /// # Errors
+    /// Only if the tokenizer itself fails.
+    pub fn spoken_steps(steps: &[Vec<u32>], tokenizer: &Tokenizer) -> Result<Option<String>> {
+        let ids = steps.concat();
+        if has_unknown(&ids, tokenizer) {
+            return Ok(None);
+        }
+        tokenizer.decode(&ids).map(Some)
+    }
+}
+
+fn has_unknown(ids: &[u32], tokenizer: &Tokenizer) -> bool {
+    tokenizer.unknown().is_some_and(|unknown| ids.contains(&unknown))
 }
 
 impl GraphPieces {
@@ -98,29 +119,29 @@ impl GraphPieces {
 
 // ---- Text -----------------------------------------------------------------------------------------------------------
 
-/// What the encoding of a set found that its reader should know of; examples are numbered from 1.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Findings {
-    /// The first example whose pieces give other ids than its whole text.
+/// What the reader of a set should know of its encoding; examples are numbered from 1.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EncodingWarnings {
+    /// Examples whose pieces give other ids than their whole text.
     pub differs: Option<Finding>,
-    /// The first example with a word that the vocabulary lacks.
+    /// Examples with words or characters that have no token.
     pub unknown: Option<Finding>,
-    /// The first example whose answer does not survive encoding and decoding.
+    /// Examples whose answer cannot be told from its own tokens.
     pub unreadable: Option<Finding>,
 }
 
-/// One example and what was found there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The first example of its kind, and what was found there.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The example's number, from 1.
     pub example: usize,
-    /// How many examples are like it.
+    /// The number of examples of that kind.
     pub count: usize,
     /// What was found.
     pub what: String,
 }
 
-impl Findings {
+impl EncodingWarnings {
     /// One paragraph for each finding.
     pub fn warnings(&self) -> Vec<String> {
         let differs = self.differs.as_ref().map(|Finding { example, count, what }| {
@@ -131,8 +152,8 @@ impl Findings {
         });
         let unknown = self.unknown.as_ref().map(|Finding { example, count, what }| {
             format!(
-                "example {example}: the vocabulary has no token for `{what}`, so the model sees the unknown token \
-                 there ({count} such examples). Build the tokenizer from all of the data."
+                "example {example}: {what}, so the model sees the unknown token or nothing there ({count} such \
+                 examples). Build the tokenizer from all of the data, or choose one that covers it."
             )
         });
         let unreadable = self.unreadable.as_ref().map(|Finding { example, count, what }| {
@@ -142,6 +163,17 @@ impl Findings {
             )
         });
         [differs, unknown, unreadable].into_iter().flatten().collect()
+    }
+
+    /// Refuses a set with words or characters that have no token; `path` is the set's file and `advice` says how to
+    /// go on all the same.
+    ///
+    /// # Errors
+    /// The first such example, by its number.
+    pub fn refuse_unknown(&self, path: &Path, advice: &str) -> Result<()> {
+        let Some(Finding { example, count, what }) = &self.unknown else { return Ok(()) };
+        let problem = format!("{what} ({count} such examples). {advice}");
+        Err(Error::input(path, format!("example {example}"), problem))
     }
 
     fn note(slot: &mut Option<Finding>, example: usize, what: Option<String>) {
@@ -156,24 +188,24 @@ impl Findings {
 /// Encodes examples as text, in order.
 ///
 /// # Errors
-/// Only if the tokenizer itself fails; what is merely suspicious comes back as [`Findings`].
+/// Only if the tokenizer itself fails; what is merely suspicious comes back as [`EncodingWarnings`].
 pub fn encode_texts(
     examples: &[Example],
     tokenizer: &Tokenizer,
-) -> Result<(Vec<Encoded>, Findings)> {
+) -> Result<(Vec<Encoded>, EncodingWarnings)> {
     let checked: Vec<Checked> = examples
         .par_iter()
         .map(|example| encode_checked(example, tokenizer))
         .collect::<Result<_>>()?;
-    let mut findings = Findings::default();
+    let mut warnings = EncodingWarnings::default();
     let mut encoded = Vec::with_capacity(checked.len());
     for (index, checked) in checked.into_iter().enumerate() {
-        Findings::note(&mut findings.differs, index + 1, checked.differs);
-        Findings::note(&mut findings.unknown, index + 1, checked.unknown);
-        Findings::note(&mut findings.unreadable, index + 1, checked.unreadable);
+        EncodingWarnings::note(&mut warnings.differs, index + 1, checked.differs);
+        EncodingWarnings::note(&mut warnings.unknown, index + 1, no_token(&checked.unknown));
+        EncodingWarnings::note(&mut warnings.unreadable, index + 1, checked.unreadable);
         encoded.push(Encoded::Text(checked.text));
     }
-    Ok((encoded, findings))
+    Ok((encoded, warnings))
 }
 
 /// Encodes one example without checks, as for a question typed by a user.
@@ -181,10 +213,37 @@ pub fn encode_text(example: &Example, tokenizer: &Tokenizer) -> Result<Text> {
     Ok(encode_checked(example, tokenizer)?.text)
 }
 
+/// The words or characters of a question, as it is put to the model, that have no token.
+///
+/// # Errors
+/// As [`Tokenizer::put`] and [`Tokenizer::encode`].
+pub fn unknown_in_question(question: &str, tokenizer: &Tokenizer) -> Result<Vec<String>> {
+    let (text, special) = tokenizer.put(question)?;
+    Ok(tokenizer.encode(&text, special)?.unknown)
+}
+
+/// The beginning of a sentence that names the first words or characters without a token; `None` if there are none.
+pub fn no_token(unknown: &[String]) -> Option<String> {
+    const NAMED: usize = 5;
+    let mut pieces: Vec<&str> = Vec::new(); // each once
+    for piece in unknown {
+        if !pieces.contains(&piece.as_str()) {
+            pieces.push(piece);
+        }
+    }
+    let named = pieces.get(..NAMED).unwrap_or(&pieces).join("`, `");
+    let more = match pieces.len() {
+        0 => return None,
+        n if n > NAMED => format!(" and {} more", n - NAMED),
+        _ => String::new(),
+    };
+    Some(format!("the vocabulary has no token for `{named}`{more}"))
+}
+
 struct Checked {
     text: Text,
     differs: Option<String>,
-    unknown: Option<String>,
+    unknown: Vec<String>,
     unreadable: Option<String>,
 }
 
@@ -207,18 +266,16 @@ fn encode_checked(example: &Example, tokenizer: &Tokenizer) -> Result<Checked> {
         .flat_map(|tokens| tokens.ids.iter().copied())
         .collect();
     let differs = (pieces != whole.ids).then(|| first_difference(&pieces, &whole.ids, tokenizer));
-
-    let spoken = tokenizer.decode(&answer.ids)?;
-    let read_back = spoken.rsplit(ANSWER_MARK).next().unwrap_or_default().trim();
-    let unreadable = (read_back != example.answer.trim())
-        .then(|| format!("the answer `{}` is decoded as `{read_back}`", example.answer));
+    let unreadable = unreadable(&tokenizer.decode(&answer.ids)?, &example.answer);
 
     let mut answer_ids = answer.ids;
     answer_ids.push(tokenizer.markers().eos);
-    let unknown = question.unknown.or_else(|| steps.iter().find_map(|step| step.unknown.clone()));
+    let mut unknown = question.unknown;
+    unknown.extend(steps.iter().flat_map(|step| step.unknown.iter().cloned()));
+    unknown.extend(answer.unknown);
     Ok(Checked {
         differs,
-        unknown: unknown.or(answer.unknown),
+        unknown,
         unreadable,
         text: Text {
             question: question.ids,
@@ -226,6 +283,20 @@ fn encode_checked(example: &Example, tokenizer: &Tokenizer) -> Result<Checked> {
             answer: answer_ids,
         },
     })
+}
+
+/// Why an answer cannot be read from its own tokens: they lose the mark, or what is read after the last mark of a
+/// generated text is not all of it.
+fn unreadable(decoded: &str, answer: &str) -> Option<String> {
+    let Some((_, spoken)) = decoded.split_once(ANSWER_MARK) else {
+        return Some(format!(
+            "`{ANSWER_MARK}` before the answer `{answer}` is decoded as `{decoded}`"
+        ));
+    };
+    let read = spoken.rsplit(ANSWER_MARK).next().unwrap_or_default().trim();
+    let lost = read.is_empty() && !answer.trim().is_empty();
+    (lost || read != spoken.trim())
+        .then(|| format!("the answer `{answer}` is read back as `{read}`"))
 }
 
 fn first_difference(pieces: &[u32], whole: &[u32], tokenizer: &Tokenizer) -> String {
@@ -340,8 +411,8 @@ mod tests {
     fn pieces_end_with_newlines_and_eos() {
         let examples = [example()];
         let tokenizer = Tokenizer::build(&examples, Units::Words, Path::new("t")).unwrap();
-        let (encoded, findings) = encode_texts(&examples, &tokenizer).unwrap();
-        assert_eq!(findings, Findings::default());
+        let (encoded, warnings) = encode_texts(&examples, &tokenizer).unwrap();
+        assert_eq!(warnings, EncodingWarnings::default());
         let [Encoded::Text(text)] = encoded.as_slice() else { panic!("one text") };
         let strings = |ids: &[u32]| tokenizer.token_strings(ids).join(" ");
         assert_eq!(strings(&text.question), "Is Tom a cat ? \n");
@@ -350,18 +421,53 @@ mod tests {
     }
 
     #[test]
-    fn findings_name_the_first_example() {
+    fn warnings_name_the_first_example() {
         let tokenizer = Tokenizer::build([&example()], Units::Words, Path::new("t")).unwrap();
-        let strange = Example::new("Is Tom a dog?", [""; 0], "1 2");
-        let (_, findings) =
+        let strange = Example::new("Is Tom a dog?", ["dog eats eel"], "1 ### 2");
+        let (_, warnings) =
             encode_texts(&[example(), strange.clone(), strange], &tokenizer).unwrap();
-        let unknown = findings.unknown.clone().unwrap();
-        assert_eq!((unknown.example, unknown.count, unknown.what.as_str()), (2, 2, "dog"));
+        let unknown = warnings.unknown.clone().unwrap();
+        assert_eq!((unknown.example, unknown.count), (2, 2));
+        assert_eq!(unknown.what, "the vocabulary has no token for `dog`, `eats`, `eel`");
         assert_eq!(
-            findings.unreadable.clone().unwrap().what,
-            "the answer `1 2` is decoded as `12`"
+            warnings.unreadable.clone().unwrap().what,
+            "the answer `1 ### 2` is read back as `2`"
         );
-        assert_eq!(findings.warnings().len(), 2);
+        assert_eq!(warnings.warnings().len(), 2);
+        let refused = warnings.refuse_unknown(Path::new("d.json"), "Remove it.").unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "d.json, example 2: the vocabulary has no token for `dog`, `eats`, `eel` (2 such examples). Remove it."
+        );
+    }
+
+    #[test]
+    fn many_unknown_pieces_are_counted() {
+        let pieces = ["a", "b", "a", "c", "d", "e", "f", "g"].map(str::to_owned);
+        let named = "the vocabulary has no token for `a`, `b`, `c`, `d`, `e` and 2 more";
+        assert_eq!(no_token(&pieces).unwrap(), named);
+        assert_eq!(no_token(&[]), None);
+    }
+
+    #[test]
+    fn answers_are_spoken_as_their_tokens_are_decoded() {
+        let spoken = |answer: &str| {
+            let examples = [Example::new("q", [""; 0], answer)];
+            let tokenizer = Tokenizer::build(&examples, Units::Words, Path::new("t")).unwrap();
+            let (encoded, warnings) = encode_texts(&examples, &tokenizer).unwrap();
+            assert_eq!(warnings, EncodingWarnings::default(), "{answer}");
+            let [Encoded::Text(text)] = encoded.as_slice() else { panic!("one text") };
+            text.spoken_answer(&tokenizer).unwrap().unwrap()
+        };
+        // Words stand apart, digits together: what generated text looks like, in which nothing is lost.
+        for (answer, decoded) in
+            [("(A)", "( A)"), ("1,234", "1, 234"), ("$18", "$ 18"), ("1 2", "12")]
+        {
+            assert_eq!(spoken(answer), decoded);
+        }
+        let tokenizer = Tokenizer::build([&example()], Units::Words, Path::new("t")).unwrap();
+        let text = encode_text(&Example::new("q", [""; 0], "an eel"), &tokenizer).unwrap();
+        assert_eq!(text.spoken_answer(&tokenizer).unwrap(), None, "no text has the unknown token");
     }
 
     #[test]
@@ -375,8 +481,8 @@ mod tests {
             "merges": [["\n", "#"]]}}"####;
         std::fs::write(&path, text).unwrap();
         let tokenizer = Tokenizer::load(&path).unwrap();
-        let (_, findings) = encode_texts(&[Example::new("q", [""; 0], "a")], &tokenizer).unwrap();
-        let differs = findings.differs.unwrap();
+        let (_, warnings) = encode_texts(&[Example::new("q", [""; 0], "a")], &tokenizer).unwrap();
+        let differs = warnings.differs.unwrap();
         assert_eq!(differs.what, "`q \n # # #` against `q \n# # #  ` at token 2");
     }
 

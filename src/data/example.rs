@@ -1,17 +1,21 @@
 //! One question with its reasoning steps and its answer.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
-use serde_json::{Map, Value};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+    ser::{Serialize, SerializeMap, Serializer},
+};
+use serde_json::{Value, value::RawValue};
 
 /// A question, the steps that lead to its answer, and the answer.
 ///
 /// `serde_json` writes it as one flat object: the graph's fields, where there is a graph, stand beside
 /// the three others, as in the `prosqa_symbol` files.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
-    /// What is asked, without a newline at its end.
+    /// The question, without a newline at its end.
     pub question: String,
     /// The reasoning, one string a step; empty if the example has none.
     pub steps: Vec<String>,
@@ -24,11 +28,11 @@ pub struct Example {
 /// A directed graph in which one of two nodes can be reached from the root.
 ///
 /// Nodes are numbers from 0. Field names are those of the ProsQA files.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Graph {
     /// `[from, to]` pairs.
     pub edges: Vec<[usize; 2]>,
-    /// Where the search starts.
+    /// The node at which the search starts.
     pub root: usize,
     /// The candidate that can be reached.
     pub target: usize,
@@ -41,14 +45,20 @@ pub struct Graph {
     pub idx_to_symbol: Vec<String>,
 }
 
-/// Why an object is not an [`Example`]: the field at fault and what it should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why an object is not an [`Example`]: the field at fault and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldProblem {
     /// The field's name.
-    pub field: &'static str,
-    /// What is wrong with it.
+    pub field: String,
+    /// The end of a sentence that begins with the field.
     pub problem: String,
 }
+
+/// The fields of a JSON object in the file's order, their values as the file writes them.
+///
+/// A number keeps its digits so, and a field that stands there twice can be told.
+#[derive(Clone, Debug)]
+pub struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
 impl Example {
     /// An example without a graph.
@@ -67,71 +77,148 @@ impl Example {
 
     /// Reads one object; fields it does not know are ignored.
     ///
-    /// The answer may also be a number. A graph is taken up only if all of `edges`, `root`, `target`
-    /// and `neg_target` are there and are numbers, since other data may use such names for other things.
-    pub fn from_json(value: Value) -> Result<Self, FieldProblem> {
-        let Value::Object(mut fields) = value else {
+    /// The answer may also be a number; its digits are taken as they are written. A graph is taken up only if all of
+    /// `edges`, `root`, `target` and `neg_target` are there and are numbers, since other data may use such names for
+    /// other things.
+    ///
+    /// # Errors
+    /// A value that is no object, a field that is missing, of another type or there twice.
+    pub fn from_json(value: &RawValue) -> Result<Self, FieldProblem> {
+        let Some(fields) = Fields::of(value)? else {
             let problem =
-                format!("is missing: an example must be an object, this is {}", kind(&value));
-            return Err(FieldProblem { field: "question", problem });
+                format!("is missing: an example must be an object, this is {}", kind(value));
+            return Err(FieldProblem { field: "question".into(), problem });
         };
-        let question = match fields.remove("question") {
-            Some(Value::String(text)) => text,
-            other => return Err(wrong_type("question", "a string", other.as_ref())),
-        };
-        let steps = match fields.remove("steps") {
-            Some(Value::Array(steps)) => {
-                steps.into_iter().enumerate().map(step_from_json).collect::<Result<_, _>>()?
-            }
-            other => return Err(wrong_type("steps", "a list of strings", other.as_ref())),
-        };
-        let answer = match fields.remove("answer") {
-            Some(Value::String(text)) => text,
-            Some(Value::Number(number)) => number.to_string(),
-            other => return Err(wrong_type("answer", "a string", other.as_ref())),
-        };
-        Ok(Self { question, steps, answer, graph: Graph::from_json(&fields) })
+        let question = fields.text("question")?;
+        let question = question.ok_or_else(|| fields.wrong_type("question", "a string"))?;
+        let steps = fields.list("steps");
+        let steps = steps.ok_or_else(|| fields.wrong_type("steps", "a list of strings"))?;
+        let steps = steps.into_iter().enumerate().map(step_from_json).collect::<Result<_, _>>()?;
+        let number = || Some(fields.get("answer")?.get().to_owned()).filter(|text| is_number(text));
+        let answer = fields.text("answer")?.or_else(number);
+        let answer = answer.ok_or_else(|| fields.wrong_type("answer", "a string or a number"))?;
+        Ok(Self { question, steps, answer, graph: Graph::from_fields(&fields) })
     }
 }
 
-fn step_from_json((index, step): (usize, Value)) -> Result<String, FieldProblem> {
-    match step {
-        Value::String(text) => Ok(text),
-        other => {
-            let problem = format!("item {} must be a string, this is {}", index + 1, kind(&other));
-            Err(FieldProblem { field: "steps", problem })
+impl<'a> Fields<'a> {
+    /// The fields of a value; `None` if it is not an object.
+    ///
+    /// # Errors
+    /// The first field that stands there twice.
+    pub fn of(value: &'a RawValue) -> Result<Option<Self>, FieldProblem> {
+        let Ok(fields) = serde_json::from_str::<Self>(value.get()) else { return Ok(None) };
+        let mut names: Vec<&str> = fields.0.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            None => Ok(Some(fields)),
+            Some(pair) => {
+                let problem = "stands there twice; keep one of the two".into();
+                Err(FieldProblem { field: pair[0].into(), problem })
+            }
         }
     }
+
+    /// Names and values, in the file's order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), *value))
+    }
+
+    /// The value of a field.
+    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.iter().find(|(field, _)| *field == name).map(|(_, value)| value)
+    }
+
+    /// A field's text; `None` if it is missing or not a string.
+    ///
+    /// # Errors
+    /// A string that stands for no text, such as half of a surrogate pair.
+    pub fn text(&self, name: &str) -> Result<Option<String>, FieldProblem> {
+        let string = self.get(name).filter(|value| value.get().starts_with('"'));
+        string.map(|value| text_from_json(value, name)).transpose()
+    }
+
+    /// A field's list, item by item; `None` if it is missing or not a list.
+    pub fn list(&self, name: &str) -> Option<Vec<&'a RawValue>> {
+        serde_json::from_str(self.get(name)?.get()).ok()
+    }
+
+    /// The problem of a field that is not `wanted`: missing, or something else.
+    pub fn wrong_type(&self, name: &str, wanted: &str) -> FieldProblem {
+        let problem = match self.get(name) {
+            None => format!("is missing; it must be {wanted}"),
+            Some(value) => format!("must be {wanted}, this is {}", kind(value)),
+        };
+        FieldProblem { field: name.into(), problem }
+    }
+
+    fn value(&self, name: &str) -> Option<Value> {
+        serde_json::from_str(self.get(name)?.get()).ok()
+    }
 }
 
-fn wrong_type(field: &'static str, wanted: &str, found: Option<&Value>) -> FieldProblem {
-    let problem = match found {
-        None => format!("is missing; it must be {wanted}"),
-        Some(value) => format!("must be {wanted}, this is {}", kind(value)),
-    };
-    FieldProblem { field, problem }
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+fn step_from_json((index, step): (usize, &RawValue)) -> Result<String, FieldProblem> {
+    if step.get().starts_with('"') {
+        return text_from_json(step, "steps");
+    }
+    let problem = format!("item {} must be a string, this is {}", index + 1, kind(step));
+    Err(FieldProblem { field: "steps".into(), problem })
+}
+
+fn text_from_json(value: &RawValue, field: &str) -> Result<String, FieldProblem> {
+    serde_json::from_str(value.get()).map_err(|error| {
+        let error = error.to_string();
+        let reason = error.split(" at line ").next().unwrap_or(&error);
+        FieldProblem { field: field.into(), problem: format!("holds no valid text: {reason}") }
+    })
+}
+
+fn is_number(json: &str) -> bool {
+    json.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+}
+
+fn kind(value: &RawValue) -> &'static str {
+    match value.get().as_bytes().first() {
+        Some(b'n') => "null",
+        Some(b't' | b'f') => "true or false",
+        Some(b'"') => "a string",
+        Some(b'[') => "a list",
+        Some(b'{') => "an object",
+        _ => "a number",
     }
 }
 
 impl Graph {
-    fn from_json(fields: &Map<String, Value>) -> Option<Self> {
-        let number = |name: &str| fields.get(name).and_then(as_node);
-        let edges =
-            fields.get("edges")?.as_array()?.iter().map(|edge| match edge.as_array()?.as_slice() {
-                [from, to] => Some([as_node(from)?, as_node(to)?]),
-                _ => None,
-            });
-        let neighbor_k = match fields.get("neighbor_k") {
+    fn from_fields(fields: &Fields) -> Option<Self> {
+        let number = |name: &str| as_node(&fields.value(name)?);
+        let edges = fields.value("edges")?;
+        let edges = edges.as_array()?.iter().map(|edge| match edge.as_array()?.as_slice() {
+            [from, to] => Some([as_node(from)?, as_node(to)?]),
+            _ => None,
+        });
+        let neighbor_k = match fields.value("neighbor_k") {
             None => BTreeMap::new(),
             Some(layers) => layers
                 .as_object()?
@@ -139,7 +226,7 @@ impl Graph {
                 .map(|(k, nodes)| Some((k.parse().ok()?, nodes_from_json(nodes)?)))
                 .collect::<Option<_>>()?,
         };
-        let idx_to_symbol = match fields.get("idx_to_symbol").and_then(Value::as_array) {
+        let idx_to_symbol = match fields.value("idx_to_symbol").as_ref().and_then(Value::as_array) {
             None => Vec::new(),
             Some(words) => {
                 words.iter().map(|word| word.as_str().map(str::to_owned)).collect::<Option<_>>()?
@@ -250,9 +337,13 @@ impl Serialize for Example {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{json, value::to_raw_value};
 
     use super::*;
+
+    fn read(value: &Value) -> Result<Example, FieldProblem> {
+        Example::from_json(&to_raw_value(value).unwrap())
+    }
 
     /// Two shortest paths 0→1→3→4 and 0→2→3→4, a detour over 5, and an unreachable 6.
     fn diamond() -> Graph {
@@ -286,21 +377,76 @@ mod tests {
         let example = Example { graph: Some(graph), ..Example::new("q", ["s"], "a") };
         let value = serde_json::to_value(&example).unwrap();
         assert_eq!(value["neighbor_k"], json!({"0": [0]}));
-        assert_eq!(Example::from_json(value).unwrap(), example);
+        assert_eq!(read(&value).unwrap(), example);
     }
 
     #[test]
     fn unknown_and_unusable_extra_fields_are_ignored() {
         let value = json!({"question": "q", "steps": [], "answer": 7, "edges": "none", "root": 0,
             "target": "x", "neg_target": 1, "author": "me"});
-        assert_eq!(Example::from_json(value).unwrap(), Example::new("q", [""; 0], "7"));
+        assert_eq!(read(&value).unwrap(), Example::new("q", [""; 0], "7"));
     }
 
     #[test]
     fn field_at_fault_is_named() {
-        let missing = Example::from_json(json!({"question": "q", "answer": "a"})).unwrap_err();
-        assert_eq!(missing.field, "steps");
-        let wrong = Example::from_json(json!({"question": "q", "steps": ["a", 3], "answer": "a"}));
-        assert_eq!(wrong.unwrap_err().problem, "item 2 must be a string, this is a number");
+        for (text, field, problem) in [
+            (
+                r#"{"question": "q", "answer": "a"}"#,
+                "steps",
+                "is missing; it must be a list of strings",
+            ),
+            (
+                r#"{"question": "q", "steps": ["a", 3], "answer": "a"}"#,
+                "steps",
+                "item 2 must be a string, this is a number",
+            ),
+            (
+                r#"{"question": "q", "steps": [], "answer": null}"#,
+                "answer",
+                "must be a string or a number, this is null",
+            ),
+            (r"[1]", "question", "is missing: an example must be an object, this is a list"),
+            (
+                r#"{"question": "\ud83d", "steps": [], "answer": "a"}"#,
+                "question",
+                "holds no valid text: unexpected end of hex escape",
+            ),
+        ] {
+            let value = serde_json::from_str(text).unwrap();
+            let found = Example::from_json(value).unwrap_err();
+            assert_eq!((found.field.as_str(), found.problem.as_str()), (field, problem));
+        }
+    }
+
+    #[test]
+    fn fields_that_stand_twice_are_refused() {
+        for (text, field) in [
+            (r#"{"question": "a", "question": "b", "steps": [], "answer": "1"}"#, "question"),
+            (r#"{"question": "a", "steps": [], "answer": "1", "steps": []}"#, "steps"),
+            (r#"{"id": 1, "question": "a", "steps": [], "answer": "1", "id": 1}"#, "id"),
+            (r#"{"question": "a", "steps": [], "answer": 1, "\u0061nswer": 1}"#, "answer"),
+        ] {
+            let found = Example::from_json(serde_json::from_str(text).unwrap()).unwrap_err();
+            assert_eq!(found.field, field);
+            assert!(found.problem.contains("twice"), "{}", found.problem);
+        }
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        for digits in [
+            "18446744073709551616",
+            "123456789012345678901234567890",
+            "-9223372036854775809",
+            "-0",
+            "1.0",
+            "0.10",
+            "1e+400",
+            "0.1234567890123456789012345678901234567890",
+        ] {
+            let text = format!(r#"{{"question": "q", "steps": [], "answer": {digits} }}"#);
+            let example = Example::from_json(serde_json::from_str(&text).unwrap()).unwrap();
+            assert_eq!(example.answer, digits);
+        }
     }
 }

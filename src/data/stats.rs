@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Encoded, Example};
 
 /// The statistics of a set, as `coconut data` prints them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {
     /// Number of examples.
     pub examples: usize,
@@ -22,36 +22,36 @@ pub struct Stats {
 }
 
 /// Lengths in tokens.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TokenStats {
     /// Question with its newline.
-    pub question: Spread,
+    pub question: Quantiles,
     /// Each step with its newline.
-    pub step: Spread,
+    pub step: Quantiles,
     /// `###`, answer and eos.
-    pub answer: Spread,
+    pub answer: Quantiles,
     /// All of an example: the row of stage −1.
-    pub whole: Spread,
+    pub whole: Quantiles,
 }
 
 /// Sizes of graphs.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GraphStats {
     /// Nodes.
-    pub nodes: Spread,
+    pub nodes: Quantiles,
     /// Edges.
-    pub edges: Spread,
+    pub edges: Quantiles,
     /// Distance from the root to the target, over the examples whose target can be reached.
-    pub path: Spread,
+    pub path: Quantiles,
     /// Examples whose target cannot be reached; in a reachability task there must be none.
     pub unreachable_targets: usize,
     /// Examples whose distractor can be reached; likewise.
     pub reachable_distractors: usize,
 }
 
-/// The spread of a count; all zero if nothing was counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Spread {
+/// Mean, deviation and quantiles of a count; all zero if nothing was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Quantiles {
     /// Smallest.
     pub min: usize,
     /// Mean.
@@ -131,7 +131,7 @@ impl GraphStats {
     }
 }
 
-impl FromIterator<usize> for Spread {
+impl FromIterator<usize> for Quantiles {
     fn from_iter<I: IntoIterator<Item = usize>>(counts: I) -> Self {
         let mut counts: Vec<usize> = counts.into_iter().collect();
         counts.sort_unstable();
@@ -163,11 +163,11 @@ mod tests {
     use crate::data::encode::Text;
 
     #[test]
-    fn spread_of_known_counts() {
-        let spread: Spread = [2, 4, 4, 4, 5, 5, 7, 9].into_iter().collect();
-        let expected = Spread { min: 2, mean: 5.0, sd: 2.0, p50: 4, p90: 9, p99: 9, max: 9 };
-        assert_eq!(spread, expected);
-        assert_eq!(std::iter::empty().collect::<Spread>(), Spread::default());
+    fn quantiles_of_known_counts() {
+        let quantiles: Quantiles = [2, 4, 4, 4, 5, 5, 7, 9].into_iter().collect();
+        let expected = Quantiles { min: 2, mean: 5.0, sd: 2.0, p50: 4, p90: 9, p99: 9, max: 9 };
+        assert_eq!(quantiles, expected);
+        assert_eq!(std::iter::empty().collect::<Quantiles>(), Quantiles::default());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Writing examples, whole or not at all.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use super::Example;
 use crate::{Error, Result};

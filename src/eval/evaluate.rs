@@ -118,9 +118,10 @@ pub struct Sample {
     pub answer: String,
     /// The text generated.
     pub generation: String,
-    /// The answer read from it, if it has one.
-    pub read: Option<String>,
-    /// Whether that is the right one.
+    /// The answer read from the generation, if it has one.
+    #[serde(alias = "read")]
+    pub prediction: Option<String>,
+    /// Whether the prediction is the right answer.
     pub correct: bool,
     /// Whether the steps spoken are the right ones; absent if none are due.
     pub steps_correct: Option<bool>,
@@ -307,36 +308,36 @@ impl Evaluator<'_> {
         generation: &Generation,
     ) -> Result<Sample> {
         let example = &self.data.examples[index];
-        let (mark, answer, text) = match &self.data.encoded[index] {
-            encoded @ Encoded::Text(_) => (
-                encoded.answer_mark(),
+        let encoded = &self.data.encoded[index];
+        let mark = encoded.answer_mark();
+        let ids = without_eos(generation);
+        let (answer, spoken, text) = match encoded {
+            Encoded::Text(text) => (
                 example.answer.clone(),
-                self.tokenizer.decode(without_eos(generation))?,
+                text.spoken_answer(self.tokenizer)?,
+                self.tokenizer.decode(ids)?,
             ),
-            encoded @ Encoded::Graph(graph) => {
+            Encoded::Graph(graph) => {
                 let answer = self.tokenizer.token_strings(&[graph.target]).concat();
-                let words = self.tokenizer.token_strings(without_eos(generation));
-                (encoded.answer_mark(), answer, words.join(" "))
+                (answer, None, self.tokenizer.token_strings(ids).join(" "))
             }
         };
-        let read = if self.ends_with_mark(prompt, index) {
+        let prediction = if self.ends_with_mark(prompt, index) {
             score::read_answer(&format!("{mark} {text}"), mark)
         } else {
             score::read_answer(&text, mark)
         };
-        let steps_correct = match &self.data.encoded[index] {
-            Encoded::Text(encoded) => self.spoken(encoded, stage)?.map(|expected| {
-                score::read_steps(&text, mark) == score::read_steps(&expected, mark)
-            }),
+        let steps_correct = match encoded {
+            Encoded::Text(encoded) => self.steps_correct(encoded, stage, &text, mark)?,
             Encoded::Graph(_) => None,
         };
         Ok(Sample {
             index,
             question: example.question.clone(),
-            correct: score::is_right(read.as_deref(), &answer),
+            correct: score::is_right(prediction.as_deref(), &answer, spoken.as_deref()),
             answer,
             generation: text,
-            read,
+            prediction,
             steps_correct,
             tokens: generation.ids.len(),
             latents: prompt.n_latents,
@@ -345,13 +346,20 @@ impl Evaluator<'_> {
         })
     }
 
-    /// The steps due at a stage, as the tokenizer would decode them; `None` if there are none.
-    fn spoken(&self, text: &Text, stage: Stage) -> Result<Option<String>> {
-        let due = &text.steps[self.curriculum.remaining_steps(stage, text.steps.len())];
+    /// Whether a generated text speaks the steps due at a stage; `None` if there are none.
+    fn steps_correct(
+        &self,
+        encoded: &Text,
+        stage: Stage,
+        text: &str,
+        mark: &str,
+    ) -> Result<Option<bool>> {
+        let due = &encoded.steps[self.curriculum.remaining_steps(stage, encoded.steps.len())];
         if due.is_empty() {
             return Ok(None);
         }
-        Ok(Some(self.tokenizer.decode(&due.concat())?))
+        let right = Text::spoken_steps(due, self.tokenizer)?;
+        Ok(Some(right.is_some_and(|right| score::same_steps(text, &right, mark))))
     }
 
     /// Teacher-forced losses of a batch of questions: all labels, the right answer's, and a wrong answer's.

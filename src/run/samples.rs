@@ -29,6 +29,9 @@ pub struct Sample {
     pub generation: String,
     /// The right answer.
     pub answer: String,
+    /// The answer read from the generation, if it has one; earlier versions call it `read`.
+    #[serde(default, alias = "read", skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<String>,
     /// Whether the generation's answer is the right one.
     #[serde(default)]
     pub correct: bool,

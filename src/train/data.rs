@@ -47,54 +47,100 @@ impl Data {
         };
         let tokenizer = tokenizer.with_prompt(&config.prompt_style())?;
         let mut warnings = config.unused();
-        let mut encode = |examples: Vec<Example>, origin: &Path| -> Result<Dataset> {
+        let mut encode = |examples: Vec<Example>, origin: &Path, strict| -> Result<Dataset> {
             let encoded = match format {
                 Format::Graph => encode_graphs(&examples, &tokenizer, origin)?,
                 Format::Text => {
-                    let (encoded, findings) = encode_texts(&examples, &tokenizer)?;
+                    let (encoded, found) = encode_texts(&examples, &tokenizer)?;
+                    if strict {
+                        found.refuse_unknown(origin, UNKNOWN_IN_TRAINING)?;
+                    }
                     let named = |warning| format!("{}, {warning}", origin.display());
-                    warnings.extend(findings.warnings().into_iter().map(named));
+                    warnings.extend(found.warnings().into_iter().map(named));
                     encoded
                 }
             };
             Ok(Dataset { examples, encoded })
         };
-        let (train, val) = (encode(train, &train_origin)?, encode(val, &val_origin)?);
+        // A run that goes on keeps its vocabulary, whatever has come into its data since.
+        let strict = !config.allow_unknown && resumed.is_none();
+        let train = encode(train, &train_origin, strict)?;
+        let val = encode(val, &val_origin, false)?;
         let data = Self { tokenizer, format, train, val, warnings };
-        if let (Some(context), true) = (config.n_positions, model.is_none() && resumed.is_none()) {
-            data.check_context(config, context)?;
+        match (model.or(resumed), config.n_positions) {
+            (Some(_), _) => {}
+            (None, Some(context)) => data.check_context(config, context)?,
+            (None, None) => data.check_found_context(config)?,
         }
         Ok(data)
     }
 
-    /// The longest sequence that a run's curricula make, generated tokens of evaluation included.
+    /// The longest sequence that a run's curricula make.
     pub fn longest(&self, config: &RunConfig) -> usize {
-        let markers = self.tokenizer.markers();
-        let encoded = self.train.encoded.iter().chain(&self.val.encoded);
-        let longest = encoded.map(|example| {
+        let sets = [&self.train, &self.val];
+        let lengths = sets.into_iter().flat_map(|set| self.lengths(config, set));
+        lengths.max().unwrap_or(0)
+    }
+
+    /// The longest sequence that a run's curricula make of each example of a set.
+    fn lengths(&self, config: &RunConfig, set: &Dataset) -> Vec<usize> {
+        let (curricula, markers) = (curricula(config), self.tokenizer.markers());
+        let longest = |example: &Encoded| {
             let of = |(curriculum, stages): &(Curriculum, Vec<Stage>)| {
                 curriculum.max_len(example, stages, markers)
             };
-            curricula(config).iter().map(of).max().unwrap_or(0)
-        });
-        longest.max().unwrap_or(0)
+            curricula.iter().map(of).max().unwrap_or(0)
+        };
+        set.encoded.iter().map(longest).collect()
     }
 
     /// Refuses examples that are longer than a model's context, naming the first.
     pub fn check_context(&self, config: &RunConfig, context: usize) -> Result<()> {
         let markers = self.tokenizer.markers();
-        let sets = [
-            (&self.train, origin(config.train_path.as_deref(), "generated training examples")),
-            (&self.val, origin(config.val_path.as_deref(), "generated test examples")),
-        ];
-        for (set, origin) in sets {
+        for (set, origin) in self.sets(config) {
             for (curriculum, stages) in curricula(config) {
                 curriculum.check_fits(&set.encoded, &stages, markers, context, &origin)?;
             }
         }
         Ok(())
     }
+
+    /// Refuses examples that would give a model from random weights a context of more than
+    /// [`LONGEST_FOUND_CONTEXT`], naming the first.
+    fn check_found_context(&self, config: &RunConfig) -> Result<()> {
+        for (set, origin) in self.sets(config) {
+            let lengths = self.lengths(config, set);
+            let is_long = |length: &usize| *length > LONGEST_FOUND_CONTEXT;
+            let Some(index) = lengths.iter().position(|length| is_long(length)) else { continue };
+            let problem = format!(
+                "needs {} positions; a model from random weights takes its context from the data up to \
+                 {LONGEST_FOUND_CONTEXT} only ({} of {} examples are longer). Take the long examples out, or set \
+                 `n_positions: {}`.",
+                lengths[index],
+                lengths.iter().filter(|length| is_long(length)).count(),
+                lengths.len(),
+                self.longest(config)
+            );
+            return Err(Error::input(&origin, format!("example {}", index + 1), problem));
+        }
+        Ok(())
+    }
+
+    /// Both sets with the paths that errors name.
+    fn sets(&self, config: &RunConfig) -> [(&Dataset, PathBuf); 2] {
+        [
+            (&self.train, origin(config.train_path.as_deref(), "generated training examples")),
+            (&self.val, origin(config.val_path.as_deref(), "generated test examples")),
+        ]
+    }
 }
+
+/// The longest context that a model from random weights takes from its data: a longer one is a wish to be spelled
+/// out, since memory and time of a row grow with its square, and one stray example sets it for all.
+pub const LONGEST_FOUND_CONTEXT: usize = 16_384;
+
+const UNKNOWN_IN_TRAINING: &str = "Choose a tokenizer that covers the data, take these examples out, or train on \
+    the unknown token in their place with `allow_unknown: True`.";
 
 /// The curricula of a run's method and its baselines, each with its stages.
 fn curricula(config: &RunConfig) -> Vec<(Curriculum, Vec<Stage>)> {

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use coconut::data::stats::Stats;
-use coconut::data::tasks::multiply::Multiply;
-use coconut::data::tokenizer::Units;
-use coconut::data::{Example, Tokenizer, encode_graphs, encode_texts, read};
+use coconut::data::{
+    Example, Tokenizer, encode_graphs, encode_texts, read, stats::Stats, tasks::multiply::Multiply,
+    tokenizer::Units, write,
+};
 
 fn fixture(name: &str) -> Vec<Example> {
     let path = crate::fixture("data").join(name);
@@ -27,6 +27,33 @@ fn json_lines() {
     let examples = fixture("lines.jsonl");
     assert_eq!(examples.len(), 2);
     assert_eq!(examples[1].steps, ["<<1000*10/100=100>>", "<<1000-100=900>>"]);
+}
+
+/// What Python's `json` and `jq` print of the same two examples, and a list that an object wraps.
+#[test]
+fn pretty_json() {
+    let expected = [
+        Example::new("What is 2+3?", ["<<2+3=5>>"], "5"),
+        Example::new("What is 2*3-1?", ["<<2*3=6>>", "<<6-1=5>>"], "5"),
+    ];
+    for name in ["pretty_list.json", "pretty_wrapped.json", "pretty_jq.jsonl"] {
+        assert_eq!(fixture(name), expected, "{name}");
+    }
+    assert_eq!(fixture("pretty_object.json"), expected[..1]);
+}
+
+/// Python's integers have any number of digits, and a float is written with its point.
+#[test]
+fn digits_of_numbers_survive_a_conversion() {
+    let examples = fixture("numbers.json");
+    let answers: Vec<&str> = examples.iter().map(|example| example.answer.as_str()).collect();
+    let digits = ["18446744073709551616", "123456789012345678901234567890", "-9223372036854775809"];
+    assert_eq!(answers[..3], digits);
+    assert_eq!(answers[3..], ["-0", "1.0", "0.1", "1e+22"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("converted.json");
+    write::write_json(&path, &examples).unwrap();
+    assert_eq!(read::load(&path, None).unwrap(), examples);
 }
 
 #[test]
@@ -98,10 +125,10 @@ fn public_files() {
         let units =
             if name.starts_with("mult") { Units::for_symbols(&examples) } else { Units::Words };
         let tokenizer = Tokenizer::build(&examples, units, &path).unwrap();
-        let (encoded, findings) = encode_texts(&examples, &tokenizer).unwrap();
+        let (encoded, found) = encode_texts(&examples, &tokenizer).unwrap();
         let stats = serde_json::to_string(&Stats::of(&examples, Some(&encoded))).unwrap();
         println!("{name}: {units:?}, {} tokens\n{stats}", tokenizer.vocab_size());
-        findings.warnings().iter().for_each(|warning| println!("{warning}"));
+        found.warnings().iter().for_each(|warning| println!("{warning}"));
 
         if name.starts_with("mult") {
             check_multiplication(&examples);

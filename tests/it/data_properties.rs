@@ -1,16 +1,23 @@
 //! Generated examples against independent solvers: distances by relaxation instead of search, arithmetic by
 //! parsing the question, multiplication by `u128`.
 
-use std::collections::HashSet;
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
-use coconut::data::stats::Stats;
-use coconut::data::tasks::arithmetic::{Arithmetic, Operator};
-use coconut::data::tasks::dag::Shape;
-use coconut::data::tasks::multiply::Multiply;
-use coconut::data::tasks::{Task, generate, key, keys};
-use coconut::data::tokenizer::Units;
-use coconut::data::{Encoded, Example, Graph, Tokenizer, encode_graphs, encode_texts};
+use coconut::{
+    data::{
+        Encoded, Example, Graph, Tokenizer, encode_graphs, encode_texts, read,
+        stats::Stats,
+        tasks::{
+            Task,
+            arithmetic::{Arithmetic, Operator},
+            dag::Shape,
+            generate, key, keys,
+            multiply::Multiply,
+        },
+        tokenizer::Units,
+    },
+    eval::score::{is_right, read_answer},
+};
 use proptest::prelude::*;
 
 fn make(task: &Task, n: usize, seed: u64) -> Vec<Example> {
@@ -329,8 +336,8 @@ proptest! {
             _ => Units::for_symbols(&set),
         };
         let tokenizer = Tokenizer::build(&set, units, Path::new("built")).unwrap();
-        let (encoded, findings) = encode_texts(&set, &tokenizer).unwrap();
-        prop_assert_eq!(findings.warnings(), Vec::<String>::new());
+        let (encoded, found) = encode_texts(&set, &tokenizer).unwrap();
+        prop_assert_eq!(found.warnings(), Vec::<String>::new());
         for (encoded, example) in encoded.iter().zip(&set) {
             let Encoded::Text(text) = encoded else { panic!("a text") };
             let question = tokenizer.decode(&text.question).unwrap();
@@ -360,5 +367,86 @@ fn shapes_that_make_no_sense_are_refused() {
     ] {
         let message = generate(&task, 1, 0, &HashSet::new()).unwrap_err().to_string();
         assert!(message.contains(words), "{message:?} lacks {words:?}");
+    }
+}
+
+// ---- Files ------------------------------------------------------------------------------------------
+
+fn any_example() -> impl Strategy<Value = Example> {
+    let text = any::<String>;
+    (text(), prop::collection::vec(text(), 0..3), text())
+        .prop_map(|(question, steps, answer)| Example::new(question, steps, answer))
+}
+
+proptest! {
+    #[test]
+    fn every_layout_of_json_reads_the_same(examples in prop::collection::vec(any_example(), 1..4)) {
+        let objects = |write: fn(&Example) -> serde_json::Result<String>| -> Vec<String> {
+            examples.iter().map(|example| write(example).unwrap()).collect()
+        };
+        let compact = objects(serde_json::to_string);
+        let pretty = objects(serde_json::to_string_pretty);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        for text in [
+            compact.join("\n"),
+            pretty.join("\n"),
+            pretty.concat(),
+            format!("[{}]", compact.join(",")),
+            format!("[\n{}\n]", pretty.join(",\n")),
+            format!("{{\"data\": [{}]}}", compact.join(",")),
+            format!("{{\n\"n\": 1,\n\"data\": [{}]}}", pretty.join(", ")),
+        ] {
+            std::fs::write(&path, &text).unwrap();
+            let read = read::load(&path, None);
+            prop_assert_eq!(read.as_ref().ok(), Some(&examples), "{} of {}", text, read.is_err());
+        }
+    }
+}
+
+// ---- Answers ----------------------------------------------------------------------------------------
+
+proptest! {
+    /// Values against whole numbers over a common power of ten, in `i128`.
+    #[test]
+    fn numbers_are_right_by_value(
+        [a, b] in [-2_000_i64..2_000, -2_000..2_000],
+        [a_places, b_places] in [0..4_usize, 0..4],
+        zeros in 0..3_usize,
+    ) {
+        let written = |number: i64, places: usize| {
+            let digits = format!("{:0>width$}", number.abs(), width = places + 1);
+            let (whole, fraction) = digits.split_at(digits.len() - places);
+            let sign = if number < 0 { "-" } else { "" };
+            let padding = "0".repeat(zeros);
+            match places {
+                0 => format!("{sign}{padding}{whole}"),
+                _ => format!("{sign}{padding}{whole}.{fraction}{padding}"),
+            }
+        };
+        let scaled = |number: i64, places: usize| i128::from(number) * 10_i128.pow(4 - places as u32);
+        let equal = scaled(a, a_places) == scaled(b, b_places);
+        let (left, right) = (written(a, a_places), written(b, b_places));
+        prop_assert_eq!(is_right(Some(&left), &right, None), equal, "{} and {}", left, right);
+        let power = format!("{a}e-{a_places}");
+        prop_assert_eq!(is_right(Some(&power), &right, None), equal, "{} and {}", power, right);
+        let over = format!("{a}/1{}", "0".repeat(a_places));
+        prop_assert_eq!(is_right(Some(&over), &right, None), equal, "{} and {}", over, right);
+        prop_assert!(is_right(Some(&left), &over, None) && is_right(Some(&power), &over, None));
+    }
+
+    /// The answer of every example is right when its own tokens are spoken, whatever it is made of.
+    #[test]
+    fn spoken_answers_are_right(answer in "[a-c0-9 ,.:$()/%<>='\u{e9}-]{1,12}", words: bool) {
+        let units = if words { Units::Words } else { Units::Characters };
+        let examples = [Example::new("q", ["s"], answer.trim())];
+        let tokenizer = Tokenizer::build(&examples, units, Path::new("built")).unwrap();
+        let (encoded, found) = encode_texts(&examples, &tokenizer).unwrap();
+        prop_assert_eq!(found.warnings(), Vec::<String>::new());
+        let Encoded::Text(text) = &encoded[0] else { panic!("a text") };
+        let generated = tokenizer.decode(&[text.steps.concat(), text.answer.clone()].concat()).unwrap();
+        let spoken = text.spoken_answer(&tokenizer).unwrap();
+        let prediction = read_answer(&generated, "###");
+        prop_assert!(is_right(prediction.as_deref(), &examples[0].answer, spoken.as_deref()), "{}", generated);
     }
 }

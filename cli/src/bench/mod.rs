@@ -8,7 +8,10 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
-use crate::{progress::Progress, verbs::print_json};
+use crate::{
+    progress::Progress,
+    verbs::{at_least_one, print_json},
+};
 use clap::Args;
 use coconut::{
     Error, Result, data::Stage, latent::Recompute, model::lora::Frozen, report::table::drawn,
@@ -42,16 +45,16 @@ pub struct Bench {
     #[arg(long)]
     bf16: bool,
     /// Number of blocks.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = at_least_one)]
     layers: usize,
     /// Width of the hidden states.
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, value_parser = at_least_one)]
     dim: usize,
     /// Attention heads.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = at_least_one)]
     heads: usize,
     /// Examples a step, and questions a batch of generation.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = at_least_one)]
     batch: usize,
     /// Stages to measure, each in a process of its own, in turns.
     #[arg(long, value_delimiter = ',', default_value = "0,3,6", value_parser = clap::value_parser!(i32).range(-1..=1000))]
@@ -64,16 +67,16 @@ pub struct Bench {
     data: Option<PathBuf>,
     /// Rows of so many random tokens instead of `--data`, latents included; the last quarter of each
     /// is labelled.
-    #[arg(long, conflicts_with = "data")]
+    #[arg(long, conflicts_with = "data", value_parser = at_least_one)]
     tokens: Option<usize>,
     /// Rows of the embedding; the model's or the data's vocabulary if absent.
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_one)]
     vocab: Option<usize>,
     /// Compute each pass, or each block of it, again in backward: `none`, `passes` or `blocks`.
     #[arg(long, default_value = "none", value_parser = recompute)]
     recompute: Recompute,
     /// Steps measured, after two that are not; medians are told, of ratios too.
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 9, value_parser = at_least_one)]
     repeats: usize,
     /// Measure one stage after the other, where memory does not hold all of them at once.
     #[arg(long)]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use tokenizers::AddedToken;
+use tokenizers::{AddedToken, ModelWrapper};
 
 use super::{END_LATENT, LATENT, Markers, START_LATENT, Tokenizer};
 use crate::data::write::write_atomically;
@@ -103,9 +103,7 @@ impl Tokenizer {
             return Err(Error::input(&origin, "", problem));
         }
         let markers = Markers { start_latent, end_latent, latent, eos, pad };
-        // GPT-2 names its eos as unknown token, yet its bytes cover every text: nothing is unknown to it.
-        let unknown = token_named(&config, "unk_token").and_then(|token| inner.token_to_id(token));
-        let unknown = unknown.filter(|&id| id != eos);
+        let unknown = unknown_token(&inner, &config).and_then(|token| inner.token_to_id(token));
         let (style, chat) = Default::default();
         let stops = vec![eos];
         Ok(Self { inner, markers, stops, unknown, loaded_size, style, chat, origin, config })
@@ -164,6 +162,20 @@ fn read_object(path: &Path) -> Result<Map<String, Value>> {
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Map::new()),
         Err(error) => Err(Error::io("read", path)(error)),
+    }
+}
+
+/// The token that stands for what the vocabulary lacks: the model's own. What the configuration names is at times
+/// never used, as GPT-2's eos, whose bytes cover every text.
+fn unknown_token<'a>(
+    inner: &'a tokenizers::Tokenizer,
+    config: &'a Map<String, Value>,
+) -> Option<&'a str> {
+    match inner.get_model() {
+        ModelWrapper::WordLevel(model) => Some(&model.unk_token),
+        ModelWrapper::WordPiece(model) => Some(&model.unk_token),
+        ModelWrapper::BPE(model) => model.unk_token.as_deref(),
+        ModelWrapper::Unigram(_) => token_named(config, "unk_token"),
     }
 }
 

@@ -60,13 +60,14 @@ pub struct Tokenizer {
     config: Map<String, Value>,
 }
 
-/// Token ids, and the first piece of the text that the vocabulary lacks.
+/// Token ids, and the pieces of the text that the vocabulary lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
     /// One id a token.
     pub ids: Vec<u32>,
-    /// The text behind the first unknown token.
-    pub unknown: Option<String>,
+    /// The words or characters without a token, in the text's order: those that became the unknown token, and letters,
+    /// digits and ASCII marks that became nothing.
+    pub unknown: Vec<String>,
 }
 
 impl Tokenizer {
@@ -74,11 +75,24 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, special: bool) -> Result<Tokens> {
         let encoding = self.inner.encode(text, special).map_err(|error| self.failed(error))?;
         let ids = encoding.get_ids().to_vec();
-        let unknown = self.unknown.and_then(|unknown| {
-            let place = ids.iter().position(|&id| id == unknown)?;
-            let &(start, end) = encoding.get_offsets().get(place)?;
-            Some(text.get(start..end).unwrap_or(text).to_owned())
-        });
+        let unknown_token = self.unknown.and_then(|id| self.inner.id_to_token(id));
+        let mut unknown = Vec::new();
+        let dropped = |text: &str| -> Vec<String> {
+            let seen =
+                |word: &&str| word.contains(|c: char| c.is_alphanumeric() || c.is_ascii_graphic());
+            text.split_whitespace().filter(seen).map(str::to_owned).collect()
+        };
+        let mut end = 0; // of the text that has tokens, in bytes
+        for (&id, &(from, to)) in ids.iter().zip(encoding.get_offsets()) {
+            unknown.extend(text.get(end..from).map(dropped).into_iter().flatten());
+            if Some(id) == self.unknown {
+                let piece = text.get(from..to).unwrap_or(text);
+                // Where the text itself spells the unknown token, nothing is lacking.
+                unknown.extend((Some(piece) != unknown_token.as_deref()).then(|| piece.to_owned()));
+            }
+            end = end.max(to);
+        }
+        unknown.extend(text.get(end..).map(dropped).into_iter().flatten());
         Ok(Tokens { ids, unknown })
     }
 
