@@ -20,7 +20,7 @@ pub enum Data {
         /// Where to write.
         output: PathBuf,
         /// Keep only the first so many.
-        #[arg(long, value_parser = super::at_least_one)]
+        #[arg(long, value_parser = crate::verbs::at_least_one)]
         max_size: Option<usize>,
     },
     /// Make examples of a task: graph, prosqa, arithmetic or multiply.
@@ -40,7 +40,7 @@ pub struct Generate {
     /// The task.
     task: String,
     /// How many examples.
-    #[arg(short, value_parser = super::at_least_one)]
+    #[arg(short, value_parser = crate::verbs::at_least_one)]
     n: usize,
     /// Where to write them.
     #[arg(short, long)]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+mod answers;
 mod architecture;
 mod cli;
 mod curriculum;
