@@ -1,6 +1,9 @@
 //! An example as pieces of token ids, from which the curriculum assembles each stage's sequence.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use rayon::prelude::*;
 
@@ -193,10 +196,17 @@ pub fn encode_texts(
     examples: &[Example],
     tokenizer: &Tokenizer,
 ) -> Result<(Vec<Encoded>, EncodingWarnings)> {
-    let checked: Vec<Checked> = examples
+    let mut checked: Vec<Checked> = examples
         .par_iter()
         .map(|example| encode_checked(example, tokenizer))
         .collect::<Result<_>>()?;
+    let dropped = dropped(examples, tokenizer)?;
+    if !dropped.is_empty() {
+        for (example, checked) in examples.iter().zip(&mut checked) {
+            let lost = characters(example).filter(|character| dropped.contains(character));
+            checked.unknown.extend(lost.map(String::from));
+        }
+    }
     let mut warnings = EncodingWarnings::default();
     let mut encoded = Vec::with_capacity(checked.len());
     for (index, checked) in checked.into_iter().enumerate() {
@@ -219,7 +229,35 @@ pub fn encode_text(example: &Example, tokenizer: &Tokenizer) -> Result<Text> {
 /// As [`Tokenizer::put`] and [`Tokenizer::encode`].
 pub fn unknown_in_question(question: &str, tokenizer: &Tokenizer) -> Result<Vec<String>> {
     let (text, special) = tokenizer.put(question)?;
-    Ok(tokenizer.encode(&text, special)?.unknown)
+    let mut unknown = tokenizer.encode(&text, special)?.unknown;
+    let dropped = dropped(&[Example::new(question, [""; 0], "")], tokenizer)?;
+    unknown.extend(dropped.into_iter().map(String::from));
+    Ok(unknown)
+}
+
+/// Letters, digits and ASCII marks that a tokenizer without an unknown token drops: alone they give no token.
+fn dropped(examples: &[Example], tokenizer: &Tokenizer) -> Result<BTreeSet<char>> {
+    let all: BTreeSet<char> = examples
+        .par_iter()
+        .map(|example| characters(example).collect())
+        .reduce(BTreeSet::new, |mut all, more| {
+            all.extend(more);
+            all
+        });
+    let mut dropped = BTreeSet::new();
+    for character in all {
+        if tokenizer.encode(character.encode_utf8(&mut [0; 4]), false)?.ids.is_empty() {
+            dropped.insert(character);
+        }
+    }
+    Ok(dropped)
+}
+
+/// The characters of an example that mean something: what is left out may well be normalized away.
+fn characters(example: &Example) -> impl Iterator<Item = char> {
+    let texts = [example.question.as_str(), ANSWER_MARK, &example.answer].into_iter();
+    let texts = texts.chain(example.steps.iter().map(String::as_str));
+    texts.flat_map(str::chars).filter(|c| c.is_alphanumeric() || c.is_ascii_graphic())
 }
 
 /// The beginning of a sentence that names the first words or characters without a token; `None` if there are none.

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    Result,
+    Error, Result,
     config::RunConfig,
     data::{
-        Curriculum, Dataset, Example, Format, Schedule, Stage, Tokenizer, encode_graphs,
+        Curriculum, Dataset, Encoded, Example, Format, Schedule, Stage, Tokenizer, encode_graphs,
         encode_texts, read,
         tasks::{self, Task},
         tokenizer::Units,

@@ -89,7 +89,7 @@ impl Folder {
         self.file(
             "recipe.yaml",
             &format!(
-                "train_path: {data}\nval_path: {data}\nsave_path: {runs}\ntokenizer: words\nn_layer: 1\nn_embd: 32\n\
+                "train_path: {data}\nval_path: {data}\nsave_path: {runs}\ntokenizer: words\nn_layer: 1\nn_embd: 64\n\
                  n_head: 2\nmax_latent_stage: 1\ncot_epochs: 1\nnum_epochs: 3\nbatch_size_training: 8\n\
                  max_new_tokens: 24\neval_at: stage\nlr: 3e-3\n"
             ),
@@ -132,15 +132,15 @@ fn what_is_right_is_counted_as_right() {
     let test = folder.examples("test.json", &by_heart(1, |answer| json!(answer)));
     let recipe = folder.recipe(&data);
     let val = format!("val_path={test}");
-    let keys = [val.as_str(), "cot_epochs=12", "epochs_per_stage=12", "num_epochs=36", "seed=1"];
+    let keys = [val.as_str(), "cot_epochs=20", "epochs_per_stage=20", "num_epochs=60", "seed=1"];
     let found = folder.train(&recipe, &keys).json();
     let rows = found["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 3, "stages −1, 0 and 1: {found}");
     for row in rows {
-        assert_eq!(row["accuracy"], json!(1.0), "{row}");
+        assert_eq!(row["eval_acc"], json!(1.0), "{row}");
     }
-    assert_eq!(rows[0]["cot_em"], json!(1.0), "{found}");
-    assert_eq!(rows[1]["cot_em"], json!(1.0), "{found}");
+    assert_eq!(rows[0]["eval_cot_em"], json!(1.0), "{found}");
+    assert_eq!(rows[1]["eval_cot_em"], json!(1.0), "{found}");
 
     let checkpoint = folder.checkpoint("run").display().to_string();
     let evaluate = |file: &str, more: &[&str]| {
@@ -155,7 +155,7 @@ fn what_is_right_is_counted_as_right() {
     });
     let samples = folder.path("samples.jsonl");
     let found = evaluate(&folder.examples("forms.json", &forms), &["--samples", &samples]);
-    assert_eq!(found.json()["accuracy"], json!(1.0), "{}", found.stdout);
+    assert_eq!(found.json()["eval_acc"], json!(1.0), "{}", found.stdout);
     let lines = fs::read_to_string(&samples).unwrap();
     let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
     assert_eq!((&first["prediction"], &first["answer"]), (&json!("1234"), &json!("1234.0")));
@@ -166,7 +166,7 @@ fn what_is_right_is_counted_as_right() {
         text => json!(format!("{text}!")),
     });
     let found = evaluate(&folder.examples("others.json", &others), &[]);
-    assert_eq!(found.json()["accuracy"], json!(0.0), "{}", found.stdout);
+    assert_eq!(found.json()["eval_acc"], json!(0.0), "{}", found.stdout);
     found.says(&["example 2: the vocabulary has no token for `!`", "(6 such examples)"]);
 }
 

@@ -5,7 +5,9 @@ use std::{collections::HashSet, path::Path};
 
 use coconut::{
     data::{
-        Encoded, Example, Graph, Tokenizer, encode_graphs, encode_texts, read,
+        Encoded, Example, Graph, Tokenizer,
+        encode::{Text, unknown_in_question},
+        encode_graphs, encode_texts, read,
         stats::Stats,
         tasks::{
             Task,
@@ -16,7 +18,7 @@ use coconut::{
         },
         tokenizer::Units,
     },
-    eval::score::{is_right, read_answer},
+    eval::score::{is_right, read_answer, same_steps},
 };
 use proptest::prelude::*;
 
@@ -449,4 +451,70 @@ proptest! {
         let prediction = read_answer(&generated, "###");
         prop_assert!(is_right(prediction.as_deref(), &examples[0].answer, spoken.as_deref()), "{}", generated);
     }
+}
+
+/// Tokenizers of well-known families, which cover every text byte by byte.
+fn families() -> Vec<Tokenizer> {
+    let load = |name: &str| Tokenizer::load(&crate::fixture("tokenizers").join(name)).unwrap();
+    ["gpt2", "qwen", "llama3", "smollm2"].map(load).into()
+}
+
+#[test]
+fn an_answer_is_right_in_either_form_of_unicode() {
+    for tokenizer in families() {
+        for (composed, decomposed) in
+            [("café", "cafe\u{301}"), ("Å", "\u{212b}"), ("각", "\u{1100}\u{1161}\u{11a8}")]
+        {
+            let examples = [composed, decomposed].map(|text| Example::new("q", [text], text));
+            let (encoded, found) = encode_texts(&examples, &tokenizer).unwrap();
+            assert_eq!((found.unreadable, found.unknown), (None, None));
+            let texts: Vec<_> = encoded
+                .iter()
+                .map(|encoded| match encoded {
+                    Encoded::Text(text) => text,
+                    Encoded::Graph(_) => panic!("a text"),
+                })
+                .collect();
+            for (expected, example) in texts.iter().zip(&examples) {
+                for generated in &texts {
+                    let ids = [generated.steps.concat(), generated.answer.clone()].concat();
+                    let generated = tokenizer.decode(&ids).unwrap();
+                    let spoken = expected.spoken_answer(&tokenizer).unwrap();
+                    let prediction = read_answer(&generated, "###");
+                    assert!(is_right(prediction.as_deref(), &example.answer, spoken.as_deref()));
+                    let steps = Text::spoken_steps(&expected.steps, &tokenizer).unwrap().unwrap();
+                    assert!(same_steps(&generated, &steps, "###"));
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn byte_tokenizers_have_a_token_for_everything(text: String) {
+        for tokenizer in families() {
+            let unknown = unknown_in_question(&text, &tokenizer).unwrap();
+            prop_assert_eq!(unknown, Vec::<String>::new(), "{}", tokenizer.origin().display());
+        }
+    }
+}
+
+/// A tokenizer may drop what it lacks instead of writing an unknown token.
+#[test]
+fn characters_that_become_nothing_are_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let bpe = serde_json::json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+        "post_processor": null, "decoder": null, "truncation": null, "padding": null, "model": {"type": "BPE",
+        "vocab": {"</s>": 0, "a": 1, "b": 2, " ": 3, "ab": 4, "#": 5, "\n": 6}, "merges": [["a", "b"]]}});
+    std::fs::write(&path, bpe.to_string()).unwrap();
+    let tokenizer = Tokenizer::load(&path).unwrap();
+    assert_eq!(unknown_in_question("ab xa zz", &tokenizer).unwrap(), ["x", "z"]);
+    assert_eq!(unknown_in_question("ab # ba", &tokenizer).unwrap(), [""; 0]);
+    let examples = ["ab", "axe", "b"].map(|answer| Example::new("a", ["b"], answer));
+    let (_, found) = encode_texts(&examples, &tokenizer).unwrap();
+    let unknown = found.unknown.unwrap();
+    assert_eq!((unknown.example, unknown.count), (2, 1));
+    assert_eq!(unknown.what, "the vocabulary has no token for `x`, `e`");
 }

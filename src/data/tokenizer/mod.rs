@@ -65,8 +65,7 @@ pub struct Tokenizer {
 pub struct Tokens {
     /// One id a token.
     pub ids: Vec<u32>,
-    /// The words or characters without a token, in the text's order: those that became the unknown token, and letters,
-    /// digits and ASCII marks that became nothing.
+    /// The words or characters that became the unknown token, in the text's order.
     pub unknown: Vec<String>,
 }
 
@@ -75,24 +74,13 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, special: bool) -> Result<Tokens> {
         let encoding = self.inner.encode(text, special).map_err(|error| self.failed(error))?;
         let ids = encoding.get_ids().to_vec();
-        let unknown_token = self.unknown.and_then(|id| self.inner.id_to_token(id));
-        let mut unknown = Vec::new();
-        let dropped = |text: &str| -> Vec<String> {
-            let seen =
-                |word: &&str| word.contains(|c: char| c.is_alphanumeric() || c.is_ascii_graphic());
-            text.split_whitespace().filter(seen).map(str::to_owned).collect()
-        };
-        let mut end = 0; // of the text that has tokens, in bytes
-        for (&id, &(from, to)) in ids.iter().zip(encoding.get_offsets()) {
-            unknown.extend(text.get(end..from).map(dropped).into_iter().flatten());
-            if Some(id) == self.unknown {
-                let piece = text.get(from..to).unwrap_or(text);
-                // Where the text itself spells the unknown token, nothing is lacking.
-                unknown.extend((Some(piece) != unknown_token.as_deref()).then(|| piece.to_owned()));
-            }
-            end = end.max(to);
-        }
-        unknown.extend(text.get(end..).map(dropped).into_iter().flatten());
+        let spelled = self.unknown.and_then(|id| self.inner.id_to_token(id));
+        let pieces = ids.iter().zip(encoding.get_offsets());
+        let unknown = pieces.filter(|(id, _)| Some(**id) == self.unknown);
+        let unknown = unknown.map(|(_, &(start, end))| text.get(start..end).unwrap_or(text));
+        // Where the text itself spells the unknown token, nothing is lacking.
+        let unknown = unknown.filter(|&piece| Some(piece) != spelled.as_deref());
+        let unknown = unknown.map(str::to_owned).collect();
         Ok(Tokens { ids, unknown })
     }
 
