@@ -294,3 +294,13 @@ fn a_context_found_in_the_data_has_a_limit() {
     let found = coconut(&["train", &folder.recipe(&fits), "--dry-run"]);
     assert!(found.stdout.contains("context 16384"), "{}{}", found.stdout, found.stderr);
 }
+
+/// Earlier versions wrote `read` where `prediction` stands now.
+#[test]
+fn samples_of_earlier_versions_are_read() {
+    let old = r####"{"question": "q", "generation": "### 7", "answer": "7", "read": "7", "correct": true}"####;
+    let sample: coconut::run::Sample = serde_json::from_str(old).unwrap();
+    assert_eq!(sample.prediction.as_deref(), Some("7"));
+    let written = serde_json::to_value(&sample).unwrap();
+    assert_eq!((&written["prediction"], written.get("read")), (&json!("7"), None));
+}
