@@ -16,7 +16,7 @@ use crate::{
     },
     eval::TrainedModel,
     hub::HubCache,
-    latent::{LatentModel, Thinking},
+    latent::{LatentModel, Thinking, model::LATENT_WEIGHTS_FILE},
     model::{
         Lora, Transformer,
         lora::{self, Base, Frozen},
@@ -61,6 +61,35 @@ pub struct LatentInfo {
 }
 
 impl LatentInfo {
+    /// What is taken of a folder that another program wrote: no latents, all steps in words.
+    pub fn plain() -> Self {
+        Self {
+            method: Method::Cot,
+            stage: Stage::COT,
+            c_thought: 1,
+            max_latent_stage: 0,
+            pad_latent_to_max: false,
+            thinking: Thinking::default(),
+            format: Format::Text,
+            prompt: PromptStyle::default(),
+            frozen: Frozen::F32,
+            bf16: false,
+        }
+    }
+
+    /// How the model in a folder thinks: what `latent.json` says, or [`LatentInfo::plain`] in the folder of a
+    /// plain model or of adapters that PEFT wrote.
+    fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join(LATENT_FILE);
+        // A checkpoint that has lost the file is damaged, and no plain model.
+        let ours = [LATENT_FILE, LATENT_WEIGHTS_FILE, STATE_FILE, OPTIMIZER_FILE];
+        let plain = Lora::find(folder)?.is_some() || folder.join("config.json").is_file();
+        match plain && !ours.iter().any(|file| folder.join(file).exists()) {
+            true => Ok(Self::plain()),
+            false => read_json(&path),
+        }
+    }
+
     /// A curriculum that gives this model's prompts.
     pub fn curriculum(&self) -> Curriculum {
         let Self { method, c_thought, max_latent_stage, pad_latent_to_max, .. } = *self;
@@ -113,11 +142,13 @@ impl Checkpoint {
     /// # Errors
     /// A missing or damaged file, and weights that do not fit each other.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let latent: LatentInfo = read_json(&folder.join(LATENT_FILE))?;
+        let latent = LatentInfo::load(folder)?;
         let mut model = load_transformer(folder, latent.frozen, device)?;
         model.config.precision = precision(latent.bf16);
-        let tokenizer = Tokenizer::load(folder)?.with_prompt(&latent.prompt)?;
+        let tokenizer = load_tokenizer(folder)?.with_prompt(&latent.prompt)?;
         check_vocabulary(&tokenizer, &model, folder)?;
+        // Markers that the folder does not have start as in training.
+        model = model.start_rows(&tokenizer.added_markers(), tokenizer.marker_source());
         let Learner { model, objective } = Learner::load(model, latent.thinking.clone(), folder)?;
         Ok(Self { model, objective, tokenizer, latent })
     }
@@ -145,12 +176,41 @@ pub fn precision(bf16: bool) -> Precision {
 /// Everything that reading either can report.
 pub fn load_transformer(folder: &Path, frozen: Frozen, device: &Device) -> Result<Transformer> {
     let Some(lora) = Lora::find(folder)? else { return Transformer::load(folder, device) };
+    let below = base_folder(&lora, folder)?;
+    Ok(Transformer::load(&below, device)?.load_adapters(lora, folder)?.hold(frozen))
+}
+
+/// The folder of the model that a folder's adapters name.
+fn base_folder(lora: &Lora, folder: &Path) -> Result<PathBuf> {
     let Base { name, revision } = &lora.base;
-    let below = HubCache::from_env().folder(name, revision.as_deref()).map_err(|problem| {
+    HubCache::from_env().folder(name, revision.as_deref()).map_err(|problem| {
         let problem = format!("`base_model_name_or_path` {problem}");
         Error::input(folder.join(lora::CONFIG_FILE), "", problem)
-    })?;
-    Ok(Transformer::load(&below, device)?.load_adapters(lora, folder)?.hold(frozen))
+    })
+}
+
+/// The tokenizer of a checkpoint: its own, or that of the model below adapters which came without one.
+fn load_tokenizer(folder: &Path) -> Result<Tokenizer> {
+    match Lora::find(folder)? {
+        Some(lora) if !folder.join("tokenizer.json").exists() => {
+            Tokenizer::load(&base_folder(&lora, folder)?)
+        }
+        _ => Tokenizer::load(folder),
+    }
+}
+
+/// Refuses a folder of adapters where a whole model is needed.
+///
+/// # Errors
+/// How to make a whole model of them.
+pub fn refuse_adapters(folder: &Path) -> Result<()> {
+    if Lora::find(folder)?.is_none() {
+        return Ok(());
+    }
+    let folder = folder.display();
+    Err(Error::Usage(format!(
+        "{folder} holds adapters, not a whole model. Make one of it first: `coconut merge {folder} -o FOLDER`."
+    )))
 }
 
 /// Refuses a tokenizer whose files give more tokens than the model has embeddings; markers added since

@@ -65,16 +65,69 @@ impl HubCache {
         let repository = self.root.join(format!("models--{}", parts.join("--")));
         let commit = std::fs::read_to_string(repository.join("refs").join(wanted));
         let commit = commit.map_or_else(|_| wanted.to_owned(), |text| text.trim().to_owned());
-        let snapshot = repository.join("snapshots").join(&commit);
-        if is_plain(&commit) && snapshot.join("config.json").is_file() {
-            return Ok(snapshot);
+        let snapshots = snapshots(&repository);
+        if let Some(found) = snapshots.iter().find(|snapshot| **snapshot == commit) {
+            return Ok(repository.join("snapshots").join(found));
+        }
+        // Fetched by its commit, a model has no `refs/main`. The only one there is the one that is meant.
+        if let ([only], None, false) =
+            (snapshots.as_slice(), revision, repository.join("refs/main").exists())
+        {
+            return Ok(repository.join("snapshots").join(only));
         }
         let option = revision.map_or(String::new(), |revision| format!(" --revision {revision}"));
+        let others = match snapshots.as_slice() {
+            [] => String::new(),
+            some => format!(
+                " The cache has its commit `{}`, which `revision` can name.",
+                some.join("`, `")
+            ),
+        };
         Err(format!(
-            "is `{model}`, which is neither a folder nor whole in the Hugging Face cache {}. Fetch it with `hf download {name}{option}`, or set HF_HOME or HF_HUB_CACHE to the cache that has it.",
+            "is `{model}`, which is neither a folder nor whole in the Hugging Face cache {}. Fetch it with `hf download {name}{option}`, or set HF_HOME or HF_HUB_CACHE to the cache that has it.{others}",
             self.root.display()
         ))
     }
+}
+
+/// The commits of which a repository in the cache holds a model or adapters, in order.
+fn snapshots(repository: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(repository.join("snapshots")).into_iter().flatten().flatten();
+    let whole = entries.filter(|entry| {
+        ["config.json", "adapter_config.json"].iter().any(|file| entry.path().join(file).is_file())
+    });
+    let mut commits: Vec<String> =
+        whole.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    commits.retain(|commit| is_plain(commit));
+    commits.sort();
+    commits
+}
+
+/// What completes a model folder that lacks a file, as the beginning of a sentence without its full stop: the
+/// command that fetches it if the folder is a snapshot in a cache, else to copy it.
+pub fn completion(folder: &Path) -> String {
+    command(folder).map_or("Copy the whole model folder".into(), |command| {
+        format!("Fetch it with `{command}`")
+    })
+}
+
+/// Whether a folder is a snapshot in a cache.
+pub fn is_snapshot(folder: &Path) -> bool {
+    command(folder).is_some()
+}
+
+/// `hf download org/name`, with the revision if it is not `main`, for a snapshot in a cache.
+fn command(folder: &Path) -> Option<String> {
+    let commit = folder.file_name()?.to_str()?;
+    let snapshots = folder.parent().filter(|parent| parent.ends_with("snapshots"))?;
+    let repository = snapshots.parent()?;
+    let name = repository.file_name()?.to_str()?.strip_prefix("models--")?.replace("--", "/");
+    let main = std::fs::read_to_string(repository.join("refs/main"));
+    let revision = match main.is_ok_and(|main| main.trim() == commit) {
+        true => String::new(),
+        false => format!(" --revision {commit}"),
+    };
+    Some(format!("hf download {name}{revision}"))
 }
 
 /// Letters, digits, `-`, `_` and `.`, not beginning with a point.

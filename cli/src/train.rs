@@ -8,9 +8,10 @@ use std::{
 use crate::{eval, log, verbs, watcher::Watcher};
 use clap::Args;
 use coconut::{
-    Error, Result,
+    Error, Result, checkpoint,
     config::RunConfig,
     data::{Draw, Method, Tokenizer},
+    model::Transformer,
     report,
     run::{Results, RunFolder},
     train::{Beginning, Data, EpochSteps, Trainer, model_config},
@@ -60,6 +61,7 @@ impl Train {
             Beginning::Fresh => config.model_folder()?,
             Beginning::Resumed(_) => None,
         };
+        model.as_deref().map_or(Ok(()), checkpoint::refuse_adapters)?;
         let data = Data::prepare(&config, model.as_deref(), beginning.checkpoint())?;
         if self.overwrite {
             folder.remove()?;
@@ -186,8 +188,22 @@ fn missing(config: &RunConfig) -> Vec<String> {
     let absent = paths.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?)));
     let absent = absent.filter(|(_, path)| !path.exists());
     let said = absent.map(|(key, path)| format!("`{key}`: {} is missing", path.display()));
-    let model = config.model_folder().err().map(|error| error.to_string());
-    model.into_iter().chain(said).collect()
+    let model =
+        config.model_folder().and_then(|folder| folder.map_or(Ok(()), |f| whole(config, &f)));
+    model.err().map(|error| error.to_string()).into_iter().chain(said).collect()
+}
+
+/// Refuses a folder that no run can start from: adapters, weights that do not fit, no tokenizer.
+fn whole(config: &RunConfig, folder: &Path) -> Result<()> {
+    if !folder.exists() {
+        return Ok(()); // said of the key that names it
+    }
+    checkpoint::refuse_adapters(folder)?;
+    Transformer::check(folder)?;
+    if config.tokenizer.is_none() {
+        Tokenizer::load(folder)?;
+    }
+    Ok(())
 }
 
 fn shown(tokenizer: &Tokenizer, ids: &[u32]) -> String {

@@ -61,6 +61,15 @@ pub struct Biases {
     pub mlp: bool,
 }
 
+/// The form of the Gaussian error linear unit (Hendrycks and Gimpel 2016, arXiv 1606.08415) in GPT-2's MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gelu {
+    /// `x · Φ(x)`, with the error function.
+    Exact,
+    /// With a hyperbolic tangent in its place: what GPT-2 was trained with.
+    Tanh,
+}
+
 /// Probabilities of dropout in training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
@@ -92,6 +101,8 @@ pub struct ModelConfig {
     pub heads: Heads,
     /// Width of the hidden layer of a block's MLP.
     pub inner: usize,
+    /// The form of GELU in the MLP; families other than GPT-2 have SwiGLU there.
+    pub gelu: Gelu,
     /// Added to the variance, or mean square, in every norm.
     pub norm_eps: f64,
     /// Rotary positions; without them, positions are learned embeddings.
@@ -143,6 +154,7 @@ impl ModelConfig {
             n_layer,
             heads,
             inner: 4 * d_model,
+            gelu: Gelu::Tanh,
             norm_eps: 1e-5,
             rotary: None,
             biases: Biases { qkv: true, output: true, mlp: true },
@@ -165,6 +177,12 @@ impl ModelConfig {
     /// will be written.
     pub fn note(&mut self, key: &str, value: impl Into<Value>) {
         self.json.insert(key.to_owned(), value.into());
+    }
+
+    /// Says that the output head is a table of its own from now on.
+    pub(super) fn untie(&mut self) {
+        self.tied = false;
+        self.note("tie_word_embeddings", false);
     }
 
     /// Reads and checks `config.json` in a model folder.

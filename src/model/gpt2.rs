@@ -6,8 +6,9 @@ use coconut_kernels::{self as kernels, Visible};
 
 use super::{
     ModelConfig, Reads,
-    layers::{Conv1d, Embedding, LayerNorm, dropout},
-    lora::Map,
+    config::Gelu,
+    layers::{Conv1d, Embedding, LayerNorm, dropout, exact_gelu},
+    lora::LinearMut,
     positions::Positions,
     weights::Make,
 };
@@ -90,7 +91,7 @@ impl Gpt2 {
     }
 
     /// The maps that can have adapters, by name.
-    pub(super) fn maps(&mut self) -> Vec<(String, Map<'_>)> {
+    pub(super) fn maps(&mut self) -> Vec<(String, LinearMut<'_>)> {
         let blocks = self.transformer.h.iter_mut().enumerate();
         let maps = blocks.flat_map(|(layer, block)| {
             let Block { attn, mlp, .. } = block;
@@ -100,7 +101,7 @@ impl Gpt2 {
                 ("mlp.c_fc", &mut mlp.c_fc),
                 ("mlp.c_proj", &mut mlp.c_proj),
             ]
-            .map(|(part, map)| (format!("transformer.h.{layer}.{part}"), Map::Conv1d(map)))
+            .map(|(part, map)| (format!("transformer.h.{layer}.{part}"), LinearMut::Conv1d(map)))
         });
         maps.collect()
     }
@@ -139,7 +140,10 @@ impl Block {
         let x = x + dropout(self.attn.c_proj.forward(mixed, precision), p.residual);
 
         let inner = self.mlp.c_fc.forward(self.ln_2.forward(x.clone(), eps), precision);
-        let inner = kernels::gelu(inner);
+        let inner = match config.gelu {
+            Gelu::Exact => exact_gelu(inner),
+            Gelu::Tanh => kernels::gelu(inner),
+        };
         (x + dropout(self.mlp.c_proj.forward(inner, precision), p.residual), qkv)
     }
 }

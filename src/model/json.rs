@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     ModelConfig,
-    config::{Biases, Dropout, Family},
+    config::{Biases, Dropout, Family, Gelu},
     positions::{Llama3, Rotary},
 };
 
@@ -65,7 +65,15 @@ struct Gpt2 {
 
 impl Gpt2 {
     fn shape(self, json: Map<String, Value>) -> Result<ModelConfig, String> {
-        supported(&self.activation_function, "activation_function", &GELU)?;
+        let gelu = match self.activation_function.as_deref() {
+            None => Gelu::Tanh,
+            Some(name) if GELU_TANH.contains(&name) => Gelu::Tanh,
+            Some(name) if GELU_EXACT.contains(&name) => Gelu::Exact,
+            Some(other) => {
+                let known = [GELU_EXACT.as_slice(), &GELU_TANH].concat().join("`, `");
+                return Err(format!("`activation_function` is `{other}`; supported are `{known}`"));
+            }
+        };
         for (key, wanted) in [
             ("scale_attn_weights", true),
             ("scale_attn_by_inverse_layer_idx", false),
@@ -77,6 +85,7 @@ impl Gpt2 {
         }
         Ok(ModelConfig {
             inner: self.n_inner.unwrap_or(4 * self.n_embd),
+            gelu,
             norm_eps: self.layer_norm_epsilon.unwrap_or(1e-5),
             tied: self.tie_word_embeddings.unwrap_or(true),
             dropout: Dropout {
@@ -97,9 +106,12 @@ impl Gpt2 {
     }
 }
 
-/// The tanh form of GELU, by its two names.
-const GELU: [&str; 2] = ["gelu_new", "gelu_pytorch_tanh"];
-/// By its two names.
+/// transformers' names of GELU with the error function.
+const GELU_EXACT: [&str; 2] = ["gelu", "gelu_python"];
+/// transformers' names of its tanh form; they differ in how the same function is written.
+const GELU_TANH: [&str; 5] =
+    ["gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate"];
+/// transformers' names of `x · σ(x)`.
 const SILU: [&str; 2] = ["silu", "swish"];
 
 /// The fields of Llama and its kin.
@@ -122,7 +134,7 @@ struct Llama {
     attention_dropout: Option<f64>,
     /// `rope_scaling` before transformers 5.
     rope_parameters: Option<Rope>,
-    rope_scaling: Option<Rope>,
+    rope_scaling: Option<Value>,
     /// Beside the scaling before transformers 5, inside `rope_parameters` since.
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
@@ -136,8 +148,10 @@ struct Llama {
 /// Rotary positions, in either of their two places.
 #[derive(Deserialize)]
 struct Rope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The name of `rope_type` before transformers 4.43; files may have both, and then `rope_type` counts.
+    #[serde(rename = "type")]
+    old_type: Option<String>,
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
     factor: Option<f64>,
@@ -180,6 +194,7 @@ impl Llama {
             n_layer: self.num_hidden_layers,
             heads: Heads { query, key_value, dim: dim.unwrap_or(even_split) },
             inner: self.intermediate_size,
+            gelu: Gelu::Tanh,
             norm_eps: self.rms_norm_eps.unwrap_or(1e-6),
             rotary: Some(self.rotary(n_positions)?),
             biases: Biases {
@@ -224,9 +239,13 @@ impl Llama {
     }
 
     fn rotary(&self, n_positions: usize) -> Result<Rotary, String> {
-        let (key, rope) = match (&self.rope_scaling, &self.rope_parameters) {
-            (Some(rope), _) => ("rope_scaling", Some(rope)),
-            (None, rope) => ("rope_parameters", rope.as_ref()),
+        // As transformers reads them: `rope_scaling` counts alone, unless it says nothing.
+        let scaling = self.rope_scaling.as_ref().filter(|value| !is_nothing(value));
+        let scaling: Option<Rope> = (scaling.map(Rope::deserialize).transpose())
+            .map_err(|e| format!("`rope_scaling` cannot be read: {e}"))?;
+        let (key, rope) = match &scaling {
+            Some(rope) => ("rope_scaling", Some(rope)),
+            None => ("rope_parameters", self.rope_parameters.as_ref()),
         };
         let inside = |field: fn(&Rope) -> Option<f64>| rope.and_then(field);
         if rope
@@ -242,7 +261,8 @@ impl Llama {
         if !(theta > 0.0 && theta.is_finite()) {
             return Err(format!("`rope_theta` is {theta}; it must be positive"));
         }
-        let scaling = match rope.and_then(|rope| rope.rope_type.as_deref()) {
+        let kind = rope.and_then(|rope| rope.rope_type.as_deref().or(rope.old_type.as_deref()));
+        let scaling = match kind {
             None | Some("default") => None,
             Some("llama3") => {
                 let positive = |name: &str, value: Option<f64>| match value {
@@ -273,6 +293,18 @@ impl Llama {
             }
         };
         Ok(Rotary { theta, scaling })
+    }
+}
+
+/// Whether Python takes a value for false, as transformers asks of `rope_scaling`.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(true) => false,
     }
 }
 

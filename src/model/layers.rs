@@ -177,6 +177,13 @@ impl RmsNorm {
     }
 }
 
+/// `x · Φ(x) = ½x(1 + erf(x/√2))`, shape kept: GELU itself (Hendrycks and Gimpel 2016, arXiv 1606.08415), of
+/// which [`kernels::gelu`] is the tanh form.
+pub fn exact_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let cdf = ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
+    x * cdf
+}
+
 /// Zeroes elements with probability `p` and scales the rest by `1 / (1 − p)`.
 ///
 /// Active on tensors with autodiff, that is in training; the identity elsewhere. The device's

@@ -8,7 +8,7 @@ use coconut_kernels::{self as kernels, Visible};
 use super::{
     ModelConfig, Reads,
     layers::{Embedding, Linear, RmsNorm, side_by_side},
-    lora::Map,
+    lora::LinearMut,
     positions::Positions,
     weights::Make,
 };
@@ -106,7 +106,7 @@ impl Llama {
     }
 
     /// The maps that can have adapters, by name.
-    pub(super) fn maps(&mut self) -> Vec<(String, Map<'_>)> {
+    pub(super) fn maps(&mut self) -> Vec<(String, LinearMut<'_>)> {
         let blocks = self.model.layers.iter_mut().enumerate();
         let maps = blocks.flat_map(|(layer, block)| {
             let Block { self_attn, mlp, .. } = block;
@@ -119,7 +119,7 @@ impl Llama {
                 ("mlp.up_proj", &mut mlp.up_proj),
                 ("mlp.down_proj", &mut mlp.down_proj),
             ]
-            .map(|(part, map)| (format!("model.layers.{layer}.{part}"), Map::Linear(map)))
+            .map(|(part, map)| (format!("model.layers.{layer}.{part}"), LinearMut::Linear(map)))
         });
         maps.collect()
     }

@@ -16,13 +16,16 @@ use safetensors::{
 use serde::Deserialize;
 
 use super::parameters::Named;
-use crate::{Error, Result};
+use crate::{Error, Result, hub};
 
 /// The file that holds a checkpoint's weights.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 
 /// What stands in its place when the weights are split.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// How a file begins that Git LFS left in a clone instead of the large file it stands for.
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// The longest header that the format allows, in bytes.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -59,6 +62,12 @@ impl TensorFile {
             return Err(broken("it has less than 8 bytes".into()));
         }
         file.read_exact(&mut size).map_err(Error::io("read", path))?;
+        if size == LFS_POINTER[..8] {
+            let problem = format!(
+                "a Git LFS pointer of {length} bytes, which stands for the tensors and does not hold them. Run `git lfs pull` in the repository that it was cloned from, or fetch the model with `hf download`."
+            );
+            return Err(Error::input(path, "", problem));
+        }
         let size = u64::from_le_bytes(size);
         if size > LONGEST_HEADER || size > length - 8 {
             return Err(broken(format!("its header would take {size} of {length} bytes")));
@@ -87,7 +96,8 @@ impl TensorFile {
     /// A tensor's elements as f32, row-major.
     ///
     /// # Errors
-    /// A name that is not in the file, and a type that is not floating point.
+    /// A name that is not in the file, a type that is not floating point, and elements that are not
+    /// finite: what is computed with them would be NaN throughout.
     pub fn read(&self, name: &str) -> Result<Vec<f32>> {
         let place = || format!("tensor `{name}`");
         let Some(info) = self.tensors.get(name) else {
@@ -104,7 +114,15 @@ impl TensorFile {
                 return Err(Error::input(&self.path, place(), problem));
             }
         };
-        values.map_err(Error::io("read", &self.path))
+        let values = values.map_err(Error::io("read", &self.path))?;
+        if let Some(element) = values.iter().position(|x| !x.is_finite()) {
+            let problem = format!(
+                "element {element} is {}, and no model computes with that. The file was written after training had diverged, or is damaged: use an earlier checkpoint, or copy the file again.",
+                values[element]
+            );
+            return Err(Error::input(&self.path, place(), problem));
+        }
+        Ok(values)
     }
 
     /// The bytes from `first` to `last`, `WIDTH` at a time through `convert`.
@@ -153,6 +171,13 @@ impl ModelFiles {
     /// No weights, missing or broken shards, and an index that does not tell what they hold.
     pub fn open(folder: &Path) -> Result<Self> {
         let (single, index) = (folder.join(WEIGHTS_FILE), folder.join(INDEX_FILE));
+        let dangling =
+            [&single, &index].into_iter().find(|path| path.is_symlink() && !path.exists());
+        if let Some(link) = dangling {
+            let problem =
+                format!("a link to a file that is not there. {}.", hub::completion(folder));
+            return Err(Error::input(link, "", problem));
+        }
         if single.exists() {
             let file = TensorFile::open(&single)?;
             let holder = file.tensors.keys().map(|name| (name.clone(), 0)).collect();
@@ -160,7 +185,8 @@ impl ModelFiles {
         }
         if !index.exists() {
             let problem = format!(
-                "the folder has no weights: neither `{WEIGHTS_FILE}` nor `{INDEX_FILE}`. Copy the whole model folder; weights in another format (`.bin`) must be written again as safetensors."
+                "the folder has no weights: neither `{WEIGHTS_FILE}` nor `{INDEX_FILE}`. {}; weights in another format (`.bin`) must be written again as safetensors.",
+                hub::completion(folder)
             );
             return Err(Error::input(folder, "", problem));
         }
@@ -184,7 +210,7 @@ impl ModelFiles {
         let absent = names.iter().filter(|name| !folder.join(name).is_file());
         let absent: Vec<String> = absent.map(|name| format!("`{name}` is missing")).collect();
         if !absent.is_empty() {
-            let problem = format!("{}. Copy the whole model folder.", listed(&absent));
+            let problem = format!("{}. {}.", listed(&absent), hub::completion(folder));
             return Err(Error::input(index, "", problem));
         }
         let files: Vec<TensorFile> =
@@ -206,8 +232,9 @@ impl ModelFiles {
         }
         if !problems.is_empty() {
             let problem = format!(
-                "the shards do not hold what the index says: {}. Copy the whole model folder.",
-                listed(&problems)
+                "the shards do not hold what the index says: {}. {}.",
+                listed(&problems),
+                hub::completion(folder)
             );
             return Err(Error::input(index, "", problem));
         }

@@ -8,7 +8,7 @@ use coconut_kernels::Table;
 
 use super::{
     Cache, Cells, Layout, Lora, ModelConfig, gpt2::Gpt2, layers::Embedding, llama::Llama,
-    lora::Map, positions::Positions,
+    lora::LinearMut, positions::Positions,
 };
 use crate::rng;
 
@@ -119,7 +119,7 @@ impl Transformer {
         self.tokens().weight.val().device()
     }
 
-    fn tokens(&self) -> &Embedding {
+    pub(super) fn tokens(&self) -> &Embedding {
         match &self.body {
             Body::Gpt2(body) => &body.transformer.wte,
             Body::Llama(body) => &body.model.embed_tokens,
@@ -235,18 +235,27 @@ impl Transformer {
     }
 
     /// The maps of the blocks, by name.
-    pub(super) fn maps(&mut self) -> Vec<(String, Map<'_>)> {
+    pub(super) fn maps(&mut self) -> Vec<(String, LinearMut<'_>)> {
         match &mut self.body {
             Body::Gpt2(body) => body.maps(),
             Body::Llama(body) => body.maps(),
         }
     }
 
+    /// The token embeddings' key, without `.weight`.
+    pub(super) fn embedding_name(&self) -> &'static str {
+        match &self.body {
+            Body::Gpt2(_) => "transformer.wte",
+            Body::Llama(_) => "model.embed_tokens",
+        }
+    }
+
     /// The token embeddings, and the output head if it is another table, by name.
     pub(super) fn tables(&mut self) -> Vec<(String, &mut Embedding)> {
+        let name = self.embedding_name();
         let tokens = match &mut self.body {
-            Body::Gpt2(body) => ("transformer.wte", &mut body.transformer.wte),
-            Body::Llama(body) => ("model.embed_tokens", &mut body.model.embed_tokens),
+            Body::Gpt2(body) => (name, &mut body.transformer.wte),
+            Body::Llama(body) => (name, &mut body.model.embed_tokens),
         };
         let head = self.lm_head.as_mut().map(|head| ("lm_head", head));
         [tokens].into_iter().chain(head).map(|(name, table)| (name.to_owned(), table)).collect()

@@ -67,6 +67,14 @@ impl Transformer {
         failed.map_or(Ok(model), Err)
     }
 
+    /// Refuses what [`Transformer::load`] would refuse before it reads the tensors themselves.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(folder: &Path) -> Result<()> {
+        matched(&ModelConfig::load(folder)?, &ModelFiles::open(folder)?).map(|_| ())
+    }
+
     /// Writes `config.json` and `model.safetensors` into a folder; of a model with adapters, those
     /// alone.
     pub fn save(&self, folder: &Path) -> Result<()> {
@@ -125,6 +133,15 @@ fn matched(config: &ModelConfig, files: &ModelFiles) -> Result<BTreeMap<String, 
         // Frequencies that old checkpoints stored; `config.json` gives them.
         _ => ("model.", &[".rotary_emb.inv_freq"]),
     };
+    let expected = tensors(config);
+    let embedding = expected.first().map_or("", |(name, _)| name);
+    if let Some(wrapper) = wrapper(files, prefix, embedding) {
+        let problem = format!(
+            "every key begins with `{wrapper}`: a wrapper around the model was saved in its place. Save the model inside it, `wrapper.{}.save_pretrained(FOLDER)`, or write the keys without `{wrapper}`.",
+            wrapper.trim_end_matches('.')
+        );
+        return Err(Error::input(&files.path, "", problem));
+    }
     // `GPT2Model` and `LlamaModel` write the same tensors without the prefix of `…ForCausalLM`.
     let bare = !files.shapes().any(|(name, _)| name.starts_with(prefix));
     let full = |name: &str| match bare && name != HEAD {
@@ -139,10 +156,11 @@ fn matched(config: &ModelConfig, files: &ModelFiles) -> Result<BTreeMap<String, 
 
     let (mut names, mut problems) = (BTreeMap::new(), Vec::new());
     let mut head = if config.tied { found.remove(HEAD) } else { None };
-    for (at, (name, shape)) in tensors(config).into_iter().enumerate() {
-        match found.remove(&name) {
+    for (at, (name, shape)) in expected.into_iter().enumerate() {
+        // The first tensor is the token embedding, which a tied head repeats. `save_model` of safetensors
+        // keeps one of the two, and it may be the head.
+        match found.remove(&name).or_else(|| head.take_if(|_| at == 0)) {
             Some((file_name, found_shape)) if found_shape == shape => {
-                // The first tensor is the token embedding, which a tied head repeats.
                 if let (0, Some((head, _))) = (at, head.take_if(|head| head.1 == shape))
                     && files.read(head)? != files.read(file_name)?
                 {
@@ -152,8 +170,9 @@ fn matched(config: &ModelConfig, files: &ModelFiles) -> Result<BTreeMap<String, 
                 }
                 names.insert(name, file_name.to_owned());
             }
-            Some((_, found_shape)) => problems
-                .push(format!("`{name}` is {found_shape:?}, `config.json` asks for {shape:?}")),
+            Some((file_name, found_shape)) => problems.push(format!(
+                "`{file_name}` is {found_shape:?}, `config.json` asks for {shape:?}"
+            )),
             None => problems.push(format!("`{name}` is missing")),
         }
     }
@@ -170,6 +189,27 @@ fn matched(config: &ModelConfig, files: &ModelFiles) -> Result<BTreeMap<String, 
         listed(&problems)
     );
     Err(Error::input(&files.path, "", problem))
+}
+
+/// What stands before every key of files that hold a wrapper around the model, `module.` among others.
+/// `prefix` is the family's own, and `embedding` the full key of its token embedding.
+fn wrapper<'a>(files: &'a ModelFiles, prefix: &str, embedding: &str) -> Option<&'a str> {
+    let names = || files.shapes().map(|(name, _)| name);
+    let shared = names().reduce(|shared, name| {
+        let same = shared.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+        &shared[..shared.floor_char_boundary(same)]
+    })?;
+    let parts = &shared[..=shared.rfind('.')?];
+    let bare = embedding.strip_prefix(prefix).unwrap_or(embedding);
+    let own = [embedding, bare, HEAD];
+    if names().any(|name| own.contains(&name)) {
+        return None;
+    }
+    let holds = |wrapper: &str| {
+        names().any(|name| name.strip_prefix(wrapper).is_some_and(|name| own.contains(&name)))
+    };
+    let wrappers = [parts.strip_suffix(prefix).unwrap_or_default(), parts];
+    wrappers.into_iter().find(|wrapper| !wrapper.is_empty() && holds(wrapper))
 }
 
 /// A model whose every tensor comes from `source(name, shape)`, in a fixed order: the one table of
@@ -242,7 +282,7 @@ impl Make<'_> {
 /// See [`Transformer::start_rows`].
 fn start(table: &mut Embedding, ids: &[u32], source: Option<u32>, rows: usize) {
     let before = table.weight.val().detach();
-    let (device, [count, width]) = (before.device(), before.dims());
+    let (device, dtype, [count, width]) = (before.device(), before.dtype(), before.dims());
     let mut values: Vec<f32> = before.into_data().iter::<f32>().collect();
     let row: Vec<f32> = match source {
         Some(source) => values[source as usize * width..][..width].to_vec(),
@@ -261,5 +301,6 @@ fn start(table: &mut Embedding, ids: &[u32], source: Option<u32>, rows: usize) {
         values[id as usize * width..][..width].copy_from_slice(&row);
     }
     let data = TensorData::new(values, [rows, width]);
-    table.weight = Param::from_tensor(Tensor::from_data(data, &device));
+    let table_rows: Tensor<2> = Tensor::from_data(data, &device);
+    table.weight = Param::from_tensor(table_rows.cast(dtype));
 }

@@ -10,7 +10,7 @@ use crate::{
     config::RunConfig,
     data::Markers,
     latent::{LatentModel, model::Extras},
-    model::{ModelConfig, Transformer, lora},
+    model::{ModelConfig, Transformer},
     objective::{Learner, ObjectiveParameters},
     run::RunFolder,
 };
@@ -79,14 +79,8 @@ pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result
     };
     let transformer = match config.model_folder()? {
         None => Transformer::random(model_config(config, data), config.seed, device),
-        Some(folder) if folder.join(lora::CONFIG_FILE).is_file() => {
-            return Err(Error::Usage(format!(
-                "{} holds adapters, not a whole model. Make one of it first: `coconut merge {} -o FOLDER`.",
-                folder.display(),
-                folder.display()
-            )));
-        }
         Some(folder) => {
+            checkpoint::refuse_adapters(&folder)?;
             let model = Transformer::load(&folder, device)?;
             checkpoint::check_vocabulary(&data.tokenizer, &model, &folder)?;
             data.check_context(config, model.config.n_positions)?;

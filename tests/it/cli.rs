@@ -591,6 +591,38 @@ fn a_model_that_is_not_here_is_told_how_to_fetch() {
     refused(command, &["`model_id`", "hf download org/name --revision v2"]);
 }
 
+/// A snapshot whose weights, or whose tokenizer, were not fetched is no model to start from; one fetched by its commit
+/// alone is.
+#[test]
+fn a_model_that_was_fetched_in_part_is_told_how_to_fetch_the_rest() {
+    let trained = trained();
+    let cache = trained.path("cache");
+    let snapshot =
+        cache.join("models--org--name/snapshots/607a30d783dfa663caf39e06633721c8d4cfcd7e");
+    fs::create_dir_all(&snapshot).unwrap();
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
+        fs::copy(trained.checkpoint().join(file), snapshot.join(file)).unwrap();
+    }
+    let recipe = trained.recipe(&[("model_id", "org/name"), ("name", "again")]);
+    let dry_run = || {
+        let mut command = train(&recipe, &["--dry-run"]);
+        stdout(&command.env("HF_HUB_CACHE", &cache).assert().success())
+    };
+    assert!(!dry_run().contains("cannot start"), "{}", dry_run());
+    for file in ["model.safetensors", "tokenizer.json"] {
+        let aside = trained.path("aside");
+        fs::rename(snapshot.join(file), &aside).unwrap();
+        let printed = dry_run();
+        for words in ["cannot start yet", file, "hf download org/name"] {
+            assert!(printed.contains(words), "{words} is not in {printed}");
+        }
+        let mut command = train(&recipe, &[]);
+        command.env("HF_HUB_CACHE", &cache);
+        refused(command, &[file, "hf download org/name"]);
+        fs::rename(&aside, snapshot.join(file)).unwrap();
+    }
+}
+
 /// Adapters on a model that was trained before: resumed, used as they are, and merged.
 #[test]
 fn adapters_are_trained_resumed_and_merged() {
@@ -661,6 +693,9 @@ fn adapters_are_trained_resumed_and_merged() {
     refused(whole, &["whole model already"]);
     let onto = [("load_model_path", checkpoint.to_str().unwrap()), ("name", "onto")];
     refused(train(&place.recipe(&onto), &[]), &["coconut merge"]);
+    let planned = train(&place.recipe(&onto), &["--dry-run"]).assert().success();
+    let planned = stdout(&planned);
+    assert!(planned.contains("cannot start yet") && planned.contains("coconut merge"), "{planned}");
     refused(train(&place.recipe(&[("lora_rank", "4")]), &[]), &["`lora_rank`", "`model_id`"]);
     refused(train(&place.recipe(&[("lora_alpha", "4")]), &[]), &["`lora_alpha`", "`lora_rank`"]);
     let other = [("lora_target_modules", "q_proj"), ("name", "other")];

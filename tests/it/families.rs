@@ -11,7 +11,7 @@ use coconut::{
         self, LatentModel, Wanted,
         batch::{Batch, Row},
     },
-    model::{Transformer, parameters},
+    model::{Transformer, parameters, weights::HostTensors},
     objective,
 };
 use serde::Deserialize;
@@ -61,33 +61,44 @@ fn loss_and_every_gradient_equal_pytorch() {
         let reference = tensors(&format!("families_{family}"));
         for (name, case) in [("mixed", &cases.mixed), ("scattered", &cases.scattered)] {
             let batch = case.batch(cases.latent);
-            let trace = latent::forward(&model, &batch, Wanted::Predictions);
-            assert_eq!(batch.targets.len(), case.labelled_tokens);
-            let loss = objective::cross_entropy(&model.transformer, &batch, &trace, &batch.targets)
-                .unwrap()
-                / case.labelled_tokens as f64;
-            let value = f64::from(loss.clone().into_scalar::<f32>());
-            assert!((value / case.loss - 1.0).abs() < 1e-4, "{family}, {name}: {value}");
-
-            let gradients = parameters::take_gradients(&model, &mut loss.backward());
-            let prefix = format!("{name}.grad.");
-            let theirs: BTreeMap<&str, _> = reference
-                .iter()
-                .filter_map(|(key, tensor)| Some((key.strip_prefix(&prefix)?, tensor)))
-                .collect();
-            let names: Vec<&str> = gradients.keys().map(String::as_str).collect();
-            assert_eq!(names, theirs.keys().copied().collect::<Vec<_>>(), "{family}");
-            for (parameter, gradient) in &gradients {
-                let (shape, theirs) = theirs[parameter.as_str()];
-                assert_eq!(&gradient.shape, shape, "{family}: {parameter}");
-                let ours: Vec<f32> = gradient.values.clone().into_data().try_into_vec().unwrap();
-                // A bias of keys alone shifts all scores of a query alike, unless keys are turned
-                // between: its gradient may be next to nothing, and is held to the others' size.
-                let size = theirs.iter().fold(1e-3f32, |size, x| size.max(x.abs()));
-                let difference = largest_difference(&ours, theirs) / size;
-                assert!(difference < 1e-4, "{family}, {name}, {parameter}: {difference:e}");
-            }
+            check_loss_and_gradients(&model, &batch, case, &reference, name);
         }
+    }
+}
+
+/// The latent loss of a batch, and every gradient against PyTorch's `<name>.grad.<parameter>`.
+fn check_loss_and_gradients(
+    model: &LatentModel,
+    batch: &Batch,
+    case: &Case,
+    reference: &HostTensors,
+    name: &str,
+) {
+    let family = model.transformer.config.family.name();
+    let trace = latent::forward(model, batch, Wanted::Predictions);
+    assert_eq!(batch.targets.len(), case.labelled_tokens);
+    let loss = objective::cross_entropy(&model.transformer, batch, &trace, &batch.targets).unwrap()
+        / case.labelled_tokens as f64;
+    let value = f64::from(loss.clone().into_scalar::<f32>());
+    assert!((value / case.loss - 1.0).abs() < 1e-4, "{family}, {name}: {value}");
+
+    let gradients = parameters::take_gradients(model, &mut loss.backward());
+    let prefix = format!("{name}.grad.");
+    let theirs: BTreeMap<&str, _> = reference
+        .iter()
+        .filter_map(|(key, tensor)| Some((key.strip_prefix(&prefix)?, tensor)))
+        .collect();
+    let names: Vec<&str> = gradients.keys().map(String::as_str).collect();
+    assert_eq!(names, theirs.keys().copied().collect::<Vec<_>>(), "{family}");
+    for (parameter, gradient) in &gradients {
+        let (shape, theirs) = theirs[parameter.as_str()];
+        assert_eq!(&gradient.shape, shape, "{family}: {parameter}");
+        let ours: Vec<f32> = gradient.values.clone().into_data().try_into_vec().unwrap();
+        // A bias of keys alone shifts all scores of a query alike, unless keys are turned
+        // between: its gradient may be next to nothing, and is held to the others' size.
+        let size = theirs.iter().fold(1e-3f32, |size, x| size.max(x.abs()));
+        let difference = largest_difference(&ours, theirs) / size;
+        assert!(difference < 1e-4, "{family}, {name}, {parameter}: {difference:e}");
     }
 }
 
@@ -100,6 +111,45 @@ fn files_of_other_types_and_shards_give_their_logits() {
         let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], None).unwrap();
         let difference = largest_difference(&logits(&model, &batch)[0], &reference[name].1);
         assert!(difference < 1e-4, "{name}: {difference:e}");
+    }
+}
+
+#[derive(Deserialize)]
+struct Gelus {
+    latent: u32,
+    ids: Vec<u32>,
+    names: Vec<String>,
+    gelu: Case,
+    gelu_fast: Case,
+}
+
+/// GPT-2 under each name that transformers has for GELU and its tanh form. The two functions are further apart than
+/// the tolerance (`python/make_model_files.py` checks that).
+#[test]
+fn each_gelu_of_gpt2_is_computed_by_its_name() {
+    let about: Gelus = json("files/gelu");
+    let reference = tensors("files/gelu");
+    let named = |name: &str| {
+        let place = tempfile::tempdir().unwrap();
+        let from = fixtures().join("latent");
+        let text = std::fs::read_to_string(from.join("config.json")).unwrap();
+        let config = text.replace("\"gelu_new\"", &format!("\"{name}\""));
+        assert_eq!(config == text, name == "gelu_new");
+        std::fs::write(place.path().join("config.json"), config).unwrap();
+        std::fs::copy(from.join("model.safetensors"), place.path().join("model.safetensors"))
+            .unwrap();
+        thinking(Transformer::load(place.path(), &Device::flex()).unwrap())
+    };
+    for name in &about.names {
+        let batch = Batch::new(&[Row { ids: &about.ids, labels: &[] }], None).unwrap();
+        let ours = &logits(&named(name), &batch)[0];
+        let off = largest_difference(ours, &reference[&format!("{name}.logits")].1);
+        assert!(off < 1e-4, "{name}: {off:e}");
+    }
+    for (name, case) in [("gelu", &about.gelu), ("gelu_fast", &about.gelu_fast)] {
+        let model = named(name).train();
+        let batch = case.batch(about.latent);
+        check_loss_and_gradients(&model, &batch, case, &reference, name);
     }
 }
 

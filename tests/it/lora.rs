@@ -1,22 +1,27 @@
 //! Adapters against PEFT: folders that `peft` wrote, their logits, latent loss and gradients by
 //! PyTorch's multi-pass forward (`python/make_fixtures.py`), and merging.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use burn::{
     module::Module,
-    tensor::{DType, Device},
+    tensor::{DType, Device, Tensor},
 };
 use coconut::{
-    checkpoint::load_transformer,
+    checkpoint::{self, Checkpoint, load_transformer},
+    data::{Method, Stage, Tokenizer},
+    eval::{GenerateOptions, Sampling, generate},
     latent::{
         self, LatentModel, Recompute, Wanted,
         backward::{BackwardOptions, backward},
         batch::{Batch, Row},
     },
     model::{
-        Lora, Transformer,
-        lora::{ADAPTER_FILE, ALL_LINEAR, Frozen, Targets},
+        Lora, ModelConfig, Transformer,
+        lora::{ADAPTER_FILE, ALL_LINEAR, Base, Frozen, Targets},
         parameters,
         weights::{self, HostTensors},
     },
@@ -24,8 +29,12 @@ use coconut::{
     optim::AdamW,
 };
 use serde::Deserialize;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::torch::{Case, fixtures, json, largest_difference, logits, tensors, thinking};
+use crate::torch::{
+    Case, fixtures, json as read_json, largest_difference, logits, tensors, thinking,
+};
 
 /// The second is tied, the third is not; the first stores its maps the other way round.
 const MODELS: [&str; 3] = ["gpt2", "qwen2", "qwen3"];
@@ -41,7 +50,7 @@ fn load(name: &str) -> (Transformer, LoraCase, HostTensors) {
     let folder = fixtures().join("lora").join(name);
     let model = load_transformer(&folder, Frozen::F32, &Device::flex()).unwrap();
     let name = format!("lora_{name}");
-    (model, json(&name), tensors(&name))
+    (model, read_json(&name), tensors(&name))
 }
 
 impl LoraCase {
@@ -185,6 +194,207 @@ fn fresh_adapters_change_nothing_and_are_where_they_were_asked_for() {
     let (key, problem) = plain.with_lora(none, &[], 0).unwrap_err();
     assert_eq!(key, "lora_target_modules");
     assert!(problem.contains("`q_proj`") && problem.contains("`c_attn`, `c_fc`"), "{problem}");
+}
+
+fn variants() -> PathBuf {
+    fixtures().join("files/adapters")
+}
+
+/// Less common folders of PEFT (`python/make_model_files.py`): whole tables, resized vocabularies, ranks and scales a map.
+#[test]
+fn every_kind_of_folder_that_peft_writes_gives_its_logits() {
+    let reference = tensors("files/adapters");
+    let ids = [3, 14, 15, 9, 26, 5, 35, 8]; // as in the script
+    let off = |model: &Transformer, name: &str| {
+        let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], None).unwrap();
+        largest_difference(&logits(&thinking(model.clone()), &batch)[0], &reference[name].1)
+    };
+    assert!(reference.len() > 12);
+    for name in reference.keys() {
+        let folder = variants().join(name);
+        let load = |folder: &Path| load_transformer(folder, Frozen::F32, &Device::flex()).unwrap();
+        let model = load(&folder);
+        assert!(off(&model, name) < 1e-4, "{name}: {:e}", off(&model, name));
+
+        // Written again and merged it is the same model.
+        let again = tempfile::tempdir().unwrap();
+        model.save(again.path()).unwrap();
+        let reread = load(again.path());
+        assert!(off(&reread, name) < 1e-4, "{name}, written: {:e}", off(&reread, name));
+        let merged = model.merged();
+        assert!(off(&merged, name) < 1e-4, "{name}, merged: {:e}", off(&merged, name));
+        let whole = tempfile::tempdir().unwrap();
+        merged.save(whole.path()).unwrap();
+        let reread = Transformer::load(whole.path(), &Device::flex()).unwrap();
+        assert!(off(&reread, name) < 1e-4, "{name}, merged and written: {:e}", off(&reread, name));
+    }
+}
+
+/// One folder with its `adapter_config.json` changed.
+fn changed(name: &str, changes: &[(&str, Value)]) -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    let from = variants().join(name);
+    std::fs::copy(from.join(ADAPTER_FILE), place.path().join(ADAPTER_FILE)).unwrap();
+    let text = std::fs::read_to_string(from.join("adapter_config.json")).unwrap();
+    let mut about: Value = serde_json::from_str(&text).unwrap();
+    for (key, value) in changes {
+        about[*key] = value.clone();
+    }
+    std::fs::write(place.path().join("adapter_config.json"), about.to_string()).unwrap();
+    place
+}
+
+fn refused(folder: &Path, words: &[&str]) {
+    let error = load_transformer(folder, Frozen::F32, &Device::flex()).unwrap_err().to_string();
+    for word in words {
+        assert!(error.contains(word), "`{word}` is not in: {error}");
+    }
+}
+
+#[test]
+fn adapters_that_are_not_computed_are_refused_by_key_with_a_way_out() {
+    let convert = "path_initial_model_for_weight_conversion";
+    let merge = "merge_and_unload";
+    for (key, value, words) in [
+        ("init_lora_weights", json!("pissa"), [convert, merge]),
+        ("init_lora_weights", json!("pissa_niter_4"), [convert, merge]),
+        ("init_lora_weights", json!("olora"), [convert, merge]),
+        ("init_lora_weights", json!("corda"), [convert, merge]),
+        ("init_lora_weights", json!("lora_ga"), [convert, merge]),
+        ("init_lora_weights", json!("loftq"), [convert, merge]),
+        ("init_lora_weights", json!("nonsense"), [convert, merge]),
+        ("use_dora", json!(true), ["not computed", merge]),
+        ("kasa_config", json!({"beta": 1.0}), ["not computed", merge]),
+        ("a_key_of_another_version", json!(3), ["not computed", merge]),
+        ("bias", json!("lora_only"), ["none", merge]),
+        ("modules_to_save", json!(["norm"]), ["`norm`", merge]),
+        ("target_modules", json!(["q_proj", "lm_head"]), ["`lm_head`", merge]),
+        ("target_modules", json!(["model.embed_tokens"]), ["embed_tokens", merge]),
+        ("target_modules", json!(["wte", "c_attn"]), ["`wte`", merge]),
+        ("rank_pattern", json!({"^model.*": 4}), ["regular expression", "^model.*"]),
+        ("rank_pattern", json!({"q_proj": 0}), ["`r` is 0", "65536"]),
+    ] {
+        let place = changed("patterns", &[(key, value)]);
+        refused(
+            place.path(),
+            &[&["adapter_config.json", key][..usize::from(key != "rank_pattern") + 1], &words]
+                .concat(),
+        );
+    }
+    for value in [json!(true), json!(false), json!("gaussian"), json!("orthogonal"), json!("eva")] {
+        let place = changed("patterns", &[("init_lora_weights", value)]);
+        load_transformer(place.path(), Frozen::F32, &Device::flex()).unwrap();
+    }
+
+    // A table that is named and not there, and tables of two lengths.
+    let place =
+        changed("saved_embedding", &[("modules_to_save", json!(["embed_tokens", "lm_head"]))]);
+    refused(place.path(), &["`lm_head.weight` is missing"]);
+    let mut tensors =
+        weights::read_tensors(&variants().join("resized_untied").join(ADAPTER_FILE)).unwrap();
+    let place = changed("resized_untied", &[]);
+    tensors.remove("base_model.model.lm_head.weight");
+    weights::write_tensors(&place.path().join(ADAPTER_FILE), &named(tensors)).unwrap();
+    refused(place.path(), &["[44, 41] rows"]);
+}
+
+fn named(tensors: HostTensors) -> parameters::Named {
+    let flat = |(name, (shape, values)): (String, (Vec<usize>, Vec<f32>))| {
+        (
+            name,
+            parameters::Flat {
+                shape,
+                values: Tensor::from_data(values.as_slice(), &Device::flex()),
+            },
+        )
+    };
+    tensors.into_iter().map(flat).collect()
+}
+
+#[test]
+fn adapters_elsewhere_or_pickled_are_named_with_what_to_do() {
+    let place = changed("patterns", &[]);
+    std::fs::rename(place.path().join(ADAPTER_FILE), place.path().join("adapter_model.bin"))
+        .unwrap();
+    refused(place.path(), &["adapter_model.bin", "pickled", "save_pretrained"]);
+
+    let above = tempfile::tempdir().unwrap();
+    let inner = above.path().join("french");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::write(inner.join("adapter_config.json"), "{}").unwrap();
+    refused(above.path(), &["holds no model", &inner.display().to_string()]);
+    let error = Checkpoint::load(above.path(), &Device::flex()).unwrap_err().to_string();
+    assert!(error.contains(&inner.display().to_string()), "{error}");
+}
+
+/// A model of another program with a tokenizer that knows no markers, and adapters on it without a tokenizer of
+/// their own: as `peft` leaves them.
+fn plain_folders() -> (TempDir, PathBuf, PathBuf) {
+    let place = tempfile::tempdir().unwrap();
+    let [base, adapters] = ["base", "adapters"].map(|name| place.path().join(name));
+    for folder in [&base, &adapters] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let from = fixtures().with_file_name("tokenizers").join("smollm2");
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(from.join(file), base.join(file)).unwrap();
+    }
+    let vocabulary = Tokenizer::load(&base).unwrap().loaded_size();
+    let config = ModelConfig::gpt2(vocabulary, 64, 16, 1, 2);
+    let model = Transformer::random(config, 3, &Device::flex());
+    model.save(&base).unwrap();
+    let below = Base { name: base.display().to_string(), revision: None };
+    let lora = Lora { base: below, ..Lora::new(2, Targets::One(ALL_LINEAR.into())) };
+    let model = model.with_lora(lora, &[], 4).unwrap();
+    // Fresh adapters change nothing: these are to be seen.
+    let model = parameters::map(model, |name, x| if name.contains("lora_B") { x + 0.3 } else { x });
+    model.save(&adapters).unwrap();
+    (place, base, adapters)
+}
+
+#[test]
+fn folders_of_other_programs_are_opened_and_markers_without_rows_start_as_in_training() {
+    let (place, base, adapters) = plain_folders();
+    for folder in [&base, &adapters] {
+        let Checkpoint { model, tokenizer, latent } =
+            Checkpoint::load(folder, &Device::flex()).unwrap();
+        assert_eq!((latent.method, latent.stage), (Method::Cot, Stage::COT));
+        let vocabulary = tokenizer.loaded_size();
+        assert_eq!(tokenizer.vocab_size(), vocabulary + 3);
+        assert_eq!(model.transformer.config.vocab_size, vocabulary + 3);
+        let expected = load_transformer(folder, Frozen::F32, &Device::flex()).unwrap();
+        let expected = expected.start_rows(&tokenizer.added_markers(), tokenizer.marker_source());
+        let table = |model: &Transformer| -> Vec<f32> {
+            model.embeddings().whole().into_data().try_into_vec().unwrap()
+        };
+        assert_eq!(table(&model.transformer), table(&expected));
+        let markers = tokenizer.markers();
+        let prompt = [3, 4, markers.start_latent, markers.end_latent];
+        let options = GenerateOptions {
+            latent: None,
+            stops: tokenizer.stops(),
+            max_new_tokens: 3,
+            sampling: Sampling::Greedy,
+        };
+        generate(&model, &[&prompt], &options).unwrap();
+
+        // Merged and written, it opens again and is the same.
+        let out = place.path().join("merged");
+        let whole =
+            LatentModel { transformer: model.transformer.clone().merged(), ..model.clone() };
+        checkpoint::write_model(&out, &whole, &tokenizer, &latent).unwrap();
+        let again = Checkpoint::load(&out, &Device::flex()).unwrap();
+        assert_eq!(again.tokenizer.vocab_size(), vocabulary + 3);
+        let batch = Batch::new(&[Row { ids: &prompt, labels: &[] }], None).unwrap();
+        let off = largest_difference(&logits(&model, &batch)[0], &logits(&again.model, &batch)[0]);
+        assert!(off < 1e-5, "{off:e}");
+        std::fs::remove_dir_all(&out).unwrap();
+    }
+
+    // A checkpoint of this program that has lost its `latent.json` is damaged.
+    std::fs::write(base.join("trainer.json"), "{}").unwrap();
+    let error = Checkpoint::load(&base, &Device::flex()).unwrap_err().to_string();
+    assert!(error.contains("latent.json"), "{error}");
 }
 
 #[test]

@@ -4,15 +4,20 @@
 use std::{fs, path::Path};
 
 use burn::tensor::Device;
-use coconut::model::{
-    ModelConfig, Transformer, parameters,
-    tensors::{INDEX_FILE, WEIGHTS_FILE},
-    weights::read_tensors,
+use coconut::{
+    data::Tokenizer,
+    latent::batch::{Batch, Row},
+    model::{
+        ModelConfig, Transformer, parameters,
+        tensors::{HostTensors, INDEX_FILE, WEIGHTS_FILE},
+        weights::read_tensors,
+    },
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::torch::fixtures;
+use crate::torch::{fixtures, json as read_json, largest_difference, logits, tensors, thinking};
 
 /// A copy of a fixture's folder, to be spoiled.
 fn copy(name: &str) -> TempDir {
@@ -58,7 +63,8 @@ fn fields_that_would_change_the_result_are_refused_by_name() {
         ("families/llama", "head_dim", json!(7)),
         ("families/llama", "num_hidden_layers", json!(1_000_000_000u64)),
         ("families/llama", "model_type", json!("gemma2")),
-        ("gpt2", "activation_function", json!("gelu")),
+        ("gpt2", "activation_function", json!("gelu_10")),
+        ("gpt2", "activation_function", json!("relu")),
         ("gpt2", "scale_attn_by_inverse_layer_idx", json!(true)),
         ("gpt2", "n_head", json!(0)),
         ("gpt2", "attn_pdrop", json!(1.0)),
@@ -92,6 +98,156 @@ fn both_spellings_of_rotary_positions_mean_the_same() {
     reshape(place.path(), &before);
     assert_eq!(ModelConfig::load(place.path()).unwrap().rotary, now.rotary);
     assert!(now.rotary.unwrap().scaling.is_some());
+}
+
+#[derive(Deserialize)]
+struct Ropes {
+    cases: Vec<Rope>,
+}
+
+#[derive(Deserialize)]
+struct Rope {
+    config: Value,
+    frequencies: Vec<f64>,
+}
+
+/// What transformers makes of every spelling (`python/make_model_files.py`): where `rope_scaling` says nothing, as `{}`
+/// does, `rope_parameters` count; else it counts alone.
+#[test]
+fn rotary_positions_are_read_as_transformers_reads_them() {
+    let ropes: Ropes = read_json("files/rope");
+    assert!(ropes.cases.len() > 60);
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("config.json");
+    for Rope { config, frequencies } in ropes.cases {
+        fs::write(&path, config.to_string()).unwrap();
+        let ours = ModelConfig::load_file(&path).unwrap_or_else(|e| panic!("{config}: {e}"));
+        let ours = ours.rotary.unwrap().frequencies(ours.heads.dim);
+        assert_eq!(ours.len(), frequencies.len());
+        for (ours, theirs) in ours.iter().zip(&frequencies) {
+            assert!((ours / theirs - 1.0).abs() < 1e-6, "{config}: {ours}, not {theirs}"); // theirs in f32
+        }
+    }
+}
+
+/// `safetensors.torch.save_model` keeps one name of a tied table, and it is the head's.
+#[test]
+fn a_tied_model_may_have_its_table_under_the_head_alone() {
+    let reference = tensors("files/tied");
+    let ids = [3, 14, 15, 9, 26, 5, 35, 8]; // as in the script
+    for name in ["gpt2", "qwen2", "llama"] {
+        let folder = fixtures().join("files/tied").join(name);
+        let model = Transformer::load(&folder, &Device::flex()).unwrap();
+        let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], None).unwrap();
+        let off = largest_difference(&logits(&thinking(model), &batch)[0], &reference[name].1);
+        assert!(off < 1e-4, "{name}: {off:e}");
+    }
+    // Of another size it is named as it stands in the file.
+    let place = copy("files/tied/qwen2");
+    reshape(place.path(), &[("vocab_size", json!(42))]);
+    refused(place.path(), &["`lm_head.weight` is [41, 24]", "[42, 24]"]);
+    // An untied model needs both.
+    let place = copy("files/tied/qwen2");
+    reshape(place.path(), &[("tie_word_embeddings", json!(false))]);
+    refused(place.path(), &["`model.embed_tokens.weight` is missing"]);
+}
+
+/// A file of other names and elements, written by hand.
+fn write_file(path: &Path, tensors: &HostTensors) {
+    let mut header = serde_json::Map::new();
+    let mut bytes: Vec<u8> = Vec::new();
+    for (name, (shape, values)) in tensors {
+        let first = bytes.len();
+        bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+        let offsets = [first, bytes.len()];
+        let about = json!({"dtype": "F32", "shape": shape, "data_offsets": offsets});
+        header.insert(name.clone(), about);
+    }
+    let header = Value::Object(header).to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    fs::write(path, [&length, header.as_bytes(), &bytes].concat()).unwrap();
+}
+
+#[test]
+fn keys_of_a_wrapper_around_the_model_are_named() {
+    for family in ["gpt2", "families/qwen2", "families/qwen3"] {
+        let whole = read_tensors(&fixtures().join(family).join(WEIGHTS_FILE)).unwrap();
+        let own = if family == "gpt2" { "transformer." } else { "model." };
+        for prefix in ["module.", "_orig_mod.module.", "base_causallm.", "model.", "größe."] {
+            for bare in [false, true] {
+                let named = whole.iter().map(|(name, tensor)| {
+                    let inner = name.strip_prefix(own).filter(|_| bare).unwrap_or(name);
+                    (format!("{prefix}{inner}"), tensor.clone())
+                });
+                let place = copy(family);
+                write_file(&place.path().join(WEIGHTS_FILE), &named.collect());
+                // The family's own prefix is none of a wrapper's.
+                if bare && prefix == own {
+                    continue;
+                }
+                refused(place.path(), &[WEIGHTS_FILE, &format!("begins with `{prefix}`")]);
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_name() {
+    for (name, value) in
+        [("transformer.h.1.mlp.c_fc.weight", f32::NAN), ("transformer.wte.weight", f32::INFINITY)]
+    {
+        let place = copy("gpt2");
+        let path = place.path().join(WEIGHTS_FILE);
+        let mut tensors = read_tensors(&path).unwrap();
+        tensors.get_mut(name).unwrap().1[5] = value;
+        write_file(&path, &tensors);
+        refused(place.path(), &[WEIGHTS_FILE, name, "element 5", "diverged"]);
+    }
+}
+
+#[test]
+fn a_pointer_of_git_lfs_is_told_from_a_damaged_file() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 548105171\n";
+    for (family, file) in
+        [("gpt2", WEIGHTS_FILE), ("families/qwen2_shards", "model-00002-of-00003.safetensors")]
+    {
+        let place = copy(family);
+        fs::write(place.path().join(file), pointer).unwrap();
+        refused(place.path(), &[file, "Git LFS pointer", "git lfs pull"]);
+    }
+}
+
+/// A folder in the cache of `huggingface_hub` whose files were not all fetched.
+#[test]
+fn what_a_snapshot_lacks_is_told_with_the_command_that_fetches_it() {
+    let commit = "607a30d783dfa663caf39e06633721c8d4cfcd7e";
+    let cache = tempfile::tempdir().unwrap();
+    let repository = cache.path().join("models--org--name");
+    let snapshot = repository.join("snapshots").join(commit);
+    fs::create_dir_all(&snapshot).unwrap();
+    let config = "config.json";
+    fs::copy(fixtures().join("gpt2").join(config), snapshot.join(config)).unwrap();
+    let by_commit = format!("`hf download org/name --revision {commit}`");
+    refused(&snapshot, &["no weights", &by_commit]);
+    fs::create_dir_all(repository.join("refs")).unwrap();
+    fs::write(repository.join("refs/main"), commit).unwrap();
+    refused(&snapshot, &["no weights", "`hf download org/name`"]);
+
+    let index =
+        json!({"weight_map": {"transformer.wte.weight": "model-00001-of-00001.safetensors"}});
+    fs::write(snapshot.join(INDEX_FILE), index.to_string()).unwrap();
+    refused(&snapshot, &["00001-of-00001.safetensors` is missing", "`hf download org/name`"]);
+
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("../../blobs/none", snapshot.join(WEIGHTS_FILE)).unwrap();
+        refused(&snapshot, &[WEIGHTS_FILE, "link", "`hf download org/name`"]);
+    }
+    let error = Tokenizer::load(&snapshot).unwrap_err().to_string();
+    assert!(
+        error.contains("tokenizer.json") && error.contains("`hf download org/name`"),
+        "{error}"
+    );
 }
 
 #[test]

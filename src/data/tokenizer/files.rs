@@ -8,7 +8,7 @@ use tokenizers::{AddedToken, ModelWrapper};
 
 use super::{END_LATENT, LATENT, Markers, START_LATENT, Tokenizer};
 use crate::data::write::write_atomically;
-use crate::{Error, Result};
+use crate::{Error, Result, hub};
 
 /// Eos tokens of well-known families, for a `tokenizer.json` that comes without its configuration.
 const KNOWN_EOS: [&str; 5] = ["<|endoftext|>", "<|im_end|>", "</s>", "<|end_of_text|>", "<eos>"];
@@ -25,6 +25,13 @@ impl Tokenizer {
     pub fn load(path: &Path) -> Result<Self> {
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
         let folder = file.parent().unwrap_or(Path::new(""));
+        if !file.exists() && hub::is_snapshot(folder) {
+            let problem = format!(
+                "is missing. {}; if the model has none, save it with `AutoTokenizer.from_pretrained(…).save_pretrained(folder)`.",
+                hub::completion(folder)
+            );
+            return Err(Error::input(&file, "", problem));
+        }
         let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
         let inner = parse(&bytes).map_err(|error| {
             let advice = "Save it with `AutoTokenizer.from_pretrained(…).save_pretrained(folder)`";
