@@ -21,7 +21,7 @@ use coconut::{
     },
     model::{
         Lora, ModelConfig, Transformer,
-        lora::{ADAPTER_FILE, ALL_LINEAR, Base, Frozen, Targets},
+        lora::{ADAPTER_FILE, ALL_LINEAR, Base, CONFIG_FILE, Frozen, Targets},
         parameters,
         weights::{self, HostTensors},
     },
@@ -46,9 +46,19 @@ struct LoraCase {
     torch: Case,
 }
 
+/// A copy of a fixture's folder. The model below is named from the repository's root, where tests do not run.
+fn copy(folder: &Path) -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::copy(folder.join(ADAPTER_FILE), place.path().join(ADAPTER_FILE)).unwrap();
+    let about = std::fs::read_to_string(folder.join(CONFIG_FILE)).unwrap();
+    let about = about.replace("tests/fixtures", &crate::fixture("").display().to_string());
+    std::fs::write(place.path().join(CONFIG_FILE), about).unwrap();
+    place
+}
+
 fn load(name: &str) -> (Transformer, LoraCase, HostTensors) {
-    let folder = fixtures().join("lora").join(name);
-    let model = load_transformer(&folder, Frozen::F32, &Device::flex()).unwrap();
+    let folder = copy(&fixtures().join("lora").join(name));
+    let model = load_transformer(folder.path(), Frozen::F32, &Device::flex()).unwrap();
     let name = format!("lora_{name}");
     (model, read_json(&name), tensors(&name))
 }
@@ -144,10 +154,10 @@ fn what_is_saved_is_what_peft_wrote() {
         let place = tempfile::tempdir().unwrap();
         model.save(place.path()).unwrap();
         let read = |folder: PathBuf| weights::read_tensors(&folder.join(ADAPTER_FILE)).unwrap();
-        let theirs = fixtures().join("lora").join(name);
-        assert_eq!(read(place.path().into()), read(theirs.clone()), "{name}");
+        let theirs = copy(&fixtures().join("lora").join(name));
+        assert_eq!(read(place.path().into()), read(theirs.path().into()), "{name}");
         let ours = Lora::find(place.path()).unwrap();
-        assert_eq!(ours, Lora::find(&theirs).unwrap(), "{name}");
+        assert_eq!(ours, Lora::find(theirs.path()).unwrap(), "{name}");
         assert!(ours.is_some());
     }
 }
@@ -211,9 +221,9 @@ fn every_kind_of_folder_that_peft_writes_gives_its_logits() {
     };
     assert!(reference.len() > 12);
     for name in reference.keys() {
-        let folder = variants().join(name);
+        let folder = copy(&variants().join(name));
         let load = |folder: &Path| load_transformer(folder, Frozen::F32, &Device::flex()).unwrap();
-        let model = load(&folder);
+        let model = load(folder.path());
         assert!(off(&model, name) < 1e-4, "{name}: {:e}", off(&model, name));
 
         // Written again and merged it is the same model.
@@ -230,17 +240,15 @@ fn every_kind_of_folder_that_peft_writes_gives_its_logits() {
     }
 }
 
-/// One folder with its `adapter_config.json` changed.
+/// A copy of one folder with its `adapter_config.json` changed.
 fn changed(name: &str, changes: &[(&str, Value)]) -> TempDir {
-    let place = tempfile::tempdir().unwrap();
-    let from = variants().join(name);
-    std::fs::copy(from.join(ADAPTER_FILE), place.path().join(ADAPTER_FILE)).unwrap();
-    let text = std::fs::read_to_string(from.join("adapter_config.json")).unwrap();
-    let mut about: Value = serde_json::from_str(&text).unwrap();
+    let place = copy(&variants().join(name));
+    let path = place.path().join(CONFIG_FILE);
+    let mut about: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     for (key, value) in changes {
         about[*key] = value.clone();
     }
-    std::fs::write(place.path().join("adapter_config.json"), about.to_string()).unwrap();
+    std::fs::write(path, about.to_string()).unwrap();
     place
 }
 
@@ -399,11 +407,8 @@ fn folders_of_other_programs_are_opened_and_markers_without_rows_start_as_in_tra
 
 #[test]
 fn adapters_that_do_not_fit_are_refused_by_name() {
-    let place = tempfile::tempdir().unwrap();
-    let theirs = fixtures().join("lora/qwen2");
-    let about = std::fs::read_to_string(theirs.join("adapter_config.json")).unwrap();
-    let tensors = std::fs::read(theirs.join(ADAPTER_FILE)).unwrap();
-    std::fs::write(place.path().join(ADAPTER_FILE), tensors).unwrap();
+    let place = copy(&fixtures().join("lora/qwen2"));
+    let about = std::fs::read_to_string(place.path().join(CONFIG_FILE)).unwrap();
     for (from, to, names) in [
         ("\"use_dora\": false", "\"use_dora\": true", "use_dora"),
         ("\"bias\": \"none\"", "\"bias\": \"all\"", "`bias`"),
@@ -414,7 +419,7 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
         ("\"lora_alpha\": 5", "\"lora_alpha\": 6.5", ""),
     ] {
         let text = about.replace(from, to);
-        std::fs::write(place.path().join("adapter_config.json"), &text).unwrap();
+        std::fs::write(place.path().join(CONFIG_FILE), &text).unwrap();
         match load_transformer(place.path(), Frozen::F32, &Device::flex()) {
             Ok(_) => assert_eq!(names, "", "{from} → {to} loads"),
             Err(error) => assert!(error.to_string().contains(names) && text != about, "{error}"),
