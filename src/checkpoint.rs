@@ -19,7 +19,7 @@ use crate::{
     latent::{LatentModel, Thinking, model::LATENT_WEIGHTS_FILE},
     model::{
         Lora, Transformer,
-        lora::{self, Base, Frozen},
+        lora::{self, Base, FrozenDtype},
         weights,
     },
     objective::{Learner, ObjectiveParameters},
@@ -54,7 +54,7 @@ pub struct LatentInfo {
     pub prompt: PromptStyle,
     /// How what lies below adapters is held, which it was trained with.
     #[serde(default, rename = "frozen_dtype")]
-    pub frozen: Frozen,
+    pub frozen: FrozenDtype,
     /// Whether products round their operands to bf16, as they did in training.
     #[serde(default)]
     pub bf16: bool,
@@ -72,7 +72,7 @@ impl LatentInfo {
             thinking: Thinking::default(),
             format: Format::Text,
             prompt: PromptStyle::default(),
-            frozen: Frozen::F32,
+            frozen: FrozenDtype::F32,
             bf16: false,
         }
     }
@@ -148,7 +148,7 @@ impl Checkpoint {
         let tokenizer = load_tokenizer(folder)?.with_prompt(&latent.prompt)?;
         check_vocabulary(&tokenizer, &model, folder)?;
         // Markers that the folder does not have start as in training.
-        model = model.start_rows(&tokenizer.added_markers(), tokenizer.marker_source());
+        model = model.init_token_rows(&tokenizer.added_markers(), tokenizer.marker_source());
         let Learner { model, objective } = Learner::load(model, latent.thinking.clone(), folder)?;
         Ok(Self { model, objective, tokenizer, latent })
     }
@@ -174,10 +174,14 @@ pub fn precision(bf16: bool) -> Precision {
 ///
 /// # Errors
 /// Everything that reading either can report.
-pub fn load_transformer(folder: &Path, frozen: Frozen, device: &Device) -> Result<Transformer> {
+pub fn load_transformer(
+    folder: &Path,
+    frozen: FrozenDtype,
+    device: &Device,
+) -> Result<Transformer> {
     let Some(lora) = Lora::find(folder)? else { return Transformer::load(folder, device) };
     let below = base_folder(&lora, folder)?;
-    Ok(Transformer::load(&below, device)?.load_adapters(lora, folder)?.hold(frozen))
+    Ok(Transformer::load(&below, device)?.load_adapters(lora, folder)?.store_frozen_as(frozen))
 }
 
 /// The folder of the model that a folder's adapters name.

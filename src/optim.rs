@@ -6,7 +6,7 @@ use burn::{module::Module, tensor::Tensor};
 use coconut_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
-use crate::model::parameters::{self, Flat, Named};
+use crate::model::parameters::{self, FlatTensor, NamedTensors};
 
 /// AdamW's settings and moments.
 ///
@@ -34,7 +34,13 @@ impl AdamW {
 
     /// One update of every parameter that has a gradient; each gradient is multiplied by `scale`
     /// first (see [`clip_scale`]).
-    pub fn step<M: Module>(&mut self, module: M, mut gradients: Named, lr: f64, scale: f64) -> M {
+    pub fn step<M: Module>(
+        &mut self,
+        module: M,
+        mut gradients: NamedTensors,
+        lr: f64,
+        scale: f64,
+    ) -> M {
         self.steps += 1;
         let settings = kernels::AdamW {
             learning_rate: lr,
@@ -59,9 +65,11 @@ impl AdamW {
     }
 
     /// The moments, named `first.<parameter>` and `second.<parameter>`.
-    pub fn state(&self) -> Named {
-        let flat =
-            |values: &Tensor<1>| Flat { shape: values.dims().to_vec(), values: values.clone() };
+    pub fn state(&self) -> NamedTensors {
+        let flat = |values: &Tensor<1>| FlatTensor {
+            shape: values.dims().to_vec(),
+            values: values.clone(),
+        };
         let pair = |(name, [first, second]): (&String, &[Tensor<1>; 2])| {
             [(format!("first.{name}"), flat(first)), (format!("second.{name}"), flat(second))]
         };
@@ -85,7 +93,7 @@ impl AdamW {
 }
 
 /// The norm of all gradients together.
-pub fn global_norm(gradients: &Named) -> f64 {
+pub fn global_norm(gradients: &NamedTensors) -> f64 {
     gradients.values().map(|gradient| kernels::squared_norm(&gradient.values)).sum::<f64>().sqrt()
 }
 

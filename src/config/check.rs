@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::RunConfig;
-use crate::model::lora::Frozen;
+use crate::model::lora::FrozenDtype;
 
 /// The key at fault, and what is wrong with it.
 type Fault = (&'static str, String);
@@ -105,7 +105,7 @@ impl RunConfig {
             ("lora_alpha", self.lora_alpha.is_some()),
             ("lora_dropout", self.lora_dropout != 0.0),
             ("lora_target_modules", self.lora_target_modules.is_some()),
-            ("frozen_dtype", self.frozen_dtype != Frozen::F32),
+            ("frozen_dtype", self.frozen_dtype != FrozenDtype::F32),
         ];
         match unused.into_iter().find(|(_, given)| *given) {
             Some((key, _)) => {

@@ -23,7 +23,7 @@ use crate::{
     model::{
         Lora,
         config::Family,
-        lora::{Base, Frozen, Targets},
+        lora::{Base, FrozenDtype, Targets},
     },
     objective::{
         Objective, Term,
@@ -117,7 +117,7 @@ pub struct RunConfig {
     pub lora_target_modules: Option<Targets>,
     /// How the frozen matrices below adapters are held: `f32`, or `bf16` in half the memory, exact
     /// where the model's folder holds bf16.
-    pub frozen_dtype: Frozen,
+    pub frozen_dtype: FrozenDtype,
     /// Shape of a model from random weights: blocks.
     pub n_layer: usize,
     /// Width.
@@ -271,7 +271,7 @@ impl Default for RunConfig {
             lora_alpha: None,
             lora_dropout: 0.0,
             lora_target_modules: None,
-            frozen_dtype: Frozen::F32,
+            frozen_dtype: FrozenDtype::F32,
             n_layer: 4,
             n_embd: 128,
             n_head: 4,
@@ -405,7 +405,7 @@ impl RunConfig {
                 Base { name: folder.display().to_string(), revision: None }
             }
         };
-        let usual = || Targets::usual(family);
+        let usual = || Targets::default_for(family);
         let targets = self.lora_target_modules.clone().unwrap_or_else(usual);
         Ok(Some(Lora {
             alpha: self.lora_alpha.unwrap_or(self.lora_rank as f64),

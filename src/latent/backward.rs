@@ -21,7 +21,7 @@ use crate::{
     latent::batch::Batch,
     model::{
         Cache, HiddenStates,
-        parameters::{self, Named, accumulate},
+        parameters::{self, NamedTensors, accumulate},
     },
 };
 
@@ -59,7 +59,7 @@ pub fn backward<M: Module, T>(
     batch: &Batch,
     options: BackwardOptions,
     loss: impl FnOnce(&Trace) -> Option<(Tensor<1>, T)>,
-) -> Option<(Named, T)> {
+) -> Option<(NamedTensors, T)> {
     let BackwardOptions { reads: wanted, recompute, tracked, seed } = options;
     let sweep = Sweep { tracked, wanted, seed: Some(seed), trim: false };
     let pull = match recompute {
@@ -165,7 +165,7 @@ struct Outputs {
 /// Gradients of what a pass is computed from.
 #[derive(Default)]
 struct Inputs {
-    parameters: Named,
+    parameters: NamedTensors,
     thought: Option<Tensor<3>>,
     /// By layer, of each chunk of the cache.
     past: Vec<Vec<Option<Tensor<3>>>>,
@@ -243,7 +243,7 @@ fn by_blocks(again: &Again, outputs: Outputs) -> Inputs {
 
     let end = leaf(states.unnormed());
     let mut pull = Pull::default();
-    pull.add(transformer.finish(end.clone()), of_states.pop().flatten());
+    pull.add(transformer.final_norm(end.clone()), of_states.pop().flatten());
     add(&mut of_x, of(&end, &mut back(pull)));
 
     let seed = Some(of_pass(*seed, *number));
@@ -266,7 +266,7 @@ fn by_blocks(again: &Again, outputs: Outputs) -> Inputs {
 
     let [of_first, of_embeddings] = of_inputs;
     let mut pull = Pull::default();
-    pull.add(transformer.enter(placed, &positions, seed), of_x);
+    pull.add(transformer.embed_positions(placed, &positions, seed), of_x);
     pull.add(first, of_first);
     pull.add(embeddings, of_embeddings);
     let mut found = back(pull);

@@ -1,12 +1,9 @@
 //! A model's shape: what is computed, whatever the family that says it.
 
-use std::path::Path;
-
 use coconut_kernels::{Heads, Precision};
 use serde_json::{Map, Value, json};
 
-use super::{json as files, positions::Rotary};
-use crate::{Error, Result};
+use super::positions::Rotary;
 
 /// A pretrained family, as `model_type` in `config.json` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +80,7 @@ pub struct Dropout {
 
 /// A model's shape, and the `config.json` it came from.
 ///
-/// Read once by [`ModelConfig::load`], which refuses what would change the result and is not
+/// Read once by `ModelConfig::load`, which refuses what would change the result and is not
 /// computed. What the file says beyond the shape is written back unchanged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
@@ -100,7 +97,7 @@ pub struct ModelConfig {
     /// How attention splits into heads.
     pub heads: Heads,
     /// Width of the hidden layer of a block's MLP.
-    pub inner: usize,
+    pub d_ff: usize,
     /// The form of GELU in the MLP; families other than GPT-2 have SwiGLU there.
     pub gelu: Gelu,
     /// Added to the variance, or mean square, in every norm.
@@ -110,9 +107,9 @@ pub struct ModelConfig {
     /// Which linear maps carry a bias.
     pub biases: Biases,
     /// Whether query and key heads are normed.
-    pub head_norms: bool,
+    pub qk_norm: bool,
     /// Whether the output head is the token embedding.
-    pub tied: bool,
+    pub tie_word_embeddings: bool,
     /// Dropout in training.
     pub dropout: Dropout,
     /// Of products with the model's matrices: this program's choice, no part of `config.json`.
@@ -153,13 +150,13 @@ impl ModelConfig {
             d_model,
             n_layer,
             heads,
-            inner: 4 * d_model,
+            d_ff: 4 * d_model,
             gelu: Gelu::Tanh,
             norm_eps: 1e-5,
             rotary: None,
             biases: Biases { qkv: true, output: true, mlp: true },
-            head_norms: false,
-            tied: true,
+            qk_norm: false,
+            tie_word_embeddings: true,
             dropout: Dropout { embedding: 0.0, attention: 0.0, residual: 0.0 },
             precision: Precision::F32,
             initializer_range: 0.02,
@@ -175,55 +172,19 @@ impl ModelConfig {
 
     /// Sets a key that has no part in the shape, such as `eos_token_id`, in the `config.json` that
     /// will be written.
-    pub fn note(&mut self, key: &str, value: impl Into<Value>) {
+    pub fn set_extra_key(&mut self, key: &str, value: impl Into<Value>) {
         self.json.insert(key.to_owned(), value.into());
     }
 
     /// Says that the output head is a table of its own from now on.
     pub(super) fn untie(&mut self) {
-        self.tied = false;
-        self.note("tie_word_embeddings", false);
-    }
-
-    /// Reads and checks `config.json` in a model folder.
-    ///
-    /// # Errors
-    /// A missing or malformed file, another family, and by its name every field that would change
-    /// the result and is not computed.
-    pub fn load(folder: &Path) -> Result<Self> {
-        Self::load_file(&folder.join("config.json"))
-    }
-
-    /// The same of a `config.json` by its own path.
-    ///
-    /// # Errors
-    /// As [`ModelConfig::load`].
-    pub fn load_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        files::parse(&text).map_err(|(place, problem)| Error::input(path, place, problem))
-    }
-
-    /// The `config.json` of these weights: as it was read, but for what has changed.
-    pub fn to_json(&self) -> Value {
-        let mut json = self.json.clone();
-        let mut set = |key: &str, value: Value| json.insert(key.to_owned(), value);
-        set("vocab_size", self.vocab_size.into());
-        set("initializer_range", self.initializer_range.into());
-        if self.family == Family::Gpt2 {
-            set("embd_pdrop", self.dropout.embedding.into());
-            set("attn_pdrop", self.dropout.attention.into());
-            set("resid_pdrop", self.dropout.residual.into());
-        }
-        // The type of the weights as they are written; `torch_dtype` is its name before
-        // transformers 5.
-        json.remove("torch_dtype");
-        json.insert("dtype".to_owned(), "float32".into());
-        Value::Object(json)
+        self.tie_word_embeddings = false;
+        self.set_extra_key("tie_word_embeddings", false);
     }
 
     /// Refuses, by name, sizes that make no model.
     pub fn check(&self) -> Result<(), String> {
-        let [width, layers, heads, context, inner] = self.family.keys();
+        let [width, layers, heads, context, d_ff] = self.family.keys();
         for (key, value, most) in [
             ("vocab_size", self.vocab_size, 1 << 24),
             (width, self.d_model, 1 << 20),
@@ -231,7 +192,7 @@ impl ModelConfig {
             (heads, self.heads.query, 1 << 16),
             ("num_key_value_heads", self.heads.key_value, 1 << 16),
             (context, self.n_positions, 1 << 24),
-            (inner, self.inner, 1 << 22),
+            (d_ff, self.d_ff, 1 << 22),
         ] {
             if value == 0 || value > most {
                 return Err(format!("`{key}` is {value}; it must be between 1 and {most}"));
@@ -275,14 +236,5 @@ impl ModelConfig {
             }
         }
         Ok(())
-    }
-
-    /// Number of parameters, tied ones counted once.
-    pub fn num_parameters(&self) -> usize {
-        let size = |shape: &Vec<usize>| {
-            shape.iter().fold(1usize, |product, &size| product.saturating_mul(size))
-        };
-        let tensors = super::weights::tensors(self);
-        tensors.iter().fold(0, |sum, (_, shape)| sum.saturating_add(size(shape)))
     }
 }

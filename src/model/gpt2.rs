@@ -7,10 +7,9 @@ use coconut_kernels::{self as kernels, Visible};
 use super::{
     ModelConfig, Reads,
     config::Gelu,
-    layers::{Conv1d, Embedding, LayerNorm, dropout, exact_gelu},
-    lora::LinearMut,
+    init::Make,
+    layers::{Conv1d, Embedding, LayerNorm, LinearMut, dropout, exact_gelu},
     positions::Positions,
-    weights::Make,
 };
 
 /// A GPT-2 without its head.
@@ -58,16 +57,16 @@ pub struct Attention {
 /// A block's MLP.
 #[derive(Module, Debug)]
 pub struct Mlp {
-    /// `d_model` → `inner`.
+    /// `d_model` → `d_ff`.
     pub c_fc: Conv1d,
-    /// `inner` → `d_model`.
+    /// `d_ff` → `d_model`.
     pub c_proj: Conv1d,
 }
 
 impl Gpt2 {
     /// Tensors of `config`'s shape from `make`.
     pub(super) fn new(config: &ModelConfig, make: &mut Make) -> Self {
-        let (d, inner) = (config.d_model, config.inner);
+        let (d, d_ff) = (config.d_model, config.d_ff);
         let wte = make.embedding("transformer.wte", config.vocab_size, d);
         let wpe = make.embedding("transformer.wpe", config.n_positions, d);
         let h = (0..config.n_layer).map(|layer| {
@@ -80,8 +79,8 @@ impl Gpt2 {
                 },
                 ln_2: make.layer_norm(&at("ln_2"), d),
                 mlp: Mlp {
-                    c_fc: make.conv1d(&at("mlp.c_fc"), d, inner),
-                    c_proj: make.conv1d(&at("mlp.c_proj"), inner, d),
+                    c_fc: make.conv1d(&at("mlp.c_fc"), d, d_ff),
+                    c_proj: make.conv1d(&at("mlp.c_proj"), d_ff, d),
                 },
             }
         });
@@ -91,7 +90,7 @@ impl Gpt2 {
     }
 
     /// The maps that can have adapters, by name.
-    pub(super) fn maps(&mut self) -> Vec<(String, LinearMut<'_>)> {
+    pub(super) fn linears(&mut self) -> Vec<(String, LinearMut<'_>)> {
         let blocks = self.transformer.h.iter_mut().enumerate();
         let maps = blocks.flat_map(|(layer, block)| {
             let Block { attn, mlp, .. } = block;
@@ -107,7 +106,7 @@ impl Gpt2 {
     }
 
     /// Token embeddings plus position embeddings: `[batch, new, d_model]`, shape kept.
-    pub(super) fn enter(
+    pub(super) fn embed_positions(
         &self,
         embeddings: Tensor<3>,
         positions: &Positions,
@@ -132,18 +131,18 @@ impl Block {
         let attention_p = if x.is_autodiff() { p.attention } else { 0.0 };
 
         let qkv = self.attn.c_attn.forward(self.ln_1.forward(x.clone(), eps), precision); // [batch, new, packed]
-        let mixed = kernels::attention(qkv.clone(), past, config.heads, visible, attention_p);
-        let [x, mixed] = match reads {
-            Some(reads) => [x, mixed].map(|x| reads.pick(x)),
-            None => [x, mixed],
+        let attn_out = kernels::attention(qkv.clone(), past, config.heads, visible, attention_p);
+        let [x, attn_out] = match reads {
+            Some(reads) => [x, attn_out].map(|x| reads.pick(x)),
+            None => [x, attn_out],
         };
-        let x = x + dropout(self.attn.c_proj.forward(mixed, precision), p.residual);
+        let x = x + dropout(self.attn.c_proj.forward(attn_out, precision), p.residual);
 
-        let inner = self.mlp.c_fc.forward(self.ln_2.forward(x.clone(), eps), precision);
-        let inner = match config.gelu {
-            Gelu::Exact => exact_gelu(inner),
-            Gelu::Tanh => kernels::gelu(inner),
+        let hidden = self.mlp.c_fc.forward(self.ln_2.forward(x.clone(), eps), precision);
+        let hidden = match config.gelu {
+            Gelu::Exact => exact_gelu(hidden),
+            Gelu::Tanh => kernels::gelu(hidden),
         };
-        (x + dropout(self.mlp.c_proj.forward(inner, precision), p.residual), qkv)
+        (x + dropout(self.mlp.c_proj.forward(hidden, precision), p.residual), qkv)
     }
 }

@@ -1,6 +1,8 @@
 //! What each family's `config.json` says, with the defaults that `transformers` gives to what it
 //! leaves out.
 
+use std::path::Path;
+
 use coconut_kernels::{Heads, Precision};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -10,12 +12,51 @@ use super::{
     config::{Biases, Dropout, Family, Gelu},
     positions::{Llama3, Rotary},
 };
+use crate::{Error, Result};
 
 /// Where in the file and what is wrong.
 type Problem = (String, String);
 
+impl ModelConfig {
+    /// Reads and checks `config.json` in a model folder.
+    ///
+    /// # Errors
+    /// A missing or malformed file, another family, and by its name every field that would change
+    /// the result and is not computed.
+    pub fn load(folder: &Path) -> Result<Self> {
+        Self::load_file(&folder.join("config.json"))
+    }
+
+    /// The same of a `config.json` by its own path.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::load`].
+    pub fn load_file(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        parse(&text).map_err(|(place, problem)| Error::input(path, place, problem))
+    }
+
+    /// The `config.json` of these weights: as it was read, but for what has changed.
+    pub fn to_json(&self) -> Value {
+        let mut json = self.json.clone();
+        let mut set = |key: &str, value: Value| json.insert(key.to_owned(), value);
+        set("vocab_size", self.vocab_size.into());
+        set("initializer_range", self.initializer_range.into());
+        if self.family == Family::Gpt2 {
+            set("embd_pdrop", self.dropout.embedding.into());
+            set("attn_pdrop", self.dropout.attention.into());
+            set("resid_pdrop", self.dropout.residual.into());
+        }
+        // The type of the weights as they are written; `torch_dtype` is its name before
+        // transformers 5.
+        json.remove("torch_dtype");
+        json.insert("dtype".to_owned(), "float32".into());
+        Value::Object(json)
+    }
+}
+
 /// A checked shape from the text of a `config.json`.
-pub fn parse(text: &str) -> Result<ModelConfig, Problem> {
+fn parse(text: &str) -> Result<ModelConfig, Problem> {
     let json: Map<String, Value> = read(text)?;
     let here = |problem: String| (String::new(), problem);
     let known = Family::ALL.map(Family::name).join("`, `");
@@ -84,10 +125,10 @@ impl Gpt2 {
             }
         }
         Ok(ModelConfig {
-            inner: self.n_inner.unwrap_or(4 * self.n_embd),
+            d_ff: self.n_inner.unwrap_or(4 * self.n_embd),
             gelu,
             norm_eps: self.layer_norm_epsilon.unwrap_or(1e-5),
-            tied: self.tie_word_embeddings.unwrap_or(true),
+            tie_word_embeddings: self.tie_word_embeddings.unwrap_or(true),
             dropout: Dropout {
                 embedding: self.embd_pdrop.unwrap_or(0.1),
                 attention: self.attn_pdrop.unwrap_or(0.1),
@@ -193,7 +234,7 @@ impl Llama {
             d_model: self.hidden_size,
             n_layer: self.num_hidden_layers,
             heads: Heads { query, key_value, dim: dim.unwrap_or(even_split) },
-            inner: self.intermediate_size,
+            d_ff: self.intermediate_size,
             gelu: Gelu::Tanh,
             norm_eps: self.rms_norm_eps.unwrap_or(1e-6),
             rotary: Some(self.rotary(n_positions)?),
@@ -202,8 +243,8 @@ impl Llama {
                 output: family != Family::Qwen2 && attention_bias,
                 mlp: family == Family::Llama && self.mlp_bias.unwrap_or(false),
             },
-            head_norms: family == Family::Qwen3,
-            tied: self.tie_word_embeddings.unwrap_or(false),
+            qk_norm: family == Family::Qwen3,
+            tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
             dropout: Dropout {
                 embedding: 0.0,
                 attention: self.attention_dropout.unwrap_or(0.0),

@@ -2,7 +2,7 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Distribution, Int, Tensor},
+    tensor::{DType, Distribution, Int, Tensor},
 };
 use coconut_kernels::{self as kernels, Apart, Precision, Table, Weight};
 
@@ -119,13 +119,66 @@ pub struct Linear {
 impl Linear {
     /// `[batch, seq, d_in]` → `[batch, seq, d_out]`.
     pub fn forward(&self, x: Tensor<3>, precision: Precision) -> Tensor<3> {
-        side_by_side(x, [self], precision)
+        fused_linears(x, [self], precision)
     }
+}
+
+/// A linear layer of a block, which can have an adapter.
+pub enum LinearMut<'a> {
+    /// A layer whose weight is `[d_out, d_in]`.
+    Linear(&'a mut Linear),
+    /// A layer whose weight is `[d_in, d_out]`.
+    Conv1d(&'a mut Conv1d),
+}
+
+impl LinearMut<'_> {
+    /// `d_in` and `d_out`.
+    pub fn sizes(&self) -> [usize; 2] {
+        match self {
+            Self::Linear(linear) => {
+                let [d_out, d_in] = linear.weight.dims();
+                [d_in, d_out]
+            }
+            Self::Conv1d(linear) => linear.weight.dims(),
+        }
+    }
+
+    /// The weight, in its own order of dimensions.
+    pub fn weight(&mut self) -> &mut Param<Tensor<2>> {
+        match self {
+            Self::Linear(linear) => &mut linear.weight,
+            Self::Conv1d(linear) => &mut linear.weight,
+        }
+    }
+
+    /// The place of the adapter.
+    pub fn adapter(&mut self) -> &mut Option<Adapter> {
+        match self {
+            Self::Linear(linear) => &mut linear.adapter,
+            Self::Conv1d(linear) => &mut linear.adapter,
+        }
+    }
+
+    /// Adds the adapter to the weight.
+    pub fn merge(&mut self) {
+        let Some(adapter) = self.adapter().take() else { return };
+        let change = match self {
+            Self::Linear(_) => adapter.change(),
+            Self::Conv1d(_) => adapter.change().transpose(),
+        };
+        let weight = self.weight();
+        *weight = Param::from_tensor(to_f32(weight) + change);
+    }
+}
+
+/// A weight's values in f32.
+fn to_f32(weight: &Param<Tensor<2>>) -> Tensor<2> {
+    weight.val().cast(DType::F32)
 }
 
 /// Up to three maps of one input, of which all or none have a bias; their results lie side by side:
 /// `[batch, seq, d_in]` → `[batch, seq, Σ d_out]`.
-pub fn side_by_side<const N: usize>(
+pub fn fused_linears<const N: usize>(
     x: Tensor<3>,
     maps: [&Linear; N],
     precision: Precision,

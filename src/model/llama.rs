@@ -7,10 +7,9 @@ use coconut_kernels::{self as kernels, Visible};
 
 use super::{
     ModelConfig, Reads,
-    layers::{Embedding, Linear, RmsNorm, side_by_side},
-    lora::LinearMut,
+    init::Make,
+    layers::{Embedding, Linear, LinearMut, RmsNorm, fused_linears},
     positions::Positions,
-    weights::Make,
 };
 
 /// A Llama without its head.
@@ -64,24 +63,24 @@ pub struct Attention {
 /// A block's gated MLP.
 #[derive(Module, Debug)]
 pub struct Mlp {
-    /// `d_model` → `inner`, through SiLU.
+    /// `d_model` → `d_ff`, through SiLU.
     pub gate_proj: Linear,
-    /// `d_model` → `inner`.
+    /// `d_model` → `d_ff`.
     pub up_proj: Linear,
-    /// `inner` → `d_model`.
+    /// `d_ff` → `d_model`.
     pub down_proj: Linear,
 }
 
 impl Llama {
     /// Tensors of `config`'s shape from `make`.
     pub(super) fn new(config: &ModelConfig, make: &mut Make) -> Self {
-        let (d, inner, bias) = (config.d_model, config.inner, config.biases);
+        let (d, d_ff, bias) = (config.d_model, config.d_ff, config.biases);
         let (q, kv) = (config.heads.query, config.heads.key_value);
         let dim = config.heads.dim;
         let embed_tokens = make.embedding("model.embed_tokens", config.vocab_size, d);
         let layers = (0..config.n_layer).map(|layer| {
             let at = |part: &str| format!("model.layers.{layer}.{part}");
-            let head_norms = config.head_norms;
+            let qk_norm = config.qk_norm;
             Block {
                 input_layernorm: make.rms_norm(&at("input_layernorm"), d),
                 self_attn: Attention {
@@ -89,14 +88,14 @@ impl Llama {
                     k_proj: make.linear(&at("self_attn.k_proj"), d, kv * dim, bias.qkv),
                     v_proj: make.linear(&at("self_attn.v_proj"), d, kv * dim, bias.qkv),
                     o_proj: make.linear(&at("self_attn.o_proj"), q * dim, d, bias.output),
-                    q_norm: head_norms.then(|| make.rms_norm(&at("self_attn.q_norm"), dim)),
-                    k_norm: head_norms.then(|| make.rms_norm(&at("self_attn.k_norm"), dim)),
+                    q_norm: qk_norm.then(|| make.rms_norm(&at("self_attn.q_norm"), dim)),
+                    k_norm: qk_norm.then(|| make.rms_norm(&at("self_attn.k_norm"), dim)),
                 },
                 post_attention_layernorm: make.rms_norm(&at("post_attention_layernorm"), d),
                 mlp: Mlp {
-                    gate_proj: make.linear(&at("mlp.gate_proj"), d, inner, bias.mlp),
-                    up_proj: make.linear(&at("mlp.up_proj"), d, inner, bias.mlp),
-                    down_proj: make.linear(&at("mlp.down_proj"), inner, d, bias.mlp),
+                    gate_proj: make.linear(&at("mlp.gate_proj"), d, d_ff, bias.mlp),
+                    up_proj: make.linear(&at("mlp.up_proj"), d, d_ff, bias.mlp),
+                    down_proj: make.linear(&at("mlp.down_proj"), d_ff, d, bias.mlp),
                 },
             }
         });
@@ -106,7 +105,7 @@ impl Llama {
     }
 
     /// The maps that can have adapters, by name.
-    pub(super) fn maps(&mut self) -> Vec<(String, LinearMut<'_>)> {
+    pub(super) fn linears(&mut self) -> Vec<(String, LinearMut<'_>)> {
         let blocks = self.model.layers.iter_mut().enumerate();
         let maps = blocks.flat_map(|(layer, block)| {
             let Block { self_attn, mlp, .. } = block;
@@ -142,23 +141,23 @@ impl Block {
         let Attention { q_proj, k_proj, v_proj, o_proj, q_norm, k_norm } = &self.self_attn;
 
         let normed = self.input_layernorm.forward(x.clone(), eps);
-        let mut qkv = side_by_side(normed, [q_proj, k_proj, v_proj], precision); // [batch, new, packed]
+        let mut qkv = fused_linears(normed, [q_proj, k_proj, v_proj], precision); // [batch, new, packed]
         if let (Some(q), Some(k)) = (q_norm, k_norm) {
             qkv = kernels::head_norm(qkv, q.weight.val(), k.weight.val(), heads, eps);
         }
         if let Some([cos, sin]) = positions.rotation.clone() {
             qkv = kernels::rotary(qkv, cos, sin, heads);
         }
-        let mixed = kernels::attention(qkv.clone(), past, heads, visible, attention_p);
-        let [x, mixed] = match reads {
-            Some(reads) => [x, mixed].map(|x| reads.pick(x)),
-            None => [x, mixed],
+        let attn_out = kernels::attention(qkv.clone(), past, heads, visible, attention_p);
+        let [x, attn_out] = match reads {
+            Some(reads) => [x, attn_out].map(|x| reads.pick(x)),
+            None => [x, attn_out],
         };
-        let x = x + o_proj.forward(mixed, precision);
+        let x = x + o_proj.forward(attn_out, precision);
 
         let normed = self.post_attention_layernorm.forward(x.clone(), eps);
         let gate = self.mlp.gate_proj.forward(normed.clone(), precision);
-        let inner = kernels::swiglu(gate, self.mlp.up_proj.forward(normed, precision)); // [batch, new, inner]
-        (x + self.mlp.down_proj.forward(inner, precision), qkv)
+        let hidden = kernels::swiglu(gate, self.mlp.up_proj.forward(normed, precision)); // [batch, new, d_ff]
+        (x + self.mlp.down_proj.forward(hidden, precision), qkv)
     }
 }

@@ -5,6 +5,7 @@ pub mod cache;
 pub mod cells;
 pub mod config;
 pub mod gpt2;
+pub mod init;
 pub mod json;
 pub mod layers;
 pub mod llama;

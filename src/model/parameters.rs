@@ -9,7 +9,7 @@ use burn::{
 
 /// A parameter or its gradient: its shape and its elements.
 #[derive(Clone, Debug)]
-pub struct Flat {
+pub struct FlatTensor {
     /// The shape in the model.
     pub shape: Vec<usize>,
     /// The elements, row-major, without autodiff.
@@ -17,16 +17,16 @@ pub struct Flat {
 }
 
 /// Names are the checkpoint's keys (`transformer.h.0.attn.c_attn.weight`), in a fixed order.
-pub type Named = BTreeMap<String, Flat>;
+pub type NamedTensors = BTreeMap<String, FlatTensor>;
 
 /// All parameters of a module.
-pub fn named<M: Module>(module: &M) -> Named {
+pub fn named<M: Module>(module: &M) -> NamedTensors {
     visit(module, None)
 }
 
 /// The gradients that `backward` left for a module's parameters, taken out of `gradients`.
 /// Parameters that took no part have none.
-pub fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Named {
+pub fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> NamedTensors {
     visit(module, Some(gradients))
 }
 
@@ -60,11 +60,11 @@ impl Path {
     }
 }
 
-fn visit<M: Module>(module: &M, gradients: Option<&mut Gradients>) -> Named {
+fn visit<M: Module>(module: &M, gradients: Option<&mut Gradients>) -> NamedTensors {
     struct Visitor<'a> {
         path: Path,
         gradients: Option<&'a mut Gradients>,
-        named: Named,
+        named: NamedTensors,
     }
     impl ModuleVisitor for Visitor<'_> {
         fn enter_module(&mut self, name: &str, container: &str) {
@@ -80,12 +80,13 @@ fn visit<M: Module>(module: &M, gradients: Option<&mut Gradients>) -> Named {
             };
             if let Some(value) = value {
                 let elements = value.shape().num_elements();
-                let flat = Flat { shape: value.dims().to_vec(), values: value.reshape([elements]) };
+                let flat =
+                    FlatTensor { shape: value.dims().to_vec(), values: value.reshape([elements]) };
                 self.named.insert(self.path.name(), flat);
             }
         }
     }
-    let mut visitor = Visitor { path: Path::default(), gradients, named: Named::new() };
+    let mut visitor = Visitor { path: Path::default(), gradients, named: NamedTensors::new() };
     module.visit(&mut visitor);
     visitor.named
 }
@@ -144,11 +145,11 @@ pub fn set_trained<M: Module>(module: M, trained: impl Fn(&str) -> bool) -> M {
 }
 
 /// Adds gradients of one more micro-batch.
-pub fn accumulate(total: Option<Named>, gradients: Named) -> Named {
+pub fn accumulate(total: Option<NamedTensors>, gradients: NamedTensors) -> NamedTensors {
     let Some(mut total) = total else { return gradients };
     for (name, flat) in gradients {
         let sum = match total.remove(&name) {
-            Some(before) => Flat { values: before.values + flat.values, shape: flat.shape },
+            Some(before) => FlatTensor { values: before.values + flat.values, shape: flat.shape },
             None => flat,
         };
         total.insert(name, sum);

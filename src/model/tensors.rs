@@ -15,7 +15,7 @@ use safetensors::{
 };
 use serde::Deserialize;
 
-use super::parameters::Named;
+use super::parameters::NamedTensors;
 use crate::{Error, Result, hub};
 
 /// The file that holds a checkpoint's weights.
@@ -277,7 +277,7 @@ pub fn read_tensors(path: &Path) -> Result<HostTensors> {
 }
 
 /// Writes named tensors as f32 to a safetensors file, one at a time.
-pub fn write_tensors(path: &Path, named: &Named) -> Result<()> {
+pub fn write_tensors(path: &Path, named: &NamedTensors) -> Result<()> {
     let mut end = 0;
     let infos = named.iter().map(|(name, flat)| {
         let first = end;

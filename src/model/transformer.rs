@@ -7,10 +7,16 @@ use burn::{
 use coconut_kernels::Table;
 
 use super::{
-    Cache, Cells, Layout, Lora, ModelConfig, gpt2::Gpt2, layers::Embedding, llama::Llama,
-    lora::LinearMut, positions::Positions,
+    Cache, Cells, Layout, Lora, ModelConfig,
+    gpt2::Gpt2,
+    layers::{Embedding, LinearMut},
+    llama::Llama,
+    positions::Positions,
 };
 use crate::rng;
+
+/// The output head's key in every family, without `.weight`.
+pub(super) const HEAD: &str = "lm_head";
 
 /// The model: blocks over a residual stream, and an output head.
 #[derive(Module, Debug)]
@@ -145,7 +151,7 @@ impl Transformer {
         seed: Option<u64>,
     ) -> (HiddenStates, Cache) {
         let positions = self.positions(position_ids);
-        let mut x = self.enter(embeddings, &positions, seed);
+        let mut x = self.embed_positions(embeddings, &positions, seed);
         let mut states = vec![x.clone()];
         for layer in 0..self.config.n_layer {
             let (y, packed) = self.block(layer, x, cache.layer(layer), &positions, layout, seed);
@@ -155,13 +161,13 @@ impl Transformer {
                 states.push(x.clone());
             }
         }
-        states.push(self.finish(x.clone()));
+        states.push(self.final_norm(x.clone()));
         let cells = layout.cells.clone();
         let last_cells = layout.reads.as_ref().map_or(&cells, |reads| &reads.cells).clone();
         (HiddenStates { states, unnormed: x, cells, last_cells }, cache)
     }
 
-    /// What [`Transformer::enter`] and every [`Transformer::block`] of a pass need of
+    /// What [`Transformer::embed_positions`] and every [`Transformer::block`] of a pass need of
     /// `position_ids: [batch, new]`.
     pub fn positions(&self, position_ids: Tensor<2, Int>) -> Positions {
         match &self.config.rotary {
@@ -173,7 +179,7 @@ impl Transformer {
     }
 
     /// The residual stream before the first block: `[batch, new, d_model]`, shape kept.
-    pub fn enter(
+    pub fn embed_positions(
         &self,
         embeddings: Tensor<3>,
         positions: &Positions,
@@ -181,7 +187,7 @@ impl Transformer {
     ) -> Tensor<3> {
         self.start_dropout(seed, 0);
         match &self.body {
-            Body::Gpt2(body) => body.enter(embeddings, positions, &self.config),
+            Body::Gpt2(body) => body.embed_positions(embeddings, positions, &self.config),
             Body::Llama(_) => embeddings,
         }
     }
@@ -217,7 +223,7 @@ impl Transformer {
     }
 
     /// The final norm: `[batch, new, d_model]`, shape kept.
-    pub fn finish(&self, x: Tensor<3>) -> Tensor<3> {
+    pub fn final_norm(&self, x: Tensor<3>) -> Tensor<3> {
         match &self.body {
             Body::Gpt2(body) => body.transformer.ln_f.forward(x, self.config.norm_eps),
             Body::Llama(body) => body.model.norm.forward(x, self.config.norm_eps),
@@ -235,10 +241,10 @@ impl Transformer {
     }
 
     /// The maps of the blocks, by name.
-    pub(super) fn maps(&mut self) -> Vec<(String, LinearMut<'_>)> {
+    pub(super) fn linears(&mut self) -> Vec<(String, LinearMut<'_>)> {
         match &mut self.body {
-            Body::Gpt2(body) => body.maps(),
-            Body::Llama(body) => body.maps(),
+            Body::Gpt2(body) => body.linears(),
+            Body::Llama(body) => body.linears(),
         }
     }
 
@@ -257,7 +263,7 @@ impl Transformer {
             Body::Gpt2(body) => (name, &mut body.transformer.wte),
             Body::Llama(body) => (name, &mut body.model.embed_tokens),
         };
-        let head = self.lm_head.as_mut().map(|head| ("lm_head", head));
+        let head = self.lm_head.as_mut().map(|head| (HEAD, head));
         [tokens].into_iter().chain(head).map(|(name, table)| (name.to_owned(), table)).collect()
     }
 }

@@ -12,16 +12,17 @@ use super::{
     ModelConfig, Transformer,
     config::Family,
     gpt2::Gpt2,
-    layers::{Conv1d, Embedding, LayerNorm, Linear, RmsNorm},
+    init::{Make, TensorSource},
+    layers::Embedding,
     llama::Llama,
     parameters,
     tensors::{ModelFiles, listed},
-    transformer::Body,
+    transformer::{Body, HEAD},
 };
 use crate::{Error, Result, rng};
 
-/// The output head's key, in every family.
-const HEAD: &str = "lm_head.weight";
+/// The output head's key in a file, in every family.
+const HEAD_KEY: &str = "lm_head.weight";
 
 impl Transformer {
     /// Random weights as the family draws them: normal with `initializer_range`, biases 0, norms 1;
@@ -96,7 +97,7 @@ impl Transformer {
     pub fn resize_embeddings(self, rows: usize, source: Option<u32>) -> Self {
         let first = self.config.vocab_size;
         let new: Vec<u32> = (first..rows).map(|row| row as u32).collect();
-        self.start_rows(&new, source)
+        self.init_token_rows(&new, source)
     }
 
     /// Starts rows of the token embeddings, and of an untied head, as copies of row `source`, or else
@@ -105,12 +106,23 @@ impl Transformer {
     ///
     /// # Panics
     /// If `source` is not below the vocabulary's size.
-    pub fn start_rows(mut self, ids: &[u32], source: Option<u32>) -> Self {
+    pub fn init_token_rows(mut self, ids: &[u32], source: Option<u32>) -> Self {
         let Some(&last) = ids.iter().max() else { return self };
         let rows = self.config.vocab_size.max(last as usize + 1);
         self.config.vocab_size = rows;
         self.tables().into_iter().for_each(|(_, table)| start(table, ids, source, rows));
         self
+    }
+}
+
+impl ModelConfig {
+    /// Number of parameters, tied ones counted once.
+    pub fn num_parameters(&self) -> usize {
+        let size = |shape: &Vec<usize>| {
+            shape.iter().fold(1usize, |product, &size| product.saturating_mul(size))
+        };
+        let tensors = tensors(self);
+        tensors.iter().fold(0, |sum, (_, shape)| sum.saturating_add(size(shape)))
     }
 }
 
@@ -144,7 +156,7 @@ fn matched(config: &ModelConfig, files: &ModelFiles) -> Result<BTreeMap<String, 
     }
     // `GPT2Model` and `LlamaModel` write the same tensors without the prefix of `…ForCausalLM`.
     let bare = !files.shapes().any(|(name, _)| name.starts_with(prefix));
-    let full = |name: &str| match bare && name != HEAD {
+    let full = |name: &str| match bare && name != HEAD_KEY {
         true => format!("{prefix}{name}"),
         false => name.to_owned(),
     };
@@ -155,7 +167,7 @@ fn matched(config: &ModelConfig, files: &ModelFiles) -> Result<BTreeMap<String, 
         .collect();
 
     let (mut names, mut problems) = (BTreeMap::new(), Vec::new());
-    let mut head = if config.tied { found.remove(HEAD) } else { None };
+    let mut head = if config.tie_word_embeddings { found.remove(HEAD_KEY) } else { None };
     for (at, (name, shape)) in expected.into_iter().enumerate() {
         // The first tensor is the token embedding, which a tied head repeats. `save_model` of safetensors
         // keeps one of the two, and it may be the head.
@@ -165,7 +177,7 @@ fn matched(config: &ModelConfig, files: &ModelFiles) -> Result<BTreeMap<String, 
                     && files.read(head)? != files.read(file_name)?
                 {
                     problems.push(format!(
-                        "`{HEAD}` differs from `{name}`, though `tie_word_embeddings` is true"
+                        "`{HEAD_KEY}` differs from `{name}`, though `tie_word_embeddings` is true"
                     ));
                 }
                 names.insert(name, file_name.to_owned());
@@ -178,8 +190,9 @@ fn matched(config: &ModelConfig, files: &ModelFiles) -> Result<BTreeMap<String, 
     }
     problems.extend(found.keys().map(|name| format!("`{name}` is not part of the model")));
     if let Some((_, shape)) = head {
-        problems
-            .push(format!("`{HEAD}` is {shape:?}, not the shape of the embedding it is tied to"));
+        problems.push(format!(
+            "`{HEAD_KEY}` is {shape:?}, not the shape of the embedding it is tied to"
+        ));
     }
     if problems.is_empty() {
         return Ok(names);
@@ -201,7 +214,7 @@ fn wrapper<'a>(files: &'a ModelFiles, prefix: &str, embedding: &str) -> Option<&
     })?;
     let parts = &shared[..=shared.rfind('.')?];
     let bare = embedding.strip_prefix(prefix).unwrap_or(embedding);
-    let own = [embedding, bare, HEAD];
+    let own = [embedding, bare, HEAD_KEY];
     if names().any(|name| own.contains(&name)) {
         return None;
     }
@@ -214,7 +227,7 @@ fn wrapper<'a>(files: &'a ModelFiles, prefix: &str, embedding: &str) -> Option<&
 
 /// A model whose every tensor comes from `source(name, shape)`, in a fixed order: the one table of
 /// names and shapes, together with each family's `new`.
-fn build(config: ModelConfig, device: &Device, source: Source) -> Transformer {
+fn build(config: ModelConfig, device: &Device, source: TensorSource) -> Transformer {
     let mut make = Make { source, device };
     let body = match config.family {
         Family::Gpt2 => Body::Gpt2(Gpt2::new(&config, &mut make)),
@@ -222,64 +235,17 @@ fn build(config: ModelConfig, device: &Device, source: Source) -> Transformer {
             Body::Llama(Llama::new(&config, &mut make))
         }
     };
-    let lm_head =
-        (!config.tied).then(|| make.embedding("lm_head", config.vocab_size, config.d_model));
+    let lm_head = (!config.tie_word_embeddings)
+        .then(|| make.embedding(HEAD, config.vocab_size, config.d_model));
     Transformer { body, lm_head, config, lora: None }
 }
-
-/// Gives the tensor of a name and a shape.
-type Source<'a> = &'a mut dyn FnMut(&str, &[usize]) -> TensorData;
 
 /// No elements, in as many dimensions: a stand-in where only names and shapes are wanted.
 fn nothing(shape: &[usize]) -> TensorData {
     TensorData::new(Vec::<f32>::new(), vec![0; shape.len()])
 }
 
-/// Makes layers from a source of tensors.
-pub(super) struct Make<'a> {
-    source: Source<'a>,
-    device: &'a Device,
-}
-
-impl Make<'_> {
-    fn param<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Param<Tensor<D>> {
-        let data = (self.source)(name, &shape);
-        Param::from_tensor(Tensor::from_data(data, self.device))
-    }
-
-    pub(super) fn embedding(&mut self, name: &str, rows: usize, d: usize) -> Embedding {
-        Embedding::from(self.param(&format!("{name}.weight"), [rows, d]))
-    }
-
-    pub(super) fn conv1d(&mut self, name: &str, d_in: usize, d_out: usize) -> Conv1d {
-        Conv1d {
-            weight: self.param(&format!("{name}.weight"), [d_in, d_out]),
-            bias: self.param(&format!("{name}.bias"), [d_out]),
-            adapter: None,
-        }
-    }
-
-    pub(super) fn linear(&mut self, name: &str, d_in: usize, d_out: usize, bias: bool) -> Linear {
-        Linear {
-            weight: self.param(&format!("{name}.weight"), [d_out, d_in]),
-            bias: bias.then(|| self.param(&format!("{name}.bias"), [d_out])),
-            adapter: None,
-        }
-    }
-
-    pub(super) fn layer_norm(&mut self, name: &str, d: usize) -> LayerNorm {
-        LayerNorm {
-            weight: self.param(&format!("{name}.weight"), [d]),
-            bias: self.param(&format!("{name}.bias"), [d]),
-        }
-    }
-
-    pub(super) fn rms_norm(&mut self, name: &str, width: usize) -> RmsNorm {
-        RmsNorm { weight: self.param(&format!("{name}.weight"), [width]) }
-    }
-}
-
-/// See [`Transformer::start_rows`].
+/// See [`Transformer::init_token_rows`].
 fn start(table: &mut Embedding, ids: &[u32], source: Option<u32>, rows: usize) {
     let before = table.weight.val().detach();
     let (device, dtype, [count, width]) = (before.device(), before.dtype(), before.dims());

@@ -1,6 +1,6 @@
 //! The processes that train one model together.
 
-use crate::model::parameters::Named;
+use crate::model::parameters::NamedTensors;
 
 /// The processes that share the micro-batches of each optimizer step. Each holds the whole model; what
 /// they sum keeps their models equal.
@@ -41,5 +41,5 @@ impl Group {
     }
 
     /// Replaces gradients by their sums over all processes.
-    pub fn sum(self, _gradients: &mut Named) {}
+    pub fn sum(self, _gradients: &mut NamedTensors) {}
 }

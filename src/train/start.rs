@@ -86,13 +86,13 @@ pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result
             data.check_context(config, model.config.n_positions)?;
             let (markers, source) =
                 (data.tokenizer.added_markers(), data.tokenizer.marker_source());
-            let model = model.start_rows(&markers, source);
+            let model = model.init_token_rows(&markers, source);
             let Markers { start_latent, end_latent, latent, .. } = data.tokenizer.markers();
             match config.lora(model.config.family)? {
                 Some(lora) => model
                     .with_lora(lora, &[start_latent, end_latent, latent], config.seed)
                     .map_err(|(key, problem)| wrong(key, problem))?
-                    .hold(config.frozen_dtype),
+                    .store_frozen_as(config.frozen_dtype),
                 None => model,
             }
         }
@@ -120,7 +120,7 @@ pub fn model_config(config: &RunConfig, data: &Data) -> ModelConfig {
         ("eos_token_id", markers.eos),
         ("pad_token_id", markers.pad),
     ] {
-        shape.note(key, id);
+        shape.set_extra_key(key, id);
     }
     shape
 }

@@ -21,11 +21,11 @@ use coconut::{
     },
     model::{
         Lora, ModelConfig, Transformer,
-        lora::{ADAPTER_FILE, ALL_LINEAR, Base, CONFIG_FILE, Frozen, Targets},
+        lora::{ADAPTER_FILE, ALL_LINEAR, Base, CONFIG_FILE, FrozenDtype, Targets},
         parameters,
         weights::{self, HostTensors},
     },
-    objective,
+    objective::{self, Learner},
     optim::AdamW,
 };
 use serde::Deserialize;
@@ -58,7 +58,7 @@ fn copy(folder: &Path) -> TempDir {
 
 fn load(name: &str) -> (Transformer, LoraCase, HostTensors) {
     let folder = copy(&fixtures().join("lora").join(name));
-    let model = load_transformer(folder.path(), Frozen::F32, &Device::flex()).unwrap();
+    let model = load_transformer(folder.path(), FrozenDtype::F32, &Device::flex()).unwrap();
     let name = format!("lora_{name}");
     (model, read_json(&name), tensors(&name))
 }
@@ -76,7 +76,7 @@ fn logits_off(model: &LatentModel, case: &LoraCase, reference: &HostTensors) -> 
         .fold(0.0, f32::max)
 }
 
-fn values(flat: &parameters::Flat) -> Vec<f32> {
+fn values(flat: &parameters::FlatTensor) -> Vec<f32> {
     flat.values.clone().into_data().try_into_vec().unwrap()
 }
 
@@ -222,7 +222,8 @@ fn every_kind_of_folder_that_peft_writes_gives_its_logits() {
     assert!(reference.len() > 12);
     for name in reference.keys() {
         let folder = copy(&variants().join(name));
-        let load = |folder: &Path| load_transformer(folder, Frozen::F32, &Device::flex()).unwrap();
+        let load =
+            |folder: &Path| load_transformer(folder, FrozenDtype::F32, &Device::flex()).unwrap();
         let model = load(folder.path());
         assert!(off(&model, name) < 1e-4, "{name}: {:e}", off(&model, name));
 
@@ -253,7 +254,8 @@ fn changed(name: &str, changes: &[(&str, Value)]) -> TempDir {
 }
 
 fn refused(folder: &Path, words: &[&str]) {
-    let error = load_transformer(folder, Frozen::F32, &Device::flex()).unwrap_err().to_string();
+    let error =
+        load_transformer(folder, FrozenDtype::F32, &Device::flex()).unwrap_err().to_string();
     for word in words {
         assert!(error.contains(word), "`{word}` is not in: {error}");
     }
@@ -291,7 +293,7 @@ fn adapters_that_are_not_computed_are_refused_by_key_with_a_way_out() {
     }
     for value in [json!(true), json!(false), json!("gaussian"), json!("orthogonal"), json!("eva")] {
         let place = changed("patterns", &[("init_lora_weights", value)]);
-        load_transformer(place.path(), Frozen::F32, &Device::flex()).unwrap();
+        load_transformer(place.path(), FrozenDtype::F32, &Device::flex()).unwrap();
     }
 
     // A table that is named and not there, and tables of two lengths.
@@ -306,11 +308,11 @@ fn adapters_that_are_not_computed_are_refused_by_key_with_a_way_out() {
     refused(place.path(), &["[44, 41] rows"]);
 }
 
-fn named(tensors: HostTensors) -> parameters::Named {
+fn named(tensors: HostTensors) -> parameters::NamedTensors {
     let flat = |(name, (shape, values)): (String, (Vec<usize>, Vec<f32>))| {
         (
             name,
-            parameters::Flat {
+            parameters::FlatTensor {
                 shape,
                 values: Tensor::from_data(values.as_slice(), &Device::flex()),
             },
@@ -364,14 +366,15 @@ fn plain_folders() -> (TempDir, PathBuf, PathBuf) {
 fn folders_of_other_programs_are_opened_and_markers_without_rows_start_as_in_training() {
     let (place, base, adapters) = plain_folders();
     for folder in [&base, &adapters] {
-        let Checkpoint { model, tokenizer, latent } =
+        let Checkpoint { model, objective, tokenizer, latent } =
             Checkpoint::load(folder, &Device::flex()).unwrap();
         assert_eq!((latent.method, latent.stage), (Method::Cot, Stage::COT));
         let vocabulary = tokenizer.loaded_size();
         assert_eq!(tokenizer.vocab_size(), vocabulary + 3);
         assert_eq!(model.transformer.config.vocab_size, vocabulary + 3);
-        let expected = load_transformer(folder, Frozen::F32, &Device::flex()).unwrap();
-        let expected = expected.start_rows(&tokenizer.added_markers(), tokenizer.marker_source());
+        let expected = load_transformer(folder, FrozenDtype::F32, &Device::flex()).unwrap();
+        let expected =
+            expected.init_token_rows(&tokenizer.added_markers(), tokenizer.marker_source());
         let table = |model: &Transformer| -> Vec<f32> {
             model.embeddings().whole().into_data().try_into_vec().unwrap()
         };
@@ -388,8 +391,8 @@ fn folders_of_other_programs_are_opened_and_markers_without_rows_start_as_in_tra
 
         // Merged and written, it opens again and is the same.
         let out = place.path().join("merged");
-        let whole =
-            LatentModel { transformer: model.transformer.clone().merged(), ..model.clone() };
+        let transformer = model.transformer.clone().merged();
+        let whole = Learner { model: LatentModel { transformer, ..model.clone() }, objective };
         checkpoint::write_model(&out, &whole, &tokenizer, &latent).unwrap();
         let again = Checkpoint::load(&out, &Device::flex()).unwrap();
         assert_eq!(again.tokenizer.vocab_size(), vocabulary + 3);
@@ -420,7 +423,7 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
     ] {
         let text = about.replace(from, to);
         std::fs::write(place.path().join(CONFIG_FILE), &text).unwrap();
-        match load_transformer(place.path(), Frozen::F32, &Device::flex()) {
+        match load_transformer(place.path(), FrozenDtype::F32, &Device::flex()) {
             Ok(_) => assert_eq!(names, "", "{from} → {to} loads"),
             Err(error) => assert!(error.to_string().contains(names) && text != about, "{error}"),
         }
@@ -433,7 +436,7 @@ fn frozen_matrices_in_bf16_are_their_rounded_values() {
     for name in MODELS {
         let (model, case, _) = load(name);
         let batch = case.batch();
-        let matrix = |name: &str, flat: &parameters::Flat| {
+        let matrix = |name: &str, flat: &parameters::FlatTensor| {
             flat.shape.len() == 2 && !name.contains("wpe") && !name.contains("lora_")
         };
         let flats = parameters::named(&model);
@@ -441,7 +444,7 @@ fn frozen_matrices_in_bf16_are_their_rounded_values() {
             let own = name.contains("token_adapter") || !matrix(name, &flats[name]);
             if own { x } else { x.cast(DType::BF16).cast(DType::F32) }
         });
-        let held = model.clone().hold(Frozen::Bf16);
+        let held = model.clone().store_frozen_as(FrozenDtype::Bf16);
         let off = logits_off_each_other(&thinking(model.clone()), &thinking(held.clone()), &case);
         assert!(off > 1e-4, "{name}: nothing was rounded, {off:e}");
         let off = logits_off_each_other(&thinking(rounded.clone()), &thinking(held.clone()), &case);

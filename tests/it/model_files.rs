@@ -385,7 +385,7 @@ fn embeddings_and_an_untied_head_grow_by_copies_or_the_mean_row() {
         assert_eq!(tables(&load().resize_embeddings(5, None)), before, "never shrunk");
 
         // Rows that exist already, as in vocabularies padded beyond their tokens.
-        let started = load().start_rows(&[3, 40], Some(7));
+        let started = load().init_token_rows(&[3, 40], Some(7));
         assert_eq!(started.config.vocab_size, 41);
         for (table, before) in tables(&started).iter().zip(&before) {
             for (row, got) in table.chunks(width).enumerate() {

@@ -8,7 +8,7 @@ use burn::{
 };
 use coconut::{
     model::{
-        parameters::{self, Flat, Named},
+        parameters::{self, FlatTensor, NamedTensors},
         weights,
     },
     optim::{AdamW, LrSchedule, Scheduler, clip_scale, global_norm},
@@ -49,13 +49,13 @@ fn parameters_after_each_step_equal_pytorch() {
         };
         let mut optimizer = AdamW::new([0.9, 0.999], 0.01);
         for step in 0..5 {
-            let gradients: Named = ["weight", "bias"]
+            let gradients: NamedTensors = ["weight", "bias"]
                 .into_iter()
                 .map(|name| {
                     let (shape, values) = &tensors[&format!("{scheduler}.{step}.grad.{name}")];
                     let data = TensorData::new(values.clone(), [values.len()]);
                     let values = Tensor::from_data(data, &device);
-                    (name.to_owned(), Flat { shape: shape.clone(), values })
+                    (name.to_owned(), FlatTensor { shape: shape.clone(), values })
                 })
                 .collect();
             let norm = global_norm(&gradients);

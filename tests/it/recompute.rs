@@ -117,7 +117,7 @@ fn what_is_computed_again_gives_the_same_gradients() {
                     format!("{place} {text} {tracked:?} {:?} {recompute:?}", objective.reads());
                 assert!(kept.keys().eq(again.keys()), "{what}");
                 for (name, flat) in &kept {
-                    let values = |x: &coconut::model::parameters::Flat| -> Vec<f32> {
+                    let values = |x: &coconut::model::parameters::FlatTensor| -> Vec<f32> {
                         x.values.clone().into_data().try_into_vec().unwrap()
                     };
                     let (a, b) = (values(flat), values(&again[name]));

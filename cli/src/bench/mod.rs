@@ -14,7 +14,7 @@ use crate::{
 };
 use clap::Args;
 use coconut::{
-    Error, Result, data::Stage, latent::Recompute, model::lora::Frozen, report::table::drawn,
+    Error, Result, data::Stage, latent::Recompute, model::lora::FrozenDtype, report::table::drawn,
 };
 use comfy_table::Cell;
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ pub struct Bench {
     lora_targets: Vec<String>,
     /// With `--lora`, hold what is frozen in `f32` (as without this) or `bf16`.
     #[arg(long, value_parser = frozen)]
-    frozen_dtype: Option<Frozen>,
+    frozen_dtype: Option<FrozenDtype>,
     /// Round the operands of products to bf16.
     #[arg(long)]
     bf16: bool,
@@ -313,7 +313,7 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn frozen(text: &str) -> Result<Frozen, String> {
+fn frozen(text: &str) -> Result<FrozenDtype, String> {
     serde_json::from_value(json!(text)).map_err(|_| "expected f32 or bf16".into())
 }
 

@@ -172,14 +172,14 @@ impl Bench {
             return Ok(model);
         }
         let targets = match self.lora_targets.as_slice() {
-            [] => Targets::usual(model.config.family),
+            [] => Targets::default_for(model.config.family),
             [one] => Targets::One(one.clone()),
             many => Targets::Many(many.to_vec()),
         };
         let adapted = model
             .with_lora(Lora::new(self.lora, targets), tokens, 0)
             .map_err(|(_, problem)| Error::Usage(format!("--lora-targets {problem}.")))?;
-        Ok(adapted.hold(self.frozen_dtype.unwrap_or_default()))
+        Ok(adapted.store_frozen_as(self.frozen_dtype.unwrap_or_default()))
     }
 }
 
