@@ -142,18 +142,18 @@ fn dry_run(config: &RunConfig) -> Result<()> {
     for warning in &data.warnings {
         println!("warning: {warning}");
     }
-    let shape = match &folder {
+    let model = match &folder {
         Some(folder) => coconut::model::ModelConfig::load(folder)?,
         None => model_config(config, &data),
     };
     println!(
         "# {} parameters: {} blocks, width {}, {} heads, context {}, vocabulary {}",
-        shape.num_parameters(),
-        shape.n_layer,
-        shape.d_model,
-        shape.heads.query,
-        shape.n_positions,
-        shape.vocab_size
+        model.num_parameters(),
+        model.n_layer,
+        model.d_model,
+        model.heads.query,
+        model.n_positions,
+        model.vocab_size
     );
     let steps = EpochSteps::count(data.train.encoded.len(), config);
     println!(

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::RunConfig;
-use crate::model::lora::FrozenDtype;
+use crate::model::{config::Family, lora::FrozenDtype};
 
 /// The key at fault, and what is wrong with it.
 type Fault = (&'static str, String);
@@ -82,7 +82,7 @@ impl RunConfig {
 
     fn check_model(&self) -> Result<(), Fault> {
         if self.model_key().is_none() {
-            self.thinking().check(self.n_layer, "gpt2")?;
+            self.thinking().check(self.n_layer, Family::Gpt2)?;
         }
         if !self.n_embd.is_multiple_of(self.n_head) {
             let problem =

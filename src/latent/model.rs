@@ -11,7 +11,7 @@ use super::{
     feedback::{Learned, terms},
 };
 use crate::{
-    model::{Transformer, layers::Embedding},
+    model::{Transformer, config::Family, layers::Embedding},
     rng,
 };
 
@@ -57,15 +57,15 @@ impl Thinking {
         self.compat == Compat::Replication
     }
 
-    /// Refuses what a model of `n_layer` blocks and of a family (`gpt2`) cannot do.
+    /// Refuses what a model of `n_layer` blocks and of a family cannot do.
     ///
     /// # Errors
     /// The recipe's key at fault, and what is wrong with it.
-    pub fn check(&self, n_layer: usize, family: &str) -> Result<(), (&'static str, String)> {
+    pub fn check(&self, n_layer: usize, family: Family) -> Result<(), (&'static str, String)> {
         if !self.replicates() {
             self.reinject.check(n_layer).map_err(|problem| ("replacement_method", problem))?;
         }
-        if matches!(self.latent_positions, LatentPositions::Offset(_)) && family == "gpt2" {
+        if matches!(self.latent_positions, LatentPositions::Offset(_)) && family == Family::Gpt2 {
             let problem = format!(
                 "is `{}`, but the model is `gpt2`, whose positions are a learned table; choose none, learned or sinusoidal",
                 self.latent_positions
@@ -136,9 +136,9 @@ impl LatentModel {
         thinking: Thinking,
         extras: Extras,
     ) -> Result<Self, (&'static str, String)> {
-        let shape = &transformer.config;
-        thinking.check(shape.n_layer, shape.family.name())?;
-        let (d, std, device) = (shape.d_model, shape.initializer_range, transformer.device());
+        let config = &transformer.config;
+        thinking.check(config.n_layer, config.family)?;
+        let (d, std, device) = (config.d_model, config.initializer_range, transformer.device());
         let table = |rows: usize| {
             let mut rng = rng::stream(extras.seed, &[rng::THOUGHTS, 1]);
             let data = TensorData::new(rng::normals(&mut rng, rows * d, std as f32), [rows, d]);

@@ -1,4 +1,4 @@
-//! A model's shape: what is computed, whatever the family that says it.
+//! A model's shape: what is computed, whatever words a family has for it.
 
 use coconut_kernels::{Heads, Precision};
 use serde_json::{Map, Value, json};
@@ -22,7 +22,7 @@ impl Family {
     /// All families.
     pub const ALL: [Self; 4] = [Self::Gpt2, Self::Llama, Self::Qwen2, Self::Qwen3];
 
-    /// Its `model_type`.
+    /// The family's `model_type`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Gpt2 => "gpt2",
@@ -47,14 +47,14 @@ impl Family {
     }
 }
 
-/// Which linear maps of Llama's kin carry a bias. GPT-2's all do.
+/// Which linear layers of Llama-style families carry a bias. GPT-2's all do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Biases {
-    /// Queries, keys and values.
+    /// Whether those of queries, keys and values do.
     pub qkv: bool,
-    /// Attention's output.
+    /// Whether the one after attention does.
     pub output: bool,
-    /// The MLP's three maps.
+    /// Whether the MLP's three do.
     pub mlp: bool,
 }
 
@@ -70,11 +70,11 @@ pub enum Gelu {
 /// Probabilities of dropout in training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
-    /// After the embeddings.
+    /// Of the embeddings with their positions.
     pub embedding: f64,
-    /// Of attention weights.
+    /// Of the attention weights.
     pub attention: f64,
-    /// After each block's two parts.
+    /// Of what attention and MLP add to the residual stream.
     pub residual: f64,
 }
 
@@ -96,23 +96,23 @@ pub struct ModelConfig {
     pub n_layer: usize,
     /// How attention splits into heads.
     pub heads: Heads,
-    /// Width of the hidden layer of a block's MLP.
+    /// Width of the hidden layer of a block's MLP, `d_ff`.
     pub d_ff: usize,
     /// The form of GELU in the MLP; families other than GPT-2 have SwiGLU there.
     pub gelu: Gelu,
-    /// Added to the variance, or mean square, in every norm.
+    /// ε, added to the variance or mean square in every norm.
     pub norm_eps: f64,
     /// Rotary positions; without them, positions are learned embeddings.
     pub rotary: Option<Rotary>,
-    /// Which linear maps carry a bias.
+    /// Which linear layers carry a bias.
     pub biases: Biases,
-    /// Whether query and key heads are normed.
+    /// Whether each query and key head is normed over its own width.
     pub qk_norm: bool,
     /// Whether the output head is the token embedding.
     pub tie_word_embeddings: bool,
     /// Dropout in training.
     pub dropout: Dropout,
-    /// Of products with the model's matrices: this program's choice, no part of `config.json`.
+    /// Precision of products with the model's matrices: this program's choice, no part of `config.json`.
     pub precision: Precision,
     /// Standard deviation of freshly drawn weights.
     pub initializer_range: f64,

@@ -22,9 +22,9 @@ pub struct Gpt2 {
 /// Embeddings, blocks and final norm.
 #[derive(Module, Debug)]
 pub struct Stack {
-    /// Token embeddings, `[vocab, d_model]`.
+    /// The token embeddings, `[vocab, d_model]`.
     pub wte: Embedding,
-    /// Position embeddings, `[n_positions, d_model]`.
+    /// The position embeddings, `[n_positions, d_model]`.
     pub wpe: Embedding,
     /// The blocks.
     pub h: Vec<Block>,
@@ -35,11 +35,11 @@ pub struct Stack {
 /// One block, norms before its two parts.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Before attention.
+    /// The norm before attention.
     pub ln_1: LayerNorm,
-    /// Attention.
+    /// Attention, without its softmax.
     pub attn: Attention,
-    /// Before the MLP.
+    /// The norm before the MLP.
     pub ln_2: LayerNorm,
     /// The MLP.
     pub mlp: Mlp,
@@ -48,9 +48,9 @@ pub struct Block {
 /// Attention's two projections.
 #[derive(Module, Debug)]
 pub struct Attention {
-    /// Queries, keys and values, packed along the output.
+    /// `d_model` → queries, keys and values side by side, `3 · d_model`.
     pub c_attn: Conv1d,
-    /// Back to the residual stream.
+    /// Heads side by side → the residual stream, `d_model` both.
     pub c_proj: Conv1d,
 }
 
@@ -64,7 +64,7 @@ pub struct Mlp {
 }
 
 impl Gpt2 {
-    /// Tensors of `config`'s shape from `make`.
+    /// A model of `config`'s shape whose layers come from `make`.
     pub(super) fn new(config: &ModelConfig, make: &mut Make) -> Self {
         let (d, d_ff) = (config.d_model, config.d_ff);
         let wte = make.embedding("transformer.wte", config.vocab_size, d);
@@ -89,10 +89,10 @@ impl Gpt2 {
         Self { transformer: Stack { wte, wpe, h, ln_f } }
     }
 
-    /// The maps that can have adapters, by name.
+    /// The linear layers that can have adapters, by name.
     pub(super) fn linears(&mut self) -> Vec<(String, LinearMut<'_>)> {
         let blocks = self.transformer.h.iter_mut().enumerate();
-        let maps = blocks.flat_map(|(layer, block)| {
+        let linears = blocks.flat_map(|(layer, block)| {
             let Block { attn, mlp, .. } = block;
             [
                 ("attn.c_attn", &mut attn.c_attn),
@@ -100,9 +100,11 @@ impl Gpt2 {
                 ("mlp.c_fc", &mut mlp.c_fc),
                 ("mlp.c_proj", &mut mlp.c_proj),
             ]
-            .map(|(part, map)| (format!("transformer.h.{layer}.{part}"), LinearMut::Conv1d(map)))
+            .map(|(part, linear)| {
+                (format!("transformer.h.{layer}.{part}"), LinearMut::Conv1d(linear))
+            })
         });
-        maps.collect()
+        linears.collect()
     }
 
     /// Token embeddings plus position embeddings: `[batch, new, d_model]`, shape kept.

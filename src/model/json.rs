@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// Where in the file and what is wrong.
+/// Where in the file something is wrong, and what.
 type Problem = (String, String);
 
 impl ModelConfig {
@@ -155,7 +155,7 @@ const GELU_TANH: [&str; 5] =
 /// transformers' names of `x · σ(x)`.
 const SILU: [&str; 2] = ["silu", "swish"];
 
-/// The fields of Llama and its kin.
+/// The fields of Llama-style families.
 #[derive(Deserialize)]
 struct Llama {
     vocab_size: usize,
@@ -173,10 +173,10 @@ struct Llama {
     attention_bias: Option<bool>,
     mlp_bias: Option<bool>,
     attention_dropout: Option<f64>,
-    /// `rope_scaling` before transformers 5.
+    /// Rotary positions; `rope_scaling` was their name before transformers 5.
     rope_parameters: Option<Rope>,
     rope_scaling: Option<Value>,
-    /// Beside the scaling before transformers 5, inside `rope_parameters` since.
+    /// The base, beside `rope_scaling` before transformers 5 and inside `rope_parameters` since.
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
     original_max_position_embeddings: Option<f64>,
@@ -199,7 +199,7 @@ struct Rope {
     low_freq_factor: Option<f64>,
     high_freq_factor: Option<f64>,
     original_max_position_embeddings: Option<f64>,
-    /// One set a kind of layer, which no family here needs.
+    /// One set of positions a kind of layer, which no family here needs.
     full_attention: Option<Value>,
     sliding_attention: Option<Value>,
 }

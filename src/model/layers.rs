@@ -1,4 +1,4 @@
-//! The layers of a block. Field names are the checkpoint's keys.
+//! The layers of a block: tables, linear layers with their adapters, norms. Field names are the checkpoint's keys.
 
 use burn::{
     module::{Module, Param},
@@ -11,16 +11,16 @@ use coconut_kernels::{self as kernels, Apart, Precision, Table, Weight};
 pub struct Embedding {
     /// `[rows, d_model]`.
     pub weight: Param<Tensor<2>>,
-    /// Rows that stand in place of the weight's.
+    /// Rows that override the weight's.
     pub token_adapter: Option<TokenAdapter>,
 }
 
 /// Rows of a table that are trained while it is frozen.
 #[derive(Module, Debug)]
 pub struct TokenAdapter {
-    /// `[ids, d_model]`: the rows, whatever the name says.
+    /// The rows themselves, `[ids, d_model]`; PEFT's name says otherwise.
     pub trainable_tokens_delta: Param<Tensor<2>>,
-    /// Whose rows they are.
+    /// Token ids whose rows this adapter replaces.
     #[module(skip)]
     pub ids: Vec<u32>,
 }
@@ -31,7 +31,7 @@ impl Embedding {
         kernels::embedding(self.table(Precision::F32), ids)
     }
 
-    /// All its rows, to be multiplied with in `precision`.
+    /// The table with its overrides, for products in `precision`.
     pub fn table(&self, precision: Precision) -> Table {
         let apart = self.token_adapter.as_ref().map(|own| Apart {
             ids: own.ids.as_slice().into(),
@@ -47,17 +47,17 @@ impl From<Param<Tensor<2>>> for Embedding {
     }
 }
 
-/// A low-rank change of a map: `scale · B A x`. The keys are PEFT's, `lora_A` and `lora_B`.
+/// A low-rank term `scale · B A x` of a linear layer's output. The keys are PEFT's, `lora_A` and `lora_B`.
 #[derive(Module, Debug)]
 pub struct Adapter {
     /// `[r, d_in]`.
     pub a: Factor,
     /// `[d_out, r]`.
     pub b: Factor,
-    /// `α/r`.
+    /// The factor of the term, `α/r` or `α/√r`.
     #[module(skip)]
     pub scale: f64,
-    /// Probability of dropout of `x`.
+    /// Probability of dropout of `x` in training.
     #[module(skip)]
     pub dropout: f64,
 }
@@ -79,20 +79,20 @@ impl Adapter {
         kernels::projection(low * self.scale, &[b], &[])
     }
 
-    /// What it adds to a weight, `[d_out, d_in]`.
+    /// What the adapter adds to a weight, `[d_out, d_in]`.
     pub fn change(&self) -> Tensor<2> {
         self.b.weight.val().matmul(self.a.weight.val()) * self.scale
     }
 }
 
-/// An affine map, stored `[d_in, d_out]` as GPT-2's `Conv1D` is.
+/// A linear layer whose weight is stored `[d_in, d_out]`, as GPT-2's `Conv1D` is.
 #[derive(Module, Debug)]
 pub struct Conv1d {
     /// `[d_in, d_out]`.
     pub weight: Param<Tensor<2>>,
     /// `[d_out]`.
     pub bias: Param<Tensor<1>>,
-    /// A trained change, while the map itself is frozen.
+    /// A trained term, while weight and bias are frozen.
     pub adapter: Option<Adapter>,
 }
 
@@ -105,14 +105,14 @@ impl Conv1d {
     }
 }
 
-/// A linear map, stored `[d_out, d_in]` as `torch.nn.Linear` is.
+/// A linear layer whose weight is stored `[d_out, d_in]`, as `torch.nn.Linear` is.
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[d_out, d_in]`.
     pub weight: Param<Tensor<2>>,
     /// `[d_out]`.
     pub bias: Option<Param<Tensor<1>>>,
-    /// A trained change, while the map itself is frozen.
+    /// A trained term, while weight and bias are frozen.
     pub adapter: Option<Adapter>,
 }
 
@@ -176,28 +176,29 @@ fn to_f32(weight: &Param<Tensor<2>>) -> Tensor<2> {
     weight.val().cast(DType::F32)
 }
 
-/// Up to three maps of one input, of which all or none have a bias; their results lie side by side:
+/// Up to three linear layers of one input in one product, of which all or none have a bias; results lie side by side:
 /// `[batch, seq, d_in]` → `[batch, seq, Σ d_out]`.
 pub fn fused_linears<const N: usize>(
     x: Tensor<3>,
-    maps: [&Linear; N],
+    linears: [&Linear; N],
     precision: Precision,
 ) -> Tensor<3> {
-    let weights = maps.map(|map| Weight { values: map.weight.val(), precision });
-    let biases: Vec<_> = maps.iter().filter_map(|map| Some(map.bias.as_ref()?.val())).collect();
+    let weights = linears.map(|linear| Weight { values: linear.weight.val(), precision });
+    let biases: Vec<_> =
+        linears.iter().filter_map(|linear| Some(linear.bias.as_ref()?.val())).collect();
     let y = kernels::projection(x.clone(), &weights, &biases);
-    if maps.iter().all(|map| map.adapter.is_none()) {
+    if linears.iter().all(|linear| linear.adapter.is_none()) {
         return y;
     }
     let [batch, seq, _] = x.dims();
-    let changes = maps.map(|map| match &map.adapter {
+    let terms = linears.map(|linear| match &linear.adapter {
         Some(adapter) => adapter.forward(x.clone(), precision),
         None => {
-            let width = map.weight.dims()[0];
+            let width = linear.weight.dims()[0];
             x.clone().narrow(2, 0, 1).zeros_like().expand([batch, seq, width])
         }
     });
-    y + Tensor::cat(changes.to_vec(), 2)
+    y + Tensor::cat(terms.to_vec(), 2)
 }
 
 /// Layer norm with its affine part.

@@ -1,4 +1,4 @@
-//! Llama and its kin: rotary positions, RMS norms, SwiGLU, grouped heads (Touvron et al. 2023, arXiv
+//! Llama-style families: rotary positions, RMS norms, SwiGLU, grouped heads (Touvron et al. 2023, arXiv
 //! 2302.13971; Ainslie et al. 2023, arXiv 2305.13245). Qwen2 adds biases to queries, keys and values,
 //! Qwen3 a norm to each query and key head. Field names are the checkpoint's keys.
 
@@ -22,7 +22,7 @@ pub struct Llama {
 /// Embeddings, blocks and final norm.
 #[derive(Module, Debug)]
 pub struct Stack {
-    /// Token embeddings, `[vocab, d_model]`.
+    /// The token embeddings, `[vocab, d_model]`.
     pub embed_tokens: Embedding,
     /// The blocks.
     pub layers: Vec<Block>,
@@ -33,11 +33,11 @@ pub struct Stack {
 /// One block, norms before its two parts.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Before attention.
+    /// The norm before attention.
     pub input_layernorm: RmsNorm,
-    /// Attention.
+    /// Attention, without its softmax.
     pub self_attn: Attention,
-    /// Before the MLP.
+    /// The norm before the MLP.
     pub post_attention_layernorm: RmsNorm,
     /// The MLP.
     pub mlp: Mlp,
@@ -46,17 +46,17 @@ pub struct Block {
 /// Attention's projections, and Qwen3's norms of heads.
 #[derive(Module, Debug)]
 pub struct Attention {
-    /// Queries.
+    /// `d_model` → query heads, `q · dim`.
     pub q_proj: Linear,
-    /// Keys.
+    /// `d_model` → key heads, `kv · dim`.
     pub k_proj: Linear,
-    /// Values.
+    /// `d_model` → value heads, `kv · dim`.
     pub v_proj: Linear,
-    /// Back to the residual stream.
+    /// Heads side by side, `q · dim` → the residual stream.
     pub o_proj: Linear,
-    /// Of each query head, over its own width.
+    /// The norm of each query head over its own width, `[dim]`; Qwen3 alone has it.
     pub q_norm: Option<RmsNorm>,
-    /// Of each key head.
+    /// The norm of each key head, `[dim]`.
     pub k_norm: Option<RmsNorm>,
 }
 
@@ -72,7 +72,7 @@ pub struct Mlp {
 }
 
 impl Llama {
-    /// Tensors of `config`'s shape from `make`.
+    /// A model of `config`'s shape whose layers come from `make`.
     pub(super) fn new(config: &ModelConfig, make: &mut Make) -> Self {
         let (d, d_ff, bias) = (config.d_model, config.d_ff, config.biases);
         let (q, kv) = (config.heads.query, config.heads.key_value);
@@ -104,10 +104,10 @@ impl Llama {
         Self { model: Stack { embed_tokens, layers, norm } }
     }
 
-    /// The maps that can have adapters, by name.
+    /// The linear layers that can have adapters, by name.
     pub(super) fn linears(&mut self) -> Vec<(String, LinearMut<'_>)> {
         let blocks = self.model.layers.iter_mut().enumerate();
-        let maps = blocks.flat_map(|(layer, block)| {
+        let linears = blocks.flat_map(|(layer, block)| {
             let Block { self_attn, mlp, .. } = block;
             [
                 ("self_attn.q_proj", &mut self_attn.q_proj),
@@ -118,9 +118,11 @@ impl Llama {
                 ("mlp.up_proj", &mut mlp.up_proj),
                 ("mlp.down_proj", &mut mlp.down_proj),
             ]
-            .map(|(part, map)| (format!("model.layers.{layer}.{part}"), LinearMut::Linear(map)))
+            .map(|(part, linear)| {
+                (format!("model.layers.{layer}.{part}"), LinearMut::Linear(linear))
+            })
         });
-        maps.collect()
+        linears.collect()
     }
 }
 

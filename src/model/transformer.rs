@@ -120,7 +120,7 @@ impl Transformer {
         self.tokens().table(self.config.precision)
     }
 
-    /// Where tensors live.
+    /// The device of the model's tensors.
     pub fn device(&self) -> Device {
         self.tokens().weight.val().device()
     }
@@ -240,7 +240,7 @@ impl Transformer {
         self.head().logits(hidden)
     }
 
-    /// The maps of the blocks, by name.
+    /// The linear layers of the blocks, by name.
     pub(super) fn linears(&mut self) -> Vec<(String, LinearMut<'_>)> {
         match &mut self.body {
             Body::Gpt2(body) => body.linears(),

@@ -110,7 +110,7 @@ impl Transformer {
         let Some(&last) = ids.iter().max() else { return self };
         let rows = self.config.vocab_size.max(last as usize + 1);
         self.config.vocab_size = rows;
-        self.tables().into_iter().for_each(|(_, table)| start(table, ids, source, rows));
+        self.tables().into_iter().for_each(|(_, table)| init_rows(table, ids, source, rows));
         self
     }
 }
@@ -245,8 +245,8 @@ fn nothing(shape: &[usize]) -> TensorData {
     TensorData::new(Vec::<f32>::new(), vec![0; shape.len()])
 }
 
-/// See [`Transformer::init_token_rows`].
-fn start(table: &mut Embedding, ids: &[u32], source: Option<u32>, rows: usize) {
+/// Initialises rows of one table, see [`Transformer::init_token_rows`].
+fn init_rows(table: &mut Embedding, ids: &[u32], source: Option<u32>, rows: usize) {
     let before = table.weight.val().detach();
     let (device, dtype, [count, width]) = (before.device(), before.dtype(), before.dims());
     let mut values: Vec<f32> = before.into_data().iter::<f32>().collect();

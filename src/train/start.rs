@@ -110,17 +110,17 @@ pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result
 pub fn model_config(config: &RunConfig, data: &Data) -> ModelConfig {
     let context = config.n_positions.unwrap_or_else(|| data.longest(config));
     let vocabulary = data.tokenizer.vocab_size();
-    let mut shape =
+    let mut model =
         ModelConfig::gpt2(vocabulary, context, config.n_embd, config.n_layer, config.n_head)
             .with_dropout(config.dropout);
-    shape.initializer_range = config.initializer_range;
+    model.initializer_range = config.initializer_range;
     let markers = data.tokenizer.markers();
     for (key, id) in [
         ("bos_token_id", markers.eos),
         ("eos_token_id", markers.eos),
         ("pad_token_id", markers.pad),
     ] {
-        shape.set_extra_key(key, id);
+        model.set_extra_key(key, id);
     }
-    shape
+    model
 }
