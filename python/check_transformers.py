@@ -8,7 +8,9 @@ tokenizer; `coconut train` trains it for some steps; AutoModelForCausalLM and Au
 checkpoint, whose logits must equal those of `coconut logits` to 1e-4, and must differ from the start's.
 Then the same with adapters, on a folder that does not know the markers yet: PeftModel.from_pretrained on
 the base and the checkpoint must give those logits, and so must the folder of `coconut merge`.
-COCONUT is the binary, by default target/release/coconut. Run by hand; takes about a minute.
+Last the other way round: folders that transformers, peft and safetensors write, without a word of this
+program's in them, are read by `logits`, `generate`, `eval` and `merge`, and a merged one is trained.
+COCONUT is the binary, by default target/release/coconut. Run by hand; takes about two minutes.
 """
 
 import json
@@ -20,6 +22,7 @@ from pathlib import Path
 import peft
 import torch
 import transformers
+from safetensors.torch import save_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -27,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 COCONUT = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/release/coconut").resolve()
 MARKERS = ["<|start-latent|>", "<|end-latent|>", "<|latent|>"]
 
-LLAMA_KIN = dict(
+LLAMA_STYLE = dict(
     hidden_size=32,
     intermediate_size=56,
     num_hidden_layers=2,
@@ -46,9 +49,9 @@ LLAMA3 = dict(
 )
 FAMILIES = {
     "gpt2": dict(n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.1),
-    "qwen2": LLAMA_KIN | dict(tie_word_embeddings=True),
-    "qwen3": LLAMA_KIN | dict(head_dim=12, tie_word_embeddings=True),
-    "llama": LLAMA_KIN | dict(head_dim=12, rope_parameters=LLAMA3),
+    "qwen2": LLAMA_STYLE | dict(tie_word_embeddings=True),
+    "qwen3": LLAMA_STYLE | dict(head_dim=12, tie_word_embeddings=True),
+    "llama": LLAMA_STYLE | dict(head_dim=12, rope_parameters=LLAMA3),
 }
 
 
@@ -164,6 +167,68 @@ def check_adapters(family, targets):
         assert max(off) < 1e-4 and moved > 0.1
 
 
+def logits_of(folder, ids):
+    """Logits by this program."""
+    return torch.tensor(json.loads(run("logits", folder, "--ids", ",".join(map(str, ids)), "--json"))["logits"])
+
+
+def check_plain_folders(family):
+    """Folders of other programs: a whole model, the same with one name of its tied table, and adapters."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        base = folder / "model"
+        write_model(base, family, torch.float32, markers=[])
+        write_recipe(folder)
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        ids = tokenizer.encode("3+2-1\n<<3+2=5>>\n### 4", add_special_tokens=False)
+
+        def theirs(model):
+            with torch.no_grad():
+                return model.eval()(input_ids=torch.tensor([ids])).logits[0]
+
+        def load():
+            return AutoModelForCausalLM.from_pretrained(base)
+
+        # The markers' three rows, which this program adds, are not theirs.
+        vocabulary = load().config.vocab_size
+        offs = {"whole": (logits_of(base, ids)[:, :vocabulary] - theirs(load())).abs().max().item()}
+        if load().config.tie_word_embeddings:
+            one = folder / "one name"
+            load().config.save_pretrained(one)
+            tokenizer.save_pretrained(one)
+            save_model(load(), str(one / "model.safetensors"))
+            offs["one name"] = (logits_of(one, ids)[:, :vocabulary] - theirs(load())).abs().max().item()
+
+        names = dict(gpt2=("c_attn", "wte")).get(family, ("q_proj", "embed_tokens"))
+        variants = {
+            "adapters": {},
+            "both tables": dict(modules_to_save=[names[1], "lm_head"]),
+            "rank-stabilised": dict(use_rslora=True, rank_pattern={names[0]: 2}),
+        }
+        for name, more in variants.items():
+            config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=[names[0]], **more)
+            adapted = peft.get_peft_model(load(), config)
+            with torch.no_grad():
+                for p in adapted.parameters():
+                    if p.requires_grad:
+                        p.copy_(0.1 * torch.randn_like(p))
+            adapters, merged = folder / name, folder / f"{name} merged"
+            adapted.save_pretrained(adapters)  # and no tokenizer
+            expected = theirs(adapted)
+            run("merge", adapters, "-o", merged)
+            ours = [logits_of(at, ids)[:, :vocabulary] for at in (adapters, merged)]
+            again = theirs(AutoModelForCausalLM.from_pretrained(merged))[:, :vocabulary]
+            offs[name] = max((logits - expected).abs().max().item() for logits in [*ours, again])
+            run("generate", adapters, "--prompt", "3+2-1", "--max-new-tokens", "2")
+            run("eval", adapters, "--data", folder / "data.json", "--max-size", "4", "--max-new-tokens", "2")
+            recipe = folder / "recipe.yaml"
+            started = run("train", recipe, "--dry-run", "-s", f"load_model_path={adapters}", "-s", "model_id=null")
+            assert "coconut merge" in started, started
+        run("train", folder / "recipe.yaml", "-s", "model_id=null", "-s", f"load_model_path={merged}", "-s", "num_epochs=1")
+        print(f"{family:<6} plain   : logits off by", ", ".join(f"{off:.1e} ({name})" for name, off in offs.items()))
+        assert max(offs.values()) < 1e-4
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
@@ -172,3 +237,4 @@ if __name__ == "__main__":
             check(family, dtype)
         for targets in ("all-linear", None):
             check_adapters(family, targets)
+        check_plain_folders(family)
