@@ -79,7 +79,7 @@ impl HubCache {
         let others = match snapshots.as_slice() {
             [] => String::new(),
             some => format!(
-                " The cache has its commit `{}`, which `revision` can name.",
+                " The cache holds it at another commit, which `revision` can name: `{}`.",
                 some.join("`, `")
             ),
         };
@@ -90,7 +90,7 @@ impl HubCache {
     }
 }
 
-/// The commits of which a repository in the cache holds a model or adapters, in order.
+/// The commits at which the cache holds a repository's model or adapters, in order.
 fn snapshots(repository: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(repository.join("snapshots")).into_iter().flatten().flatten();
     let whole = entries.filter(|entry| {
@@ -195,6 +195,32 @@ mod tests {
         }
         let folder = cache.root.display().to_string();
         assert_eq!(cache.folder(&folder, None), Ok(cache.root.clone()));
+    }
+
+    /// `hf download org/name --revision COMMIT` leaves no `refs/main`.
+    #[test]
+    fn a_model_that_was_fetched_by_its_commit_is_found() {
+        let (_folder, cache) = cache();
+        let repository = cache.root.join("models--org--name");
+        fs::remove_file(repository.join("refs/main")).unwrap();
+        let snapshots = repository.join("snapshots");
+        assert_eq!(cache.folder("org/name", None), Ok(snapshots.join(COMMIT)));
+        assert_eq!(
+            completion(&snapshots.join(COMMIT)),
+            format!("Fetch it with `hf download org/name --revision {COMMIT}`")
+        );
+        // Asked for by name, `main` is not guessed.
+        let problem = cache.folder("org/name", Some("main")).unwrap_err();
+        assert!(problem.contains(COMMIT) && problem.contains("--revision main"), "{problem}");
+
+        // Of two, neither is meant more than the other; an empty one is none.
+        let other = "0b1c2d3e4f5a6b7c8d9e0f1a2b3c4d5e6f7a8b9c";
+        fs::create_dir(snapshots.join(other)).unwrap();
+        assert_eq!(cache.folder("org/name", None), Ok(snapshots.join(COMMIT)));
+        fs::write(snapshots.join(other).join("adapter_config.json"), "{}").unwrap();
+        let problem = cache.folder("org/name", None).unwrap_err();
+        assert!(problem.contains(&format!("`{other}`, `{COMMIT}`")), "{problem}");
+        assert_eq!(cache.folder("org/name", Some(other)), Ok(snapshots.join(other)));
     }
 
     #[test]

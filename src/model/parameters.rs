@@ -1,4 +1,4 @@
-//! A model's parameters by name, each as a flat tensor: what optimizer, checkpoint and tests need.
+//! A model's parameters by name, each as a flat tensor, as optimizer, checkpoint and tests need them: its state dict.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use burn::{
     tensor::{Gradients, Tensor},
 };
 
-/// A parameter or its gradient: its shape and its elements.
+/// A parameter or its gradient.
 #[derive(Clone, Debug)]
 pub struct FlatTensor {
     /// The shape in the model.
@@ -16,7 +16,7 @@ pub struct FlatTensor {
     pub values: Tensor<1>,
 }
 
-/// Names are the checkpoint's keys (`transformer.h.0.attn.c_attn.weight`), in a fixed order.
+/// Tensors under the checkpoint's keys (`transformer.h.0.attn.c_attn.weight`), in a fixed order.
 pub type NamedTensors = BTreeMap<String, FlatTensor>;
 
 /// All parameters of a module.
@@ -144,7 +144,7 @@ pub fn set_trained<M: Module>(module: M, trained: impl Fn(&str) -> bool) -> M {
     module.map(&mut Set { path: Path::default(), trained })
 }
 
-/// Adds gradients of one more micro-batch.
+/// The sum of the gradients so far and those of one more micro-batch.
 pub fn accumulate(total: Option<NamedTensors>, gradients: NamedTensors) -> NamedTensors {
     let Some(mut total) = total else { return gradients };
     for (name, flat) in gradients {

@@ -21,7 +21,7 @@ use crate::{Error, Result, hub};
 /// The file that holds a checkpoint's weights.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 
-/// What stands in its place when the weights are split.
+/// The index that names the shards of a checkpoint whose weights are split.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// How a file begins that Git LFS left in a clone instead of the large file it stands for.
@@ -47,7 +47,7 @@ impl TensorFile {
     /// Opens a file and reads its header.
     ///
     /// # Errors
-    /// A header that is malformed, or that tells of more or fewer bytes than the file has.
+    /// A Git LFS pointer, and a header that is malformed or tells of more or fewer bytes than the file has.
     pub fn open(path: &Path) -> Result<Self> {
         let broken = |why: String| {
             let problem = format!(
@@ -153,14 +153,14 @@ pub struct ModelFiles {
     /// The single file, or the index.
     pub path: PathBuf,
     files: Vec<TensorFile>,
-    /// By name, the file that holds it.
+    /// For each tensor's name, the index of the file that holds it.
     holder: BTreeMap<String, usize>,
 }
 
 /// `model.safetensors.index.json`.
 #[derive(Deserialize)]
 struct Index {
-    /// Tensor to file.
+    /// The file of each tensor.
     weight_map: BTreeMap<String, String>,
 }
 
@@ -168,7 +168,8 @@ impl ModelFiles {
     /// Opens a folder's weights and reads the headers.
     ///
     /// # Errors
-    /// No weights, missing or broken shards, and an index that does not tell what they hold.
+    /// No weights, missing or broken shards, and an index that does not tell what the shards hold; of a snapshot in
+    /// the Hugging Face cache, with the command that fetches the rest.
     pub fn open(folder: &Path) -> Result<Self> {
         let (single, index) = (folder.join(WEIGHTS_FILE), folder.join(INDEX_FILE));
         let dangling =

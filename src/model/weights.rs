@@ -48,7 +48,8 @@ impl Transformer {
     /// Reads `config.json` and the weights from a folder.
     ///
     /// # Errors
-    /// All missing, unexpected and misshapen tensors together, by name.
+    /// What [`ModelConfig::load`] and [`ModelFiles::open`] refuse; all missing, unexpected and misshapen tensors
+    /// together, by name; and a tensor that is not finite.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config = ModelConfig::load(folder)?;
         let files = ModelFiles::open(folder)?;
@@ -68,10 +69,10 @@ impl Transformer {
         failed.map_or(Ok(model), Err)
     }
 
-    /// Refuses what [`Transformer::load`] would refuse before it reads the tensors themselves.
+    /// Refuses what [`Transformer::load`] refuses before it reads the tensors themselves.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Transformer::load`], but for tensors that are not finite.
     pub fn check(folder: &Path) -> Result<()> {
         matched(&ModelConfig::load(folder)?, &ModelFiles::open(folder)?).map(|_| ())
     }
@@ -100,7 +101,7 @@ impl Transformer {
         self.init_token_rows(&new, source)
     }
 
-    /// Starts rows of the token embeddings, and of an untied head, as copies of row `source`, or else
+    /// Initialises rows of the token embeddings, and of an untied head, as copies of row `source`, or else
     /// as the mean of the rows there are. Rows beyond the last are added, so that the largest of
     /// `ids` has one.
     ///
@@ -126,7 +127,7 @@ impl ModelConfig {
     }
 }
 
-/// The tensors of a shape, by Hugging Face's names, in the model's order.
+/// Names and shapes of a model's tensors, under Hugging Face's keys, in the model's order.
 pub fn tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let mut tensors = Vec::new();
     build(config.clone(), &Device::flex(), &mut |name, shape| {
