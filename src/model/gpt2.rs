@@ -2,11 +2,12 @@
 //! are the checkpoint's keys.
 
 use burn::{module::Module, tensor::Tensor};
-use coconut_kernels::{self as kernels, Visible};
+use coconut_kernels as kernels;
 
 use super::{
-    ModelConfig, Reads,
+    ModelConfig,
     config::Gelu,
+    context::BlockContext,
     init::Make,
     layers::{Conv1d, Embedding, LayerNorm, LinearMut, dropout, exact_gelu},
     positions::Positions,
@@ -120,28 +121,16 @@ impl Gpt2 {
 }
 
 impl Block {
-    /// `x: [batch, new, d_model]` → the same, or what `reads` picks of it; and the new columns' packed rows.
-    pub(super) fn forward(
-        &self,
-        x: Tensor<3>,
-        past: &[Tensor<3>],
-        visible: &Visible,
-        reads: Option<&Reads>,
-        config: &ModelConfig,
-    ) -> (Tensor<3>, Tensor<3>) {
-        let (eps, p, precision) = (config.norm_eps, config.dropout, config.precision);
-        let attention_p = if x.is_autodiff() { p.attention } else { 0.0 };
+    /// `x: [batch, new, d_model]` → the same, at the cells that are read; and the new columns' packed rows.
+    pub(super) fn forward(&self, x: Tensor<3>, context: &BlockContext) -> (Tensor<3>, Tensor<3>) {
+        let ModelConfig { norm_eps: eps, dropout: p, precision, gelu, .. } = *context.config;
 
         let qkv = self.attn.c_attn.forward(self.ln_1.forward(x.clone(), eps), precision); // [batch, new, packed]
-        let attn_out = kernels::attention(qkv.clone(), past, config.heads, visible, attention_p);
-        let [x, attn_out] = match reads {
-            Some(reads) => [x, attn_out].map(|x| reads.pick(x)),
-            None => [x, attn_out],
-        };
+        let [x, attn_out] = context.attention(x, qkv.clone());
         let x = x + dropout(self.attn.c_proj.forward(attn_out, precision), p.residual);
 
-        let hidden = self.mlp.c_fc.forward(self.ln_2.forward(x.clone(), eps), precision);
-        let hidden = match config.gelu {
+        let hidden = self.mlp.c_fc.forward(self.ln_2.forward(x.clone(), eps), precision); // [batch, new, d_ff]
+        let hidden = match gelu {
             Gelu::Exact => exact_gelu(hidden),
             Gelu::Tanh => kernels::gelu(hidden),
         };

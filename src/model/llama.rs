@@ -3,13 +3,13 @@
 //! Qwen3 a norm to each query and key head. Field names are the checkpoint's keys.
 
 use burn::{module::Module, tensor::Tensor};
-use coconut_kernels::{self as kernels, Visible};
+use coconut_kernels as kernels;
 
 use super::{
-    ModelConfig, Reads,
+    ModelConfig,
+    context::BlockContext,
     init::Make,
     layers::{Embedding, Linear, LinearMut, RmsNorm, fused_linears},
-    positions::Positions,
 };
 
 /// A Llama without its head.
@@ -127,19 +127,10 @@ impl Llama {
 }
 
 impl Block {
-    /// `x: [batch, new, d_model]` → the same, or what `reads` picks of it; and the new columns' packed rows,
+    /// `x: [batch, new, d_model]` → the same, at the cells that are read; and the new columns' packed rows,
     /// their queries and keys turned to their positions.
-    pub(super) fn forward(
-        &self,
-        x: Tensor<3>,
-        past: &[Tensor<3>],
-        positions: &Positions,
-        visible: &Visible,
-        reads: Option<&Reads>,
-        config: &ModelConfig,
-    ) -> (Tensor<3>, Tensor<3>) {
-        let (eps, heads, precision) = (config.norm_eps, config.heads, config.precision);
-        let attention_p = if x.is_autodiff() { config.dropout.attention } else { 0.0 };
+    pub(super) fn forward(&self, x: Tensor<3>, context: &BlockContext) -> (Tensor<3>, Tensor<3>) {
+        let ModelConfig { norm_eps: eps, heads, precision, .. } = *context.config;
         let Attention { q_proj, k_proj, v_proj, o_proj, q_norm, k_norm } = &self.self_attn;
 
         let normed = self.input_layernorm.forward(x.clone(), eps);
@@ -147,14 +138,10 @@ impl Block {
         if let (Some(q), Some(k)) = (q_norm, k_norm) {
             qkv = kernels::head_norm(qkv, q.weight.val(), k.weight.val(), heads, eps);
         }
-        if let Some([cos, sin]) = positions.rotation.clone() {
+        if let Some([cos, sin]) = context.positions.rotation.clone() {
             qkv = kernels::rotary(qkv, cos, sin, heads);
         }
-        let attn_out = kernels::attention(qkv.clone(), past, heads, visible, attention_p);
-        let [x, attn_out] = match reads {
-            Some(reads) => [x, attn_out].map(|x| reads.pick(x)),
-            None => [x, attn_out],
-        };
+        let [x, attn_out] = context.attention(x, qkv.clone());
         let x = x + o_proj.forward(attn_out, precision);
 
         let normed = self.post_attention_layernorm.forward(x.clone(), eps);

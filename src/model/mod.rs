@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod cells;
 pub mod config;
+mod context;
 pub mod gpt2;
 pub mod init;
 pub mod json;

@@ -8,6 +8,7 @@ use coconut_kernels::Table;
 
 use super::{
     Cache, Cells, Layout, Lora, ModelConfig,
+    context::BlockContext,
     gpt2::Gpt2,
     layers::{Embedding, LinearMut},
     llama::Llama,
@@ -208,11 +209,10 @@ impl Transformer {
         let config = &self.config;
         let reads = layout.reads.as_ref().filter(|_| layer + 1 == config.n_layer);
         let visible = reads.map_or(&layout.visible, |reads| &reads.visible);
+        let context = BlockContext { config, past, positions, visible, reads };
         match &self.body {
-            Body::Gpt2(body) => body.transformer.h[layer].forward(x, past, visible, reads, config),
-            Body::Llama(body) => {
-                body.model.layers[layer].forward(x, past, positions, visible, reads, config)
-            }
+            Body::Gpt2(body) => body.transformer.h[layer].forward(x, &context),
+            Body::Llama(body) => body.model.layers[layer].forward(x, &context),
         }
     }
 
