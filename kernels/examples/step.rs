@@ -3,7 +3,7 @@
 //! `cargo run --release --workspace --example step [-- primitive] [number of the shape]`
 //!
 //! With `paced`, each step waits for a line of standard input and answers with its milliseconds, so
-//! that another program can take turns with it (`python/compare_step.py`).
+//! that another program can take turns with it (`python/compare/compare_step.py`).
 
 use std::time::Instant;
 

@@ -1,6 +1,6 @@
 //! Every family against PyTorch and transformers: logits, latent loss, every gradient, generation.
 //! The models are tiny and odd: grouped heads, heads wider than their share, scaled rotary positions,
-//! tied and untied (`python/make_fixtures.py`).
+//! tied and untied (`python/fixtures/make_fixtures.py`).
 
 use std::collections::BTreeMap;
 

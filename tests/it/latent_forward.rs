@@ -1,5 +1,5 @@
 //! The latent forward pass against PyTorch's: logits, loss and every gradient. The reference runs
-//! the whole model again for each latent, one row at a time (`python/make_fixtures.py`).
+//! the whole model again for each latent, one row at a time (`python/fixtures/make_fixtures.py`).
 
 use std::collections::BTreeMap;
 

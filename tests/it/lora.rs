@@ -1,5 +1,5 @@
 //! Adapters against PEFT: folders that `peft` wrote, their logits, latent loss and gradients by
-//! PyTorch's multi-pass forward (`python/make_fixtures.py`), and merging.
+//! PyTorch's multi-pass forward (`python/fixtures/make_fixtures.py`), and merging.
 
 use std::{
     collections::BTreeMap,

@@ -228,7 +228,7 @@ fn tensorboard_reads_what_was_written() {
     log.append(&Record::new(260, 0, 1).with("eval/acc", 0.75)).unwrap();
 
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/check_tensorboard.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../dev/check_tensorboard.py");
     let output =
         std::process::Command::new(python).arg(script).arg(folder.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -1,4 +1,4 @@
-//! AdamW, clipping and schedules against PyTorch and transformers (`python/make_fixtures.py`).
+//! AdamW, clipping and schedules against PyTorch and transformers (`python/fixtures/make_fixtures.py`).
 
 use std::collections::BTreeMap;
 

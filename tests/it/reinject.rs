@@ -1,4 +1,4 @@
-//! Reinjections, early passes detached, and Seq-VCR against PyTorch (`python/make_fixtures.py`): losses
+//! Reinjections, early passes detached, and Seq-VCR against PyTorch (`python/fixtures/make_fixtures.py`): losses
 //! and every gradient.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The statistics of sweeps against scipy and statsmodels (python/make_stats.py).
+//! The statistics of sweeps against scipy and statsmodels (python/fixtures/make_stats.py).
 
 use coconut::stats::{Estimate, holm, mcnemar, welch};
 use serde_json::Value;

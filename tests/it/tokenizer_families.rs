@@ -1,4 +1,4 @@
-//! Tokenizers of each family against transformers: `python/make_tokenizers.py` wrote the cases.
+//! Tokenizers of each family against transformers: `python/fixtures/make_tokenizers.py` wrote the cases.
 
 use std::path::PathBuf;
 

@@ -89,7 +89,7 @@ pub struct Bench {
     json: bool,
     /// Take one measurement of one stage for each line of standard input: `step`, `single` or
     /// `batch`; answer each with a line of JSON that holds the token ids too. Lets another program
-    /// take turns with this one on the same batches (python/compare_published.py).
+    /// take turns with this one on the same batches (python/compare/compare_published.py).
     #[arg(long, alias = "paced", hide = true)]
     step_on_stdin: bool,
 }

@@ -1,4 +1,5 @@
-//! What the tests against PyTorch share: its fixtures (`python/make_fixtures.py`), and how ours are held against them.
+//! What the tests against PyTorch share: its fixtures (`python/fixtures/make_fixtures.py`), and how ours are held
+//! against them.
 
 use std::path::PathBuf;
 

@@ -1,6 +1,6 @@
 """Check that TensorBoard reads of a run's folder exactly what its metrics.jsonl holds.
 
-    python tests/check_tensorboard.py RUN_FOLDER        (needs the `tensorboard` package)
+    python dev/check_tensorboard.py RUN_FOLDER        (needs the `tensorboard` package)
 
 `cargo test --test log_metrics -- --ignored` runs it on a run that was interrupted and resumed.
 """

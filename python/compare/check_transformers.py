@@ -1,7 +1,7 @@
 """Check that what coconut trains is what transformers loads, for every family.
 
     cargo build --release
-    venv/bin/python python/check_transformers.py [COCONUT]
+    venv/bin/python python/compare/check_transformers.py [COCONUT]
 
 For GPT-2, Qwen2, Qwen3 and Llama: transformers writes a folder with a tiny random model and a byte-level
 tokenizer; `coconut train` trains it for some steps; AutoModelForCausalLM and AutoTokenizer load the
@@ -26,7 +26,7 @@ from safetensors.torch import save_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COCONUT = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/release/coconut").resolve()
 MARKERS = ["<|start-latent|>", "<|end-latent|>", "<|latent|>"]
 

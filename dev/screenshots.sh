@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Pictures of a report as a phone and a desktop show it, in headless Chromium, to be looked at:
-#   tests/screenshots.sh runs/quickstart/report.html /tmp/pictures
+#   dev/screenshots.sh runs/quickstart/report.html /tmp/pictures
 # Run by hand; needs `chromium` (Debian: apt-get install chromium). Fails if the page is wider than the screen.
 set -euo pipefail
 page=$(realpath "$1")

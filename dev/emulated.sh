@@ -2,7 +2,7 @@
 # Runs programs on an emulated processor with AVX-512 and AVX512-BF16, for machines that have neither:
 #
 #   cargo test --release --workspace --no-run
-#   tests/emulated.sh BOCHS KERNEL target/release/deps/{bf16,levels,ops,latent_forward}-????????????????
+#   dev/emulated.sh BOCHS KERNEL target/release/deps/{bf16,levels,ops,latent_forward}-????????????????
 #
 # BOCHS is the unpacked source of Bochs 3.0, KERNEL a Linux kernel without initrd, such as Debian 12's
 # /boot/vmlinuz-6.1*. Needs g++, make, cpio, xorriso and Debian's busybox-static, isolinux, syslinux-common, bochsbios and

@@ -2,7 +2,7 @@
 
     python -m venv venv && venv/bin/pip install torch==2.11.0 numpy
     cargo build --release --workspace --example step
-    venv/bin/python python/compare_step.py [--threads 2] [--steps 11] [--shapes 0,1,2,3]
+    venv/bin/python python/compare/compare_step.py [--threads 2] [--steps 11] [--shapes 0,1,2,3]
 
 Both sides train the same GPT on random tokens in float32: embeddings, pre-norm blocks with biases,
 fused causal attention, GELU in its tanh form, an untied head, cross entropy over every position,
@@ -30,7 +30,7 @@ SHAPES = [  # vocabulary, tokens, width, heads, layers, batch
     (512, 192, 768, 8, 2, 32),
     (50260, 128, 768, 12, 12, 4),
 ]
-STEP = Path(__file__).parent.parent / "target/release/examples/step"
+STEP = Path(__file__).parents[2] / "target/release/examples/step"
 
 
 class Block(nn.Module):

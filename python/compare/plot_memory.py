@@ -2,7 +2,7 @@
 
     python -m venv venv && venv/bin/pip install matplotlib
     cargo build --release
-    venv/bin/python python/plot_memory.py docs/memory.svg
+    venv/bin/python python/compare/plot_memory.py docs/memory.svg
 
 Rows of 160 tokens, latents included; 6 layers, width 256, batch 32. One process a figure.
 """
@@ -17,7 +17,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-BINARY = Path(__file__).parent.parent / "target/release/coconut"
+BINARY = Path(__file__).parents[2] / "target/release/coconut"
 LATENTS = [1, 2, 4, 8, 16, 32]
 SHAPE = "--tokens 160 --layers 6 --dim 256 --batch 32 --vocab 1000 --steps-only --repeats 1 --json".split()
 

@@ -2,7 +2,7 @@
 
     python -m venv venv && venv/bin/pip install torch==2.11.0 transformers==4.46.2 numpy
     cargo build --release
-    venv/bin/python python/compare_published.py CHECKOUT DATA [--dim 128 --heads 4] [--stages 0,3,6]
+    venv/bin/python python/compare/compare_published.py CHECKOUT DATA [--dim 128 --heads 4] [--stages 0,3,6]
 
 CHECKOUT is a copy of github.com/facebookresearch/coconut, whose `coconut.py` is imported as it is;
 DATA a file of examples such as its `data/prosqa_valid.json`. Both sides train a GPT-2 of the same shape from
@@ -25,7 +25,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from memory import peak_gb
 
-BINARY = Path(__file__).parent.parent / "target/release/coconut"
+BINARY = Path(__file__).parents[2] / "target/release/coconut"
 
 
 class Ours:
