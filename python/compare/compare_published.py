@@ -129,9 +129,8 @@ def main():
     torch.set_num_threads(arguments.threads)
     stages = list(map(int, arguments.stages.split(",")))
     if len(stages) > 1:  # a process a stage, so that peaks are each stage's own
-        rest = [a for a in sys.argv[1:] if not a.startswith("--stages")]
-        for stage in stages:
-            subprocess.run([sys.executable, __file__, *rest, f"--stages={stage}"], check=True)
+        for stage in stages:  # argparse takes the last of two
+            subprocess.run([sys.executable, __file__, *sys.argv[1:], f"--stages={stage}"], check=True)
         return
     row = compare(arguments, stages[0])
     print(json.dumps({key: round(value, 3) for key, value in row.items()}), flush=True)

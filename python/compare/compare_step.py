@@ -120,8 +120,8 @@ def main():
     head = "vocabulary/tokens/width/heads/layers/batch"
     print(f"{head:42} PyTorch  coconut   ratio (least to most)   peak memory of each", flush=True)
     for shape in shapes:  # a process a shape, so that peaks are each shape's own
-        flags = ["--threads", str(arguments.threads), "--steps", str(arguments.steps), "--shapes", str(shape)]
-        subprocess.run([sys.executable, __file__, *flags], check=True)
+        # argparse takes the last of two
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], f"--shapes={shape}"], check=True)
 
 
 if __name__ == "__main__":
