@@ -1,7 +1,7 @@
 //! Which tokens a stage shows and which it trains: a pure function of example, stage and settings.
 //!
 //! With `Q` the question, `A` the answer, `c` thoughts a step, `M` the last stage that still speaks and `n`
-//! the example's steps (METHOD.md 2):
+//! the example's steps (docs/method.md 3.1):
 //!
 //! | stage | sequence |
 //! | --- | --- |

@@ -19,7 +19,7 @@ pub enum Encoded {
     Graph(GraphPieces),
 }
 
-/// The pieces of a text example, as METHOD 1 cuts them.
+/// The pieces of a text example, cut as docs/method.md 2 says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     /// The question and a newline, with what the tokenizer puts around a text.
@@ -30,7 +30,7 @@ pub struct Text {
     pub answer: Vec<u32>,
 }
 
-/// The pieces of a graph example, as METHOD 9 names them: every node is one token.
+/// The pieces of a text example, cut as docs/method.md 2 says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GraphPieces {
     /// `[from, to]`, in the file's order.

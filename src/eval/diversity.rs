@@ -1,4 +1,4 @@
-//! How far thoughts of different questions differ: what tells a collapse (METHOD.md 5).
+//! How far thoughts of different questions differ: what tells a collapse (docs/method.md 12.2).
 
 use crate::{
     Result, device,

@@ -1,4 +1,4 @@
-//! Evaluation of a model on a set of questions at one stage (METHOD.md 7).
+//! Evaluation of a model on a set of questions at one stage (docs/method.md 12).
 
 use std::{path::Path, time::Instant};
 

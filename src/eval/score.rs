@@ -1,4 +1,4 @@
-//! Reading an answer out of generated text, and judging it (METHOD.md 7).
+//! Reading an answer out of generated text, and judging it (docs/method.md 12.1).
 
 use tokenizers::NormalizedString;
 

@@ -1,5 +1,5 @@
 //! Gradients of a batch, with every activation kept, or computed again one pass or one block at a time
-//! (METHOD.md 3).
+//! (docs/method.md 4.4).
 //!
 //! Recomputing: a forward sweep without a graph keeps what crosses passes, which is keys and values, thoughts and
 //! the hidden states that losses read; by blocks, every hidden state. The losses' gradients at those hidden

@@ -1,5 +1,5 @@
 //! The forward pass with latents: each position computed once, on the cached keys and values of
-//! those before it (METHOD.md 3).
+//! those before it (docs/method.md 4).
 
 use burn::{
     module::Module,

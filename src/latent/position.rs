@@ -1,4 +1,4 @@
-//! Where a thought stands: what tells it from a word, beside its place in the row (METHOD.md 6).
+//! Where a thought stands: what tells it from a word, beside its place in the row (docs/method.md 6).
 
 use std::{fmt, str::FromStr};
 

@@ -1,5 +1,5 @@
 //! Seq-VCR: variance and covariance of the hidden states at each time step, so that they do not collapse
-//! (Arefin et al. 2024, arXiv 2411.02344; METHOD.md 5).
+//! (Arefin et al. 2024, arXiv 2411.02344; docs/method.md 9).
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use rand_chacha::ChaCha8Rng;

@@ -1,4 +1,4 @@
-//! The curriculum as literal token tables: every row of METHOD.md 2's table, every method.
+//! The curriculum as literal token tables: every row of docs/method.md 3.1's table, every method.
 //!
 //! A row is written as words. `^` is `<|start-latent|>`, `~` a latent, `$` `<|end-latent|>`, `.` the eos; what
 //! stands behind `|` is labelled.

@@ -19,7 +19,7 @@ pub use build::Units;
 
 use crate::{Error, Result};
 
-/// Opens the continuous thoughts (`bot` in METHOD's tables).
+/// Opens the continuous thoughts (`bot` in docs/method.md).
 pub const START_LATENT: &str = "<|start-latent|>";
 /// Closes the continuous thoughts (`eot`).
 pub const END_LATENT: &str = "<|end-latent|>";

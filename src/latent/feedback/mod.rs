@@ -1,4 +1,4 @@
-//! What is fed back: the reinjection R of METHOD.md 4, a sum of terms such as
+//! What is fed back: the reinjection R of docs/method.md 5, a sum of terms such as
 //! `hs[-1]+suppressed[0.5:]`. [`parse`] reads it, [`terms`] computes it.
 
 pub mod parse;
