@@ -1,18 +1,26 @@
 #!/usr/bin/env bash
-# Runs programs on an emulated processor with AVX-512 and AVX512-BF16, for machines that have neither:
+# Runs tests on an emulated processor with AVX-512 and AVX512-BF16, for machines that have neither:
 #
-#   cargo test --release --workspace --no-run
-#   dev/emulated.sh BOCHS KERNEL target/release/deps/{bf16,levels,ops,latent_forward}-????????????????
+#   dev/emulated.sh BOCHS KERNEL [PACKAGE:TEST[:FILTER]…]
+#   dev/emulated.sh bochs-3.0 vmlinuz-6.1.0-18-amd64 coconut-kernels:bf16
 #
 # BOCHS is the unpacked source of Bochs 3.0, KERNEL a Linux kernel without initrd, such as Debian 12's
-# /boot/vmlinuz-6.1*. Needs g++, make, cpio, xorriso and Debian's busybox-static, isolinux, syslinux-common, bochsbios and
-# vgabios. Takes three minutes to build Bochs, once, and one to boot; programs run about a hundred times slower
-# than here. Exits with the number of programs that failed.
+# /boot/vmlinuz-6.1*. Needs g++, make, cpio, xorriso and Debian's busybox-static, isolinux, syslinux-common, bochsbios
+# and vgabios. Takes three minutes to build Bochs, once, and one to boot; programs run about a hundred times slower
+# than here. Stops after LIMIT seconds (7200). Exits with the number of programs that failed or did not end.
 set -euo pipefail
 source=$(realpath "$1") kernel=$(realpath "$2")
 shift 2
-root=$(realpath "$(dirname "$0")/..") work=$root/target/emulated
+root=$(realpath "$(dirname "$0")/..") work=$root/target/emulated limit=${LIMIT:-7200}
 mkdir -p "$work"
+
+# Products and operations at every level of the processor, and PyTorch's gradients through all of them.
+[ $# -gt 0 ] || set -- coconut-kernels:bf16 coconut-kernels:levels coconut-kernels:ops coconut:it:latent_forward
+
+# The test program that cargo builds for a package's test; never a benchmark of the same name.
+program() {
+  cargo test --release -p "$1" --test "$2" --no-run 2>&1 | tee "$work/cargo.out" | sed -n 's/^ *Executable .*(\(.*\))$/\1/p'
+}
 
 # Linux does not boot on Bochs's models that have bf16. Its Skylake-X with the instruction is a Cooper Lake.
 if [ ! -x "$work/bochs/bochs" ]; then
@@ -40,15 +48,19 @@ cp -r "$root/tests/fixtures" "disk$root/tests/"
   echo '#!/bin/sh'
   echo '/bin/busybox mount -t proc proc /proc; /bin/busybox mount -t devtmpfs dev /dev'
   echo 'exec > /dev/ttyS0 2>&1 < /dev/null'
-  echo 'echo; /bin/busybox grep -qw avx512_bf16 /proc/cpuinfo && echo == has avx512_bf16'
+  # Nothing is run on a processor that does not have what is to be tested.
+  echo 'echo; /bin/busybox grep -qw avx512_bf16 /proc/cpuinfo || { echo == done; /bin/busybox sleep 60; /bin/busybox poweroff -f; }'
+  echo 'echo == has avx512_bf16'
 } > disk/init
-for program in "$@"; do
-  program=$(cd "$root" && realpath "$program") name=$(basename "$program")
+for wanted in "$@"; do
+  IFS=: read -r package test filter <<< "$wanted"
+  program=$(cd "$root" && realpath "$(program "$package" "$test")") || { cat "$work/cargo.out" >&2; exit 1; }
+  name=$(basename "$program")
   strip -o "disk/t/$name" "$program"
   ldd "$program" | grep -o '/[^ ]*\.so[^ ]*' | while read -r library; do
     cp -Ln "$library" disk/lib/x86_64-linux-gnu/
   done
-  echo "echo; echo == $name; cd /t; ./$name --test-threads=1; echo == ended \$?" >> disk/init
+  echo "echo; echo == $wanted; cd /t; ./$name --test-threads=1 $filter; echo == ended \$?" >> disk/init
 done
 echo 'echo == done; /bin/busybox sleep 5; /bin/busybox poweroff -f' >> disk/init
 chmod +x disk/init
@@ -72,12 +84,15 @@ log: bochs.txt
 clock: sync=none
 RC
 
-rm -f serial.txt
+true > serial.txt
 bochs/bochs -q -f bochsrc > bochs.out 2>&1 &
-emulator=$!
+emulator=$! started=$SECONDS
 trap 'kill $emulator 2> /dev/null || true' EXIT
-while kill -0 $emulator 2> /dev/null && ! grep -aq '^== done' serial.txt 2> /dev/null; do sleep 2; done
+over() { grep -aqE '^== done|Kernel panic' serial.txt 2> /dev/null; }
+while kill -0 $emulator 2> /dev/null && ! over && [ $SECONDS -lt $((started + limit)) ]; do sleep 2; done
 sed -n '/^== /,$p' serial.txt
-grep -aq '^== has avx512_bf16' serial.txt || { echo 'The emulated processor has no AVX512-BF16.' >&2; exit 1; }
+grep -aq '^== has avx512_bf16' serial.txt || { echo "The emulated processor has no AVX512-BF16, or did not boot: $work/serial.txt." >&2; exit 1; }
+grep -aq '^== done' serial.txt || echo "Not done after $((SECONDS - started)) of $limit seconds (LIMIT); $work/serial.txt is as far as it came." >&2
 ended=$(grep -ac '^== ended 0' serial.txt || true)
-exit $(($# - ended))
+empty=$(grep -ac '^test result: ok\. 0 passed' serial.txt || true) # a filter that names no test
+exit $(($# - ended + empty))
