@@ -1,0 +1,49 @@
+//! Opens a checkpoint, shows what its thoughts would say, and lets it answer:
+//!
+//!     cargo run --release --example thoughts -- runs/quickstart/checkpoints/latest "3+5*2-7+1"
+
+use coconut::{
+    data::{
+        Curriculum, Draw, Encoded, Example,
+        batch::{Batch, Row},
+        encode::encode_text,
+    },
+    device,
+    eval::{GenerateOptions, Sampling, generate},
+    latent::{self, Wanted},
+    train::checkpoint::Checkpoint,
+};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [folder, question] = arguments.as_slice() else { return Err("CHECKPOINT QUESTION".into()) };
+    let Checkpoint { model, tokenizer, latent } =
+        Checkpoint::load(folder.as_ref(), &device::named("cpu")?)?;
+
+    // The question as at the checkpoint's stage, with as many latents as at most in training.
+    let curriculum = Curriculum { pad_latent_to_max: true, ..latent.curriculum() };
+    let text = encode_text(&Example::new(question, [""; 0], ""), &tokenizer)?;
+    let draw = Draw { seed: 0, epoch: 0, index: 0 };
+    let markers = tokenizer.markers();
+    let prompt = curriculum.prompt(&Encoded::Text(text), latent.stage, markers, draw);
+
+    // One forward pass: every position computed once, thoughts fed back.
+    let batch = Batch::new(&[Row { ids: &prompt.ids, labels: &[] }], Some(markers.latent))?;
+    let trace = latent::forward(&model, &batch, Wanted::Everything);
+    for (number, thought) in trace.thoughts.iter().enumerate() {
+        let thought = thought.clone().reshape([1, model.transformer.config.d_model]); // from [1, 1, d_model]
+        let likeliest = model.transformer.logits(thought).argmax(1).into_scalar::<i32>() as u32;
+        println!("thought {number}: {}", tokenizer.token_strings(&[likeliest]).concat());
+    }
+
+    let options = GenerateOptions {
+        latent: Some(markers.latent),
+        stops: tokenizer.stops(),
+        max_new_tokens: 32,
+        sampling: Sampling::Greedy,
+    };
+    for answer in generate(&model, &[&prompt.ids], &options)? {
+        println!("{}", tokenizer.decode(&answer.ids)?);
+    }
+    Ok(())
+}
