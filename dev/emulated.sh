@@ -15,7 +15,7 @@ root=$(realpath "$(dirname "$0")/..") work=$root/target/emulated limit=${LIMIT:-
 mkdir -p "$work"
 
 # Products and operations at every level of the processor, and PyTorch's gradients through all of them.
-[ $# -gt 0 ] || set -- coconut-kernels:bf16 coconut-kernels:levels coconut-kernels:ops coconut:it:latent_forward
+[ $# -gt 0 ] || set -- coconut-kernels:bf16 coconut-kernels:levels coconut-kernels:ops coconut-cli:it:latent_forward
 
 # The test program that cargo builds for a package's test; never a benchmark of the same name.
 program() {
@@ -39,7 +39,7 @@ fi
 
 cd "$work"
 rm -rf disk iso
-mkdir -p disk/{bin,proc,dev,lib64,lib/x86_64-linux-gnu,t} "disk$root/tests" iso/isolinux
+mkdir -p disk/{bin,proc,dev,lib64,lib/x86_64-linux-gnu,t} "disk$root"/{cli,tests} iso/isolinux
 cp /bin/busybox disk/bin/
 ln -s busybox disk/bin/sh
 cp -L /lib64/ld-linux-x86-64.so.2 disk/lib64/

@@ -3,15 +3,14 @@
 //!     cargo run --release --example thoughts -- runs/quickstart/checkpoints/latest "3+5*2-7+1"
 
 use coconut::{
-    data::{
-        Curriculum, Draw, Encoded, Example,
-        batch::{Batch, Row},
-        encode::encode_text,
-    },
+    checkpoint::Checkpoint,
+    data::{Curriculum, Draw, Encoded, Example, encode::encode_text},
     device,
     eval::{GenerateOptions, Sampling, generate},
-    latent::{self, Wanted},
-    train::checkpoint::Checkpoint,
+    latent::{
+        self, Wanted,
+        batch::{Batch, Row},
+    },
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -18,6 +18,7 @@ mod lora;
 mod metrics;
 mod model_files;
 mod optim;
+mod paths;
 mod recipe_keys;
 mod recompute;
 mod reinject;
