@@ -1,6 +1,6 @@
 //! One source, compiled for several instruction sets, the best one chosen when the program runs.
 //!
-//! A kernel is a plain loop inside [`simd!`]. The compiler vectorises it once per [`Level`]; the
+//! A kernel is a plain loop inside `simd!`. The compiler vectorises it once per [`Level`]; the
 //! binary therefore needs no `target-cpu` flag to be fast.
 
 use std::sync::atomic::{AtomicU8, Ordering};

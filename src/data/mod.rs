@@ -1,4 +1,4 @@
-//! From a file or a generator to token sequences, and from those to batches.
+//! From a file or a generator to rows of tokens; [`crate::latent::batch`] lays them out as tensors.
 //!
 //! ```text
 //! read::load ─┐
@@ -17,7 +17,7 @@
 //! | a generated task | [`tasks`] |
 //! | the statistics of a set | [`stats`] |
 //! | how chance is drawn | [`draw`] |
-//! | how rows are laid out (the only place here with tensors) | [`batch`] |
+//! | examples with their encodings | [`dataset`] |
 
 pub mod curriculum;
 pub mod dataset;

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What [`write`] and [`compare`] made.
+/// What [`write()`] and [`compare`] made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// The merged results, for [`table::terminal`].
@@ -57,11 +57,11 @@ pub fn write(folder: &Path) -> Result<Report> {
     compare(&folders, folder)
 }
 
-/// Reports on several runs together, rows merged by method, and writes the same files as [`write`]
+/// Reports on several runs together, rows merged by method, and writes the same files as [`write()`]
 /// into `out`.
 ///
 /// # Errors
-/// As [`write`]; [`Error::Input`] names the folder that holds no run.
+/// As [`write()`]; [`Error::Input`] names the folder that holds no run.
 pub fn compare(folders: &[PathBuf], out: &Path) -> Result<Report> {
     let runs = folders.iter().map(|folder| Run::read(folder)).collect::<Result<Vec<Run>>>()?;
     let results: Vec<&Results> = runs.iter().filter_map(|run| run.results.as_ref()).collect();

@@ -81,7 +81,7 @@ fn what_is_mentioned_is_there() {
     let method = fs::read_to_string(root().join("docs/method.md")).unwrap();
     let sections = sections(&method);
     let mut missing = Vec::new();
-    for file in files.iter().filter(|file| !file.ends_with(file!())) {
+    for file in files.iter().filter(|file| !file.ends_with("tests/it/paths.rs")) {
         let text = fs::read_to_string(file).unwrap();
         let name = file.strip_prefix(root()).unwrap();
         // From the root, from the folder that the text is in, and from its crate.
