@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (number, thought) in trace.thoughts.iter().enumerate() {
         let thought = thought.clone().reshape([1, model.transformer.config.d_model]); // from [1, 1, d_model]
         let likeliest = model.transformer.logits(thought).argmax(1).into_scalar::<i32>() as u32;
-        println!("thought {number}: {}", tokenizer.token_strings(&[likeliest]).concat());
+        println!("thought {number}: {:?}", tokenizer.token_strings(&[likeliest]).concat());
     }
 
     let options = GenerateOptions {
