@@ -54,7 +54,8 @@ cp -r "$root/tests/fixtures" "disk$root/tests/"
 } > disk/init
 for wanted in "$@"; do
   IFS=: read -r package test filter <<< "$wanted"
-  program=$(cd "$root" && realpath "$(program "$package" "$test")") || { cat "$work/cargo.out" >&2; exit 1; }
+  program=$(cd "$root" && program "$package" "$test") || { cat "$work/cargo.out" >&2; exit 1; }
+  program=$(cd "$root" && realpath "$program")
   name=$(basename "$program")
   strip -o "disk/t/$name" "$program"
   ldd "$program" | grep -o '/[^ ]*\.so[^ ]*' | while read -r library; do
