@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs tests on an emulated processor with AVX-512 and AVX512-BF16, for machines that have neither:
 #
-#   dev/emulated.sh BOCHS KERNEL [PACKAGE:TEST[:FILTER]…]
-#   dev/emulated.sh bochs-3.0 vmlinuz-6.1.0-18-amd64 coconut-kernels:bf16
+#   dev/emulated.sh BOCHS KERNEL [TEST[:FILTER]…]
+#   dev/emulated.sh bochs-3.0 vmlinuz-6.1.0-18-amd64 bf16 it:lora
 #
 # BOCHS is the unpacked source of Bochs 3.0, KERNEL a Linux kernel without initrd, such as Debian 12's
 # /boot/vmlinuz-6.1*. Needs g++, make, cpio, xorriso and Debian's busybox-static, isolinux, syslinux-common, bochsbios
@@ -15,11 +15,11 @@ root=$(realpath "$(dirname "$0")/..") work=$root/target/emulated limit=${LIMIT:-
 mkdir -p "$work"
 
 # Products and operations at every level of the processor, and PyTorch's gradients through all of them.
-[ $# -gt 0 ] || set -- coconut-kernels:bf16 coconut-kernels:levels coconut-kernels:ops coconut-cli:it:latent_forward
+[ $# -gt 0 ] || set -- bf16 levels ops it:latent_forward
 
-# The test program that cargo builds for a package's test; never a benchmark of the same name.
+# The program that cargo builds for a test; never a benchmark of the same name.
 program() {
-  cargo test --release -p "$1" --test "$2" --no-run 2>&1 | tee "$work/cargo.out" | sed -n 's/^ *Executable .*(\(.*\))$/\1/p'
+  cargo test --release --workspace --test "$1" --no-run 2>&1 | tee "$work/cargo.out" | sed -n 's/^ *Executable .*(\(.*\))$/\1/p'
 }
 
 # Linux does not boot on Bochs's models that have bf16. Its Skylake-X with the instruction is a Cooper Lake.
@@ -53,8 +53,8 @@ cp -r "$root/tests/fixtures" "disk$root/tests/"
   echo 'echo == has avx512_bf16'
 } > disk/init
 for wanted in "$@"; do
-  IFS=: read -r package test filter <<< "$wanted"
-  program=$(cd "$root" && program "$package" "$test") || { cat "$work/cargo.out" >&2; exit 1; }
+  IFS=: read -r test filter <<< "$wanted"
+  program=$(cd "$root" && program "$test") || { cat "$work/cargo.out" >&2; exit 1; }
   program=$(cd "$root" && realpath "$program")
   name=$(basename "$program")
   strip -o "disk/t/$name" "$program"

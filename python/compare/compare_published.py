@@ -29,12 +29,12 @@ BINARY = Path(__file__).parents[2] / "target/release/coconut"
 
 
 class Ours:
-    """A `coconut bench --paced` process: one measurement for each line that it is sent."""
+    """A `coconut bench --step-on-stdin` process: one measurement for each line that it is sent."""
 
     def __init__(self, arguments, stage):
         flags = [f"--{name}={getattr(arguments, name.replace('-', '_'))}" for name in ("layers", "dim", "heads", "batch", "c-thought")]
         self.process = subprocess.Popen(
-            [BINARY, "bench", f"--data={arguments.data}", f"--stages={stage}", "--paced", *flags],
+            [BINARY, "bench", f"--data={arguments.data}", f"--stages={stage}", "--step-on-stdin", *flags],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
             env={"RAYON_NUM_THREADS": str(arguments.threads)},
         )
