@@ -5,8 +5,8 @@
 #   dev/emulated.sh bochs-3.0 vmlinuz-6.1.0-18-amd64 bf16 it:lora
 #
 # BOCHS is the unpacked source of Bochs 3.0, KERNEL a Linux kernel without initrd, such as Debian 12's
-# /boot/vmlinuz-6.1*. Needs g++, make, cpio, xorriso and Debian's busybox-static, isolinux, syslinux-common, bochsbios
-# and vgabios. Takes three minutes to build Bochs, once, and one to boot; programs run about a hundred times slower
+# /boot/vmlinuz-6.1*. Needs g++, make, cpio, xorriso and Debian's busybox-static, isolinux and
+# syslinux-common. Takes three minutes to build Bochs, once, and one to boot; programs run about a hundred times slower
 # than here. Stops after LIMIT seconds (7200). Exits with the number of programs that failed or did not end.
 set -euo pipefail
 source=$(realpath "$1") kernel=$(realpath "$2")
@@ -74,8 +74,8 @@ xorriso -as mkisofs -quiet -o disk.iso -b isolinux/isolinux.bin -c isolinux/boot
   -no-emul-boot -boot-load-size 4 -boot-info-table iso 2> xorriso.out
 cat > bochsrc <<RC
 megs: 1024
-romimage: file=/usr/share/bochs/BIOS-bochs-latest
-vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
+romimage: file=bochs/bios/BIOS-bochs-latest
+vgaromimage: file=bochs/bios/VGABIOS-lgpl-latest.bin
 ata0-master: type=cdrom, path=disk.iso, status=inserted
 boot: cdrom
 cpu: model=corei7_skylake_x, add_features="avx512bf16", count=1, ips=500000000
@@ -92,7 +92,7 @@ trap 'kill $emulator 2> /dev/null || true' EXIT
 over() { grep -aqE '^== done|Kernel panic' serial.txt 2> /dev/null; }
 while kill -0 $emulator 2> /dev/null && ! over && [ $SECONDS -lt $((started + limit)) ]; do sleep 2; done
 sed -n '/^== /,$p' serial.txt
-grep -aq '^== has avx512_bf16' serial.txt || { echo "The emulated processor has no AVX512-BF16, or did not boot: $work/serial.txt." >&2; exit 1; }
+grep -aq '^== has avx512_bf16' serial.txt || { echo "The emulated processor has no AVX512-BF16, or did not boot: $work/bochs.out, serial.txt." >&2; exit 1; }
 grep -aq '^== done' serial.txt || echo "Not done after $((SECONDS - started)) of $limit seconds (LIMIT); $work/serial.txt is as far as it came." >&2
 ended=$(grep -ac '^== ended 0' serial.txt || true)
 empty=$(grep -ac '^test result: ok\. 0 passed' serial.txt || true) # a filter that names no test
