@@ -46,7 +46,9 @@ enum Command {
     Sweep(sweep::Sweep),
     /// Evaluate a checkpoint on a file of examples.
     ///
-    /// Example: coconut eval runs/quickstart/checkpoints/5-12 --data test.json
+    /// Example, after the quickstart:
+    ///   coconut data generate arithmetic -n 1000 -o test.json -s operations=[4,4] -s value_steps=True
+    ///   coconut eval runs/quickstart/checkpoints/latest --data test.json
     #[command(verbatim_doc_comment)]
     Eval(eval::Eval),
     /// Answer a question, or each line of standard input.
@@ -58,12 +60,12 @@ enum Command {
     Generate(generate::Generate),
     /// Print the logits of every position of token ids, latents fed back.
     ///
-    /// Example: coconut logits runs/quickstart/checkpoints/5-12 --ids 5,9,77 --json
+    /// Example: coconut logits runs/quickstart/checkpoints/latest --ids 13,20,15,6,3,5,5,4 --json
     #[command(verbatim_doc_comment)]
     Logits(logits::Logits),
     /// Add a checkpoint's adapters to the model below and write a plain Hugging Face folder.
     ///
-    /// Example: coconut merge runs/gsm_qwen3_0.6b_lora/checkpoints/4-49 -o merged
+    /// Example: coconut merge runs/gsm_qwen3_0.6b_lora/checkpoints/latest -o merged
     #[command(verbatim_doc_comment)]
     Merge(merge::Merge),
     /// Convert, generate or describe data sets.
