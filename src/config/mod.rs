@@ -218,12 +218,12 @@ pub struct RunConfig {
 
     /// Where the keys stand, for errors that come later.
     #[serde(skip)]
-    origin: Origin,
+    pub(crate) origin: Origin,
 }
 
 /// Where a configuration's keys stand.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Origin {
+pub(crate) struct Origin {
     /// The recipe's path.
     recipe: String,
     /// Keys that `-s` gave.
