@@ -120,7 +120,7 @@ fn of_text(name: &str, value: &Value, given: Given) -> Result<Value> {
         "safe" => return Ok(Value::Markup(value.printed()?)),
         "escape" | "e" if matches!(value, Value::Markup(_)) => return Ok(value.clone()),
         "escape" | "e" | "forceescape" => {
-            return Ok(Value::Markup(escaped(&value.printed()?).into()));
+            return Ok(Value::Markup(text::escaped(&value.printed()?).into()));
         }
         "urlencode" => return urlencode(value).map(Value::text),
         _ if matches!(value, Value::Markup(_)) => return Err(no(name, value)),
@@ -241,21 +241,6 @@ fn truncated(text: &str, given: Given) -> Result<String> {
         false => kept.rsplit_once(' ').map_or(&*kept, |(before, _)| before),
     };
     Ok([whole_words, &end].concat())
-}
-
-fn escaped(text: &str) -> String {
-    let mut result = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => result.push_str("&amp;"),
-            '<' => result.push_str("&lt;"),
-            '>' => result.push_str("&gt;"),
-            '\'' => result.push_str("&#39;"),
-            '"' => result.push_str("&#34;"),
-            c => result.push(c),
-        }
-    }
-    result
 }
 
 fn urlencode(value: &Value) -> Result<String> {

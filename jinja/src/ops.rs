@@ -4,6 +4,7 @@ use crate::{
     Error, Result,
     ast::Binary,
     format::percent,
+    text::escaped,
     value::{Kind, Value},
 };
 
@@ -36,6 +37,16 @@ pub fn binary(operator: Binary, left: &Value, right: &Value) -> Result<Value> {
             if a.kind == b.kind && matches!(a.kind, Kind::List | Kind::Tuple) =>
         {
             Value::sequence(a.kind, [&*a.items, &*b.items].concat())
+        }
+        // What is marked as HTML stays so, and what is added to it is escaped.
+        (Binary::Add, Value::Markup(a), Value::Markup(b)) => {
+            Ok(Value::Markup([&**a, &**b].concat().into()))
+        }
+        (Binary::Add, Value::Markup(a), Value::Text(b)) => {
+            Ok(Value::Markup([&**a, &escaped(b)].concat().into()))
+        }
+        (Binary::Add, Value::Text(a), Value::Markup(b)) => {
+            Ok(Value::Markup([&*escaped(a), b].concat().into()))
         }
         (Binary::Mul, _, _) => match (left.as_int(), right.as_int()) {
             (None, Some(times)) => repeat(left, times),

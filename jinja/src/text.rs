@@ -139,6 +139,22 @@ pub fn escape(c: char) -> String {
     }
 }
 
+/// Text as HTML writes it.
+pub fn escaped(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => result.push_str("&amp;"),
+            '<' => result.push_str("&lt;"),
+            '>' => result.push_str("&gt;"),
+            '\'' => result.push_str("&#39;"),
+            '"' => result.push_str("&#34;"),
+            c => result.push(c),
+        }
+    }
+    result
+}
+
 /// `repr` of a float: the shortest digits that read back the same, with an exponent where Python has one.
 pub fn float(x: f64) -> String {
     if !x.is_finite() {

@@ -27,7 +27,7 @@ pub enum Value {
     Float(f64),
     /// A string.
     Text(Arc<str>),
-    /// A string that filters marked as HTML; it can be printed and compared, and nothing else.
+    /// A string that filters marked as HTML; it can be printed, compared and added to.
     Markup(Arc<str>),
     /// A list, a tuple, a range, or a view of a dictionary.
     Sequence(Rc<Sequence>),
