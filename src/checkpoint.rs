@@ -222,8 +222,13 @@ pub fn refuse_adapters(folder: &Path) -> Result<()> {
 pub fn check_vocabulary(tokenizer: &Tokenizer, model: &Transformer, folder: &Path) -> Result<()> {
     let (tokens, rows) = (tokenizer.loaded_size(), model.config.vocab_size);
     if tokens > rows {
+        let without = tokenizer.tokens_beyond(rows);
+        let named = without.iter().take(3).map(|token| format!("`{token}`")).collect::<Vec<_>>();
+        let more = if without.len() > named.len() { " and others" } else { "" };
         let problem = format!(
-            "the tokenizer has {tokens} tokens, but the model only {rows} embeddings. The two must come from the same model."
+            "the tokenizer has {tokens} tokens, but the model only {rows} embeddings: {}{more} would have none. \
+            The two must come from the same model.",
+            named.join(", ")
         );
         return Err(Error::input(folder, "", problem));
     }

@@ -2,10 +2,13 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
-/// A day, midnight of which is the time that templates see. Written `2024-07-26`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A day, midnight of which is the time that templates see. It is written `2024-07-26`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Date {
     year: u32,
     month: u32,
@@ -28,6 +31,27 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
+
+impl Default for Date {
+    /// 26 July 2024, which templates of the Llama family fall back on where nothing tells the date.
+    fn default() -> Self {
+        Self { year: 2024, month: 7, day: 26 }
+    }
+}
+
+impl TryFrom<String> for Date {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Date> for String {
+    fn from(date: Date) -> Self {
+        date.to_string()
+    }
+}
 
 impl FromStr for Date {
     type Err = Error;

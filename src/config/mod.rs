@@ -17,7 +17,10 @@ use std::{
 
 use crate::{
     Error, Result,
-    data::{Curriculum, Method, Schedule, tokenizer::chat::PromptStyle},
+    data::{
+        Curriculum, Method, Schedule,
+        tokenizer::chat::{Date, PromptStyle},
+    },
     hub::HubCache,
     latent::{Compat, LatentPositions, Recompute, Reinject, Thinking},
     model::{
@@ -169,6 +172,8 @@ pub struct RunConfig {
     pub system_prompt: Option<String>,
     /// Put questions through the tokenizer's chat template, as a user's turn that awaits the answer.
     pub chat_template: bool,
+    /// The day that a chat template sees as today's, `YYYY-MM-DD`: prompts do not change with the clock.
+    pub template_date: Date,
 
     /// Seed of weights, order and draws.
     pub seed: u64,
@@ -266,6 +271,7 @@ impl Default for RunConfig {
             revision: None,
             system_prompt: None,
             chat_template: false,
+            template_date: Date::default(),
             load_model_path: None,
             lora_rank: 0,
             lora_alpha: None,
@@ -417,7 +423,11 @@ impl RunConfig {
 
     /// How questions are put to the model.
     pub fn prompt_style(&self) -> PromptStyle {
-        PromptStyle { system_prompt: self.system_prompt.clone(), chat_template: self.chat_template }
+        PromptStyle {
+            system_prompt: self.system_prompt.clone(),
+            chat_template: self.chat_template,
+            template_date: self.template_date,
+        }
     }
 
     /// The folder of the run.

@@ -7,7 +7,7 @@ use std::{
 
 use rayon::prelude::*;
 
-use super::{Example, Graph, Tokenizer, tokenizer::ANSWER_MARK};
+use super::{Example, Graph, Tokenizer, tokenizer::ANSWER_PREFIX};
 use crate::{Error, Result};
 
 /// An example in token ids.
@@ -74,7 +74,7 @@ impl Encoded {
     /// The mark before the answer in generated text, unless the prompt already ends with it.
     pub fn answer_mark(&self) -> &'static str {
         match self {
-            Self::Text(_) => ANSWER_MARK,
+            Self::Text(_) => ANSWER_PREFIX,
             Self::Graph(_) => "[A]",
         }
     }
@@ -93,7 +93,7 @@ impl Text {
         }
         let without_eos = self.answer.split_last().map_or(&[][..], |(_, before)| before);
         let decoded = tokenizer.decode(without_eos)?;
-        Ok(decoded.split_once(ANSWER_MARK).map(|(_, answer)| answer.trim().to_owned()))
+        Ok(decoded.split_once(ANSWER_PREFIX).map(|(_, answer)| answer.trim().to_owned()))
     }
 
     /// Some of the steps as generated text holds them, one a line; `None` if one of their tokens is the unknown one.
@@ -255,7 +255,7 @@ fn dropped(examples: &[Example], tokenizer: &Tokenizer) -> Result<BTreeSet<char>
 
 /// The characters of an example that mean something: what is left out may well be normalized away.
 fn characters(example: &Example) -> impl Iterator<Item = char> {
-    let texts = [example.question.as_str(), ANSWER_MARK, &example.answer].into_iter();
+    let texts = [example.question.as_str(), ANSWER_PREFIX, &example.answer].into_iter();
     let texts = texts.chain(example.steps.iter().map(String::as_str));
     texts.flat_map(str::chars).filter(|c| c.is_alphanumeric() || c.is_ascii_graphic())
 }
@@ -286,9 +286,9 @@ struct Checked {
 }
 
 fn encode_checked(example: &Example, tokenizer: &Tokenizer) -> Result<Checked> {
-    let (question_text, special) = tokenizer.put(&example.question)?;
+    let (question_text, special) = tokenizer.render_prompt(&example.question)?;
     let step_texts: Vec<String> = example.steps.iter().map(|step| format!("{step}\n")).collect();
-    let answer_text = format!("{ANSWER_MARK} {}", example.answer);
+    let answer_text = format!("{ANSWER_PREFIX} {}", example.answer);
 
     let question = tokenizer.encode(&question_text, special)?;
     let steps: Vec<_> =
@@ -326,12 +326,12 @@ fn encode_checked(example: &Example, tokenizer: &Tokenizer) -> Result<Checked> {
 /// Why an answer cannot be read from its own tokens: they lose the mark, or what is read after the last mark of a
 /// generated text is not all of it.
 fn unreadable(decoded: &str, answer: &str) -> Option<String> {
-    let Some((_, spoken)) = decoded.split_once(ANSWER_MARK) else {
+    let Some((_, spoken)) = decoded.split_once(ANSWER_PREFIX) else {
         return Some(format!(
-            "`{ANSWER_MARK}` before the answer `{answer}` is decoded as `{decoded}`"
+            "`{ANSWER_PREFIX}` before the answer `{answer}` is decoded as `{decoded}`"
         ));
     };
-    let read = spoken.rsplit(ANSWER_MARK).next().unwrap_or_default().trim();
+    let read = spoken.rsplit(ANSWER_PREFIX).next().unwrap_or_default().trim();
     let lost = read.is_empty() && !answer.trim().is_empty();
     (lost || read != spoken.trim())
         .then(|| format!("the answer `{answer}` is read back as `{read}`"))

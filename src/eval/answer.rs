@@ -11,7 +11,7 @@ use crate::{
     Error, Result,
     data::{
         Curriculum, Draw, Encoded, Example, Format, Stage, Tokenizer, encode,
-        tokenizer::ANSWER_MARK,
+        tokenizer::ANSWER_PREFIX,
     },
     device,
     latent::{LatentModel, Trace, Wanted, batch::Batch},
@@ -130,7 +130,7 @@ pub fn answer(
             Ok(Answer {
                 question: question.text.clone(),
                 prompt_ids: prompt_ids.clone(),
-                prediction: score::read_answer(&text, ANSWER_MARK),
+                prediction: score::read_answer(&text, ANSWER_PREFIX),
                 text,
                 ids: generation.ids,
                 latents: lens::latents(prompt_ids, tokenizer).len(),

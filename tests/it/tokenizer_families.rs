@@ -48,12 +48,13 @@ fn chats_are_rendered_and_encoded_alike() {
             let style = PromptStyle {
                 system_prompt: case["system"].as_str().map(str::to_owned),
                 chat_template: true,
+                ..PromptStyle::default()
             };
             let tokenizer = Tokenizer::load(&folder().join(family)).unwrap();
             let tokenizer = tokenizer.with_prompt(&style).unwrap();
             let question = case["question"].as_str().unwrap();
             assert_eq!(
-                tokenizer.put(question).unwrap().0,
+                tokenizer.render_prompt(question).unwrap().0,
                 case["text"].as_str().unwrap(),
                 "{family}"
             );
@@ -73,7 +74,7 @@ fn generation_ends_at_each_familys_tokens() {
     ] {
         let tokenizer = Tokenizer::load(&folder().join(family)).unwrap();
         assert_eq!(tokenizer.token_strings(tokenizer.stops()), stops, "{family}");
-        let style = PromptStyle { system_prompt: None, chat_template: true };
+        let style = PromptStyle { chat_template: true, ..PromptStyle::default() };
         match (tokenizer.with_prompt(&style), turn) {
             (Ok(tokenizer), Some(turn)) => {
                 assert_eq!(Some(tokenizer.markers().eos), tokenizer.id_of(turn), "{family}");
@@ -98,10 +99,12 @@ fn a_saved_tokenizer_is_the_same_again() {
             tokenizer.vocab_size(),
             "{family}: its markers are its own"
         );
-        let style = PromptStyle { system_prompt: None, chat_template: true };
+        let style = PromptStyle { chat_template: true, ..PromptStyle::default() };
         if family != "gpt2" {
-            let put = |t: Tokenizer| t.with_prompt(&style).unwrap().put("a question").unwrap();
-            assert_eq!(put(again), put(tokenizer), "{family}");
+            let prompt = |tokenizer: Tokenizer| {
+                tokenizer.with_prompt(&style).unwrap().render_prompt("a question").unwrap()
+            };
+            assert_eq!(prompt(again), prompt(tokenizer), "{family}");
         }
     }
 }

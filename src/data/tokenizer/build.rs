@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
-use super::{ANSWER_MARK, END_LATENT, LATENT, START_LATENT, Tokenizer};
+use super::{ANSWER_PREFIX, END_LATENT, LATENT, START_LATENT, Tokenizer};
 use crate::data::Example;
 use crate::{Error, Result};
 
@@ -36,7 +36,8 @@ impl Tokenizer {
         units: Units,
         origin: &Path,
     ) -> Result<Self> {
-        let base = [PAD, EOS, UNK, START_LATENT, END_LATENT, LATENT, "\n", ANSWER_MARK, "<<", ">>"];
+        let base =
+            [PAD, EOS, UNK, START_LATENT, END_LATENT, LATENT, "\n", ANSWER_PREFIX, "<<", ">>"];
         let digits = ('0'..='9').chain("+-*/=.".chars()).map(String::from);
         let mut vocabulary: Vec<String> =
             base.map(String::from).into_iter().chain(digits).collect();
@@ -81,11 +82,11 @@ impl Units {
 
     /// What a token is, as a pattern that both the Rust and the Python tokenizers understand. Blanks
     /// match nothing and are dropped, which makes the ids of a text's pieces those of the whole.
-    fn pattern(self) -> &'static str {
+    fn pattern(self) -> String {
         match self {
-            Self::Words => r"\n|###|<<|>>|\p{L}+(?:['’]\p{L}+)*|\S",
-            Self::Symbols => r"\n|\S+",
-            Self::Characters => r"\n|###|<<|>>|\S",
+            Self::Words => [r"\n|", ANSWER_PREFIX, r"|<<|>>|\p{L}+(?:['’]\p{L}+)*|\S"].concat(),
+            Self::Symbols => r"\n|\S+".to_owned(),
+            Self::Characters => [r"\n|", ANSWER_PREFIX, r"|<<|>>|\S"].concat(),
         }
     }
 
@@ -107,7 +108,9 @@ impl Units {
                 replace("(?<=[0-9.+*/=<>-]) (?=[0-9.+*/=<>-])", ""),
             ]),
             Self::Symbols => json!([spaced, joined, newlines]),
-            Self::Characters => json!([joined, replace("###", "### ")]),
+            Self::Characters => {
+                json!([joined, replace(ANSWER_PREFIX, &format!("{ANSWER_PREFIX} "))])
+            }
         };
         json!({"type": "Sequence", "decoders": decoders})
     }

@@ -2,68 +2,58 @@
 
 use std::sync::Arc;
 
-use minijinja::{Environment, ErrorKind, context};
+use coconut_jinja::{Error as TemplateError, Template, Value};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::Tokenizer;
+use super::{NAMED_TOKENS, Tokenizer};
 use crate::{Error, Result};
 
-/// How questions are put; a recipe's `system_prompt` and `chat_template`, kept with a checkpoint.
+pub use coconut_jinja::Date;
+
+/// How questions are put; a recipe's `system_prompt`, `chat_template` and `template_date`, kept with a
+/// checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PromptStyle {
-    /// Stands before every question.
+    /// The text that stands before every question.
     pub system_prompt: Option<String>,
     /// Whether the tokenizer's chat template lays the two out.
     pub chat_template: bool,
+    /// The day that the template sees as today's.
+    pub template_date: Date,
 }
 
-/// A compiled chat template.
+/// A chat template that was read.
 #[derive(Clone, Debug)]
 pub(super) struct Chat {
-    environment: Arc<Environment<'static>>,
-    /// Texts of `bos_token` and the like, which templates name.
-    specials: Vec<(&'static str, Option<String>)>,
+    template: Arc<Template>,
+    /// Names and texts of `bos_token` and the like, which templates use.
+    specials: Vec<(&'static str, String)>,
+    date: Date,
 }
-
-const TEMPLATE: &str = "chat_template";
 
 impl Chat {
-    fn new(
-        template: String,
-        specials: Vec<(&'static str, Option<String>)>,
-    ) -> Result<Self, String> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        // Templates are programs from elsewhere: one that goes on too long is stopped.
-        environment.set_recursion_limit(100);
-        environment.set_fuel(Some(10_000_000));
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<String, _> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_template_owned(TEMPLATE, template).map_err(|error| error.to_string())?;
-        Ok(Self { environment: Arc::new(environment), specials })
+    /// Renders turns of role and content with what transformers gives templates.
+    fn render(
+        &self,
+        turns: &[(&str, &str)],
+        add_generation_prompt: bool,
+    ) -> Result<String, TemplateError> {
+        let turn = |&(role, content): &(&str, &str)| {
+            let pair = |key: &str, text: &str| (Value::text(key), Value::text(text));
+            Value::dict(vec![pair("role", role), pair("content", content)])
+        };
+        let messages = Value::list(turns.iter().map(turn).collect::<Result<_, _>>()?)?;
+        let mut variables = vec![
+            ("messages", messages),
+            ("tools", Value::None),
+            ("documents", Value::None),
+            ("add_generation_prompt", Value::Bool(add_generation_prompt)),
+        ];
+        let special = |(name, text): &(&'static str, String)| (*name, Value::text(text.as_str()));
+        variables.extend(self.specials.iter().map(special));
+        self.template.render(&variables, self.date)
     }
-
-    fn render(&self, turns: &[Value], add_generation_prompt: bool) -> Result<String, String> {
-        let specials: std::collections::BTreeMap<_, _> = self
-            .specials
-            .iter()
-            .filter_map(|(name, text)| Some((*name, text.as_deref()?)))
-            .collect();
-        let context = context! { messages => turns, add_generation_prompt, ..minijinja::Value::from_serialize(specials) };
-        let template = self.environment.get_template(TEMPLATE);
-        let rendered = template.and_then(|template| template.render(context));
-        rendered.map_err(|error| error.to_string())
-    }
-}
-
-fn turn(role: &str, content: &str) -> Value {
-    serde_json::json!({"role": role, "content": content})
 }
 
 impl Tokenizer {
@@ -78,14 +68,17 @@ impl Tokenizer {
         if !style.chat_template {
             return Ok(self);
         }
-        let Some(template) = self.template() else {
+        let Some(source) = self.template() else {
             let problem = "comes without a chat template. Remove `chat_template: True`, or choose a model that was trained on chats.";
             return Err(Error::input(&self.origin, "", problem));
         };
-        let named = ["bos_token", "eos_token", "pad_token", "unk_token"];
-        let specials = named.map(|name| (name, self.special(name).map(str::to_owned))).to_vec();
-        let chat = Chat::new(template, specials).map_err(|e| self.template_failed(&e))?;
-        self.chat = Some(chat);
+        let template = Template::parse(source).map_err(|error| self.template_failed(&error))?;
+        let special = |name| Some((name, self.special(name)?.to_owned()));
+        self.chat = Some(Chat {
+            template: Arc::new(template),
+            specials: NAMED_TOKENS.into_iter().filter_map(special).collect(),
+            date: style.template_date,
+        });
         if let Some(end) = self.end_of_turn()? {
             self.markers.eos = end;
             self.stops.retain(|&stop| stop != end);
@@ -104,15 +97,15 @@ impl Tokenizer {
     ///
     /// # Errors
     /// What the template raises.
-    pub fn put(&self, question: &str) -> Result<(String, bool)> {
+    pub fn render_prompt(&self, question: &str) -> Result<(String, bool)> {
         let system = self.style.system_prompt.as_deref();
         let Some(chat) = &self.chat else {
             let before = system.map_or(String::new(), |system| format!("{}\n", system.trim_end()));
             return Ok((format!("{before}{question}\n"), true));
         };
-        let turns = system.map(|system| turn("system", system)).into_iter();
-        let turns: Vec<Value> = turns.chain([turn("user", question)]).collect();
-        let text = chat.render(&turns, true).map_err(|e| self.template_failed(&e))?;
+        let turns = system.map(|system| ("system", system)).into_iter();
+        let turns: Vec<_> = turns.chain([("user", question)]).collect();
+        let text = chat.render(&turns, true).map_err(|error| self.template_failed(&error))?;
         Ok((text, false))
     }
 
@@ -120,8 +113,8 @@ impl Tokenizer {
     fn end_of_turn(&self) -> Result<Option<u32>> {
         let Some(chat) = &self.chat else { return Ok(None) };
         let (question, answer) = ("question", "7391");
-        let turns = [turn("user", question), turn("assistant", answer)];
-        let text = chat.render(&turns, false).map_err(|e| self.template_failed(&e))?;
+        let turns = [("user", question), ("assistant", answer)];
+        let text = chat.render(&turns, false).map_err(|error| self.template_failed(&error))?;
         let Some((_, after)) = text.rsplit_once(answer) else { return Ok(None) };
         let added = self.inner.get_added_tokens_decoder();
         let ids = self.encode(after, false)?.ids;
@@ -129,16 +122,27 @@ impl Tokenizer {
     }
 
     /// `chat_template` of the configuration: a text, or a list of named ones, of which `default`.
-    fn template(&self) -> Option<String> {
+    fn template(&self) -> Option<&str> {
         let template = self.config.get("chat_template")?;
         let named = || {
-            let of = |t: &&Value| t["name"] == "default";
-            template.as_array()?.iter().find(of)?["template"].as_str()
+            let is_default = |t: &&serde_json::Value| t["name"] == "default";
+            template.as_array()?.iter().find(is_default)?["template"].as_str()
         };
-        template.as_str().or_else(named).map(str::to_owned)
+        template.as_str().or_else(named)
     }
 
-    fn template_failed(&self, error: &str) -> Error {
-        Error::input(&self.origin, "chat template", format!("cannot be used: {error}"))
+    fn template_failed(&self, error: &TemplateError) -> Error {
+        let advice = "Put another template into a `chat_template.jinja` beside the tokenizer, or use \
+            `chat_template: False`.";
+        let problem = if !error.is_raised() {
+            format!("cannot be used: {error}. {advice}")
+        } else if self.style.system_prompt.is_some() {
+            format!(
+                "refuses the prompt: {error}. Remove `system_prompt` if that is what it does not know. {advice}"
+            )
+        } else {
+            format!("refuses the prompt: {error}. {advice}")
+        };
+        Error::input(&self.origin, "chat template", problem)
     }
 }

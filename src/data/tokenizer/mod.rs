@@ -26,7 +26,11 @@ pub const END_LATENT: &str = "<|end-latent|>";
 /// Holds the place of one continuous thought.
 pub const LATENT: &str = "<|latent|>";
 /// Stands between the reasoning and the answer.
-pub const ANSWER_MARK: &str = "###";
+pub const ANSWER_PREFIX: &str = "###";
+
+/// The special tokens that configurations name by role, and that templates know by these names.
+const NAMED_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// The ids that the curriculum and the batches need beside the text's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +83,7 @@ impl Tokenizer {
         let unknown = pieces.filter(|(id, _)| Some(**id) == self.unknown);
         let unknown = unknown.map(|(_, &(start, end))| text.get(start..end).unwrap_or(text));
         // Where the text itself spells the unknown token, nothing is lacking.
-        let unknown = unknown.filter(|&piece| Some(piece) != spelled.as_deref());
+        let unknown = unknown.filter(|&piece| Some(piece.trim()) != spelled.as_deref());
         let unknown = unknown.map(str::to_owned).collect();
         Ok(Tokens { ids, unknown })
     }
@@ -139,6 +143,12 @@ impl Tokenizer {
     /// One more than the largest id: the number of rows that the embedding needs.
     pub fn vocab_size(&self) -> usize {
         size(&self.inner)
+    }
+
+    /// The tokens that the files gave for which a model of so many rows has none.
+    pub fn tokens_beyond(&self, rows: usize) -> Vec<String> {
+        let beyond = rows as u32..self.loaded_size as u32;
+        beyond.filter_map(|id| self.inner.id_to_token(id)).collect()
     }
 
     /// The file that it was loaded from, or the path given when it was built.
