@@ -1,12 +1,11 @@
 """Render chat templates with transformers and with ours, and compare the texts byte for byte.
 
-    venv/bin/python python/check_templates.py [FILE.jinja | FOLDER]...
+    venv/bin/python python/check_templates.py FILE.jinja | FOLDER ...
 
-Without arguments the templates are those of the fixture (see make_templates.py). Folders are searched for
-*.jinja files and for tokenizer_config.json files with a `chat_template`; templates of published models come
-with several packages, `trl` and the sources of `llama-cpp-python` among them. Each is rendered for every
-conversation below. A template that transformers refuses for a conversation must be refused by ours too; a
-template that ours alone refuses is counted apart from one that gives another text, which fails the script.
+Folders are searched for *.jinja files and for tokenizer_config.json files with a `chat_template`; templates of
+published models come with several packages, `trl` and the sources of `llama-cpp-python` among them. Each is
+rendered for every conversation below. What transformers refuses must be refused by ours too; what ours alone
+refuses is counted apart from other texts, and a text that differs fails the script.
 """
 
 import datetime
@@ -112,17 +111,9 @@ def templates(paths):
                     yield f"{file} {template['name']}", template["template"]
 
 
-def fixture():
-    cases = json.loads((ROOT / "jinja/tests/templates.json").read_text())["cases"]
-    return [(case["name"], case["template"], case["variables"]) for case in cases]
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        pairs = [(name, source) for name, source in templates(sys.argv[1:])]
-        named = [(f"{n}, {c}", s, variables(v)) for n, s in pairs for c, v in CONVERSATIONS.items()]
-    else:
-        named = fixture()
+    found = list(templates(sys.argv[1:]))
+    named = [(f"{name}, {c}", source, variables(v)) for name, source in found for c, v in CONVERSATIONS.items()]
     cases = [{"template": source, "variables": values, "date": f"{DATE:%Y-%m-%d}"} for _, source, values in named]
     same = refused = both = 0
     different = []
@@ -138,5 +129,5 @@ if __name__ == "__main__":
         else:
             different.append(name)
             print(f"{name}: different\n  transformers {theirs}\n  ours         {mine}")
-    print(f"{same} texts equal, {both} refused by both, {refused} by ours alone, {len(different)} different")
+    print(f"{len(found)} templates: {same} texts equal, {both} refused by both, {refused} by ours alone, {len(different)} different")
     sys.exit(bool(different))

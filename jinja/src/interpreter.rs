@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What one rendering may use: steps and characters together, levels of nesting, objects that change.
-const MAX_STEPS: u64 = 20_000_000;
+const MAX_STEPS: u64 = 5_000_000;
 const MAX_DEPTH: usize = 400;
 const MAX_OBJECTS: usize = 1000;
 
@@ -467,7 +467,7 @@ impl<'a> Interpreter<'a> {
                 self.spend(text.len() / 16)?;
             }
             Value::Sequence(of) if !matches!(expr, Expr::Name(_)) => {
-                self.spend(of.items.len() / 16)?;
+                self.spend(of.items.len())?;
             }
             _ => {}
         }

@@ -93,9 +93,13 @@ impl<'a> Lexer<'a> {
 
     /// The text up to the next tag, then the tag.
     fn text_and_tag(&mut self) -> Result<()> {
-        let starts = [("{{", Tag::Print), ("{%", Tag::Block), ("{#", Tag::Comment)];
-        let found = starts.into_iter().filter_map(|(mark, tag)| Some((self.rest.find(mark)?, tag)));
-        let Some((start, tag)) = found.min_by_key(|&(start, _)| start) else {
+        let tag_at = |(start, _): (usize, &str)| match self.rest.as_bytes().get(start + 1) {
+            Some(b'{') => Some((start, Tag::Print)),
+            Some(b'%') => Some((start, Tag::Block)),
+            Some(b'#') => Some((start, Tag::Comment)),
+            _ => None,
+        };
+        let Some((start, tag)) = self.rest.match_indices('{').find_map(tag_at) else {
             let text = self.take(self.rest.len());
             self.push(Token::Data(text.into()));
             return Ok(());

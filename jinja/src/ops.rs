@@ -8,14 +8,22 @@ use crate::{
     value::{Kind, Value},
 };
 
-/// The longest text or list that a repetition or a padding may make.
+/// The longest text, in bytes, and the longest list that one operation may make.
 const MAX_LENGTH: usize = 10_000_000;
+const MAX_ITEMS: usize = 1_000_000;
 
-/// An error if a result of `length` characters or items would be too long.
+/// An error if a text of `length` bytes would be too long.
 pub fn check_length(length: Option<usize>) -> Result<()> {
     match length {
         Some(length) if length <= MAX_LENGTH => Ok(()),
-        _ => Err(Error::new("a text or a list gets too long")),
+        _ => Err(Error::new("a text gets too long")),
+    }
+}
+
+fn check_items(length: Option<usize>) -> Result<()> {
+    match length {
+        Some(length) if length <= MAX_ITEMS => Ok(()),
+        _ => Err(Error::new("a list gets too long")),
     }
 }
 
@@ -36,6 +44,7 @@ pub fn binary(operator: Binary, left: &Value, right: &Value) -> Result<Value> {
         (Binary::Add, Value::Sequence(a), Value::Sequence(b))
             if a.kind == b.kind && matches!(a.kind, Kind::List | Kind::Tuple) =>
         {
+            check_items(a.items.len().checked_add(b.items.len()))?;
             Value::sequence(a.kind, [&*a.items, &*b.items].concat())
         }
         // What is marked as HTML stays so, and what is added to it is escaped.
@@ -79,7 +88,7 @@ fn repeat(value: &Value, times: i128) -> Result<Value> {
             Ok(Value::text(text.repeat(times)))
         }
         Value::Sequence(sequence) if matches!(sequence.kind, Kind::List | Kind::Tuple) => {
-            check_length(sequence.items.len().checked_mul(times))?;
+            check_items(sequence.items.len().checked_mul(times))?;
             let items = sequence.items.iter().cloned();
             let length = sequence.items.len() * times;
             Value::sequence(sequence.kind, items.cycle().take(length).collect())

@@ -140,3 +140,91 @@ fn files_that_the_library_panics_on_are_refused() {
         assert!(error.to_string().contains("is not a tokenizer"), "{error}");
     }
 }
+
+/// The value with what a change sets within its objects, and without what the change has as null.
+fn lay_over(value: &mut Value, change: &Value) {
+    let Some(changes) = change.as_object() else {
+        *value = change.clone();
+        return;
+    };
+    if !value.is_object() {
+        *value = serde_json::json!({});
+    }
+    for (key, new) in changes {
+        if new.is_null() {
+            value.as_object_mut().unwrap().remove(key);
+        } else {
+            lay_over(&mut value[key], new);
+        }
+    }
+}
+
+/// A family's folder with changes laid over its files.
+fn changed(family: &str, files: &Value) -> tempfile::TempDir {
+    let place = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(folder().join(family)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), place.path().join(entry.file_name())).unwrap();
+    }
+    for (file, change) in files.as_object().unwrap() {
+        let path = place.path().join(file);
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|_| "{}".to_owned());
+        let mut value = serde_json::from_str(&text).unwrap();
+        lay_over(&mut value, change);
+        std::fs::write(&path, value.to_string()).unwrap();
+    }
+    place
+}
+
+#[test]
+fn tokens_beside_the_tokenizer_have_the_same_ids() {
+    let text = std::fs::read_to_string(folder().join("beside.json")).unwrap();
+    let cases: Value = serde_json::from_str(&text).unwrap();
+    for (name, case) in cases.as_object().unwrap() {
+        let place = changed(case["family"].as_str().unwrap(), &case["files"]);
+        let loaded = Tokenizer::load(place.path()).unwrap();
+        assert_eq!(loaded.loaded_size() as u64, case["vocab"].as_u64().unwrap(), "{name}");
+        assert_eq!(Some(u64::from(loaded.markers().eos)), case["eos"].as_u64(), "{name}");
+        let pad = case["pad"].as_u64().or(case["eos"].as_u64());
+        assert_eq!(Some(u64::from(loaded.markers().pad)), pad, "{name}");
+        let saved = tempfile::tempdir().unwrap();
+        loaded.save(saved.path()).unwrap();
+        for tokenizer in [&loaded, &Tokenizer::load(saved.path()).unwrap()] {
+            for case in case["texts"].as_array().unwrap() {
+                let text = case[0].as_str().unwrap();
+                let encoded = tokenizer.encode(text, false).unwrap().ids;
+                assert_eq!(encoded, ids(&case[1]), "{name}: {text:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_that_would_get_another_id_is_refused_by_name() {
+    let listed = serde_json::json!({"content": "<foo>", "special": true});
+    for files in [
+        serde_json::json!({"tokenizer_config.json": {"added_tokens_decoder": null}, "added_tokens.json": {"<foo>": 400}}),
+        serde_json::json!({"tokenizer_config.json": {"added_tokens_decoder": {"400": listed}}}),
+    ] {
+        let error = Tokenizer::load(changed("gpt2", &files).path()).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("the token `<foo>` the id 400"), "{error}");
+    }
+    for files in [
+        serde_json::json!({"tokenizer_config.json": {"added_tokens_decoder": {"x": listed}}}),
+        serde_json::json!({"tokenizer_config.json": {"added_tokens_decoder": {"317": 5}}}),
+        serde_json::json!({"tokenizer_config.json": {"added_tokens_decoder": 5}}),
+    ] {
+        let error = Tokenizer::load(changed("gpt2", &files).path()).unwrap_err();
+        assert!(error.to_string().contains("`added_tokens_decoder`"), "{error}");
+    }
+}
+
+/// SmolLM2 names a token as unknown that texts may hold; its bytes cover every text.
+#[test]
+fn the_unknown_token_s_own_name_is_known() {
+    let tokenizer = Tokenizer::load(&folder().join("smollm2")).unwrap();
+    let tokens = tokenizer.encode("a <|endoftext|> b", false).unwrap();
+    assert!(tokens.ids.contains(&tokenizer.id_of("<|endoftext|>").unwrap()));
+    assert_eq!(tokens.unknown, None);
+}
