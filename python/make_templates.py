@@ -166,6 +166,7 @@ n - x
 'abc'.endswith('bc')
 'hello wORLD it\'s'.title() ~ 'hello wORLD'.capitalize() ~ 'aBc'.swapcase()
 'ǆ'.title() ~ 'ﬁx'.capitalize() ~ 'ß'.upper() ~ 'ΑΣ'.lower() ~ 'İ'.lower()
+'ΑΣ ΑΣ'.capitalize() ~ 'საქართველო'.title() ~ 'Ärger'.swapcase()
 'Straße'.casefold() ~ 'ΑΣς'.casefold() ~ 'ı'.casefold()
 'abc'.isalpha() ~ 'ab1'.isalpha() ~ 'ab1'.isalnum() ~ 'é'.isalpha() ~ ''.isalpha()
 '12'.isdigit() ~ ''.isdigit() ~ '1a'.isdecimal() ~ '12'.isnumeric()
@@ -194,7 +195,7 @@ l.copy()
 l.append(4)
 (1, 2).index(2)
 messages[2].tool_calls[0].function.arguments.items() | list
-dict(a=1) 
+dict(a=1)
 dict([('a', 1)], b=2)
 dict({'a': 1}, **{'b': 2})
 """,
@@ -259,6 +260,7 @@ none | trim
 5 | upper
 words | title
 words | capitalize
+'ΑΣ-bC ა' | title
 words | wordcount
 words | truncate(12)
 words | truncate(12, true)

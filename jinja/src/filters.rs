@@ -190,15 +190,12 @@ fn of_text(name: &str, value: &Value, given: Given) -> Result<Value> {
 
 /// Every word begins with a capital letter; words end at blanks, hyphens and opening brackets.
 fn title(text: &str) -> String {
+    let divides = |c: char| text::is_space(c) || "-({[<".contains(c);
     let mut result = String::with_capacity(text.len());
-    let mut begins = true;
-    for c in text.chars() {
-        let divides = text::is_space(c) || "-({[<".contains(c);
-        match begins && !divides {
-            true => result.extend(c.to_uppercase()),
-            false => result.extend(c.to_lowercase()),
-        }
-        begins = divides;
+    for part in text.split_inclusive(divides) {
+        let mut chars = part.chars();
+        result.extend(chars.next().into_iter().flat_map(char::to_uppercase));
+        result.push_str(&chars.as_str().to_lowercase());
     }
     result
 }
@@ -310,7 +307,7 @@ fn parsed(text: &str) -> Option<f64> {
 }
 
 fn int(value: &Value, base: u32) -> Result<Option<Value>> {
-    let truncated = |float: f64| float.is_finite().then(|| Value::Int(float as i128));
+    let truncated = |float: f64| float.is_finite().then_some(Value::Int(float as i128));
     let Value::Text(text) = value else {
         return Ok(match value.as_int() {
             Some(int) => Some(Value::Int(int)),

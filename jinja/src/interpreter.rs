@@ -16,7 +16,7 @@ use crate::{
 
 /// What one rendering may use: steps and characters together, levels of nesting, objects that change.
 const MAX_STEPS: u64 = 5_000_000;
-const MAX_DEPTH: usize = 400;
+const MAX_DEPTH: usize = 180;
 const MAX_OBJECTS: usize = 1000;
 
 /// Names and their values, and the names around them.
@@ -100,14 +100,17 @@ impl<'a> Interpreter<'a> {
         Ok(())
     }
 
-    fn nested<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Goes one level deeper; [`leave`](Self::leave) comes back.
+    fn enter(&self) -> Result<()> {
         if self.depth.get() == MAX_DEPTH {
             return Err(Error::new("the template calls itself too often"));
         }
         self.depth.set(self.depth.get() + 1);
-        let outcome = run();
+        Ok(())
+    }
+
+    fn leave(&self) {
         self.depth.set(self.depth.get() - 1);
-        outcome
     }
 
     /// An object that changes, of which there may not be too many.
@@ -123,7 +126,9 @@ impl<'a> Interpreter<'a> {
 
     fn body(&self, body: &[Stmt], scope: &Rc<Scope>, out: &mut String) -> Result<Flow> {
         for statement in body {
-            let flow = self.nested(|| self.statement(&statement.kind, scope, out));
+            self.enter()?;
+            let flow = self.statement(&statement.kind, scope, out);
+            self.leave();
             let flow = flow.map_err(|error| error.or_at(statement.line))?;
             if flow != Flow::On {
                 return Ok(flow);
@@ -143,18 +148,13 @@ impl<'a> Interpreter<'a> {
         self.spend(1)?;
         match kind {
             StmtKind::Text(text) => self.write(text, out)?,
-            StmtKind::Print(expr) => self.write(&self.eval(expr, scope)?.printed()?, out)?,
-            StmtKind::Set(target, expr) => {
-                self.assign(target, self.eval(expr, scope)?, scope)?;
-            }
+            StmtKind::Print(expr) => self.print(&self.eval(expr, scope)?, out)?,
+            StmtKind::Set(target, expr) => self.assign(target, self.eval(expr, scope)?, scope)?,
             StmtKind::SetBlock(target, filters, body) => {
-                let text = self.captured(body, &Scope::inside(scope))?;
-                let value = self.filtered(Value::Text(text), filters, scope)?;
-                self.assign(target, value, scope)?;
+                self.assign(target, self.block_text(filters, body, scope)?, scope)?;
             }
             StmtKind::For(parts) => {
-                let items = self.eval(&parts.items, scope)?;
-                return self.for_loop(parts, items, scope, 0, out);
+                return self.for_loop(parts, self.eval(&parts.items, scope)?, scope, 0, out);
             }
             StmtKind::If(branches, otherwise) => {
                 for (condition, body) in branches {
@@ -173,28 +173,45 @@ impl<'a> Interpreter<'a> {
             }
             StmtKind::Scope(body) => return self.body(body, &Scope::inside(scope), out),
             StmtKind::Macro(definition) => {
-                let value = self.macro_value(definition, scope);
-                scope.set(&definition.name, value);
+                scope.set(&definition.name, self.macro_value(definition, scope));
             }
             StmtKind::CallBlock(definition, call) => {
-                let caller = self.macro_value(definition, scope);
-                let Expr::Call(callee, arguments) = call else {
-                    return Err(Error::new("`call` is not followed by a call"));
-                };
-                let callee = self.eval(callee, scope)?;
-                let mut given = self.given(arguments, scope)?;
-                given.named.push(("caller".into(), caller));
-                self.write(&self.call(&callee, given)?.printed()?, out)?;
+                self.print(&self.call_block(definition, call, scope)?, out)?;
             }
             StmtKind::FilterBlock(filters, body) => {
-                let text = self.captured(body, &Scope::inside(scope))?;
-                let value = self.filtered(Value::Text(text), filters, scope)?;
-                self.write(&value.printed()?, out)?;
+                self.print(&self.block_text(filters, body, scope)?, out)?;
             }
             StmtKind::Break => return Ok(Flow::Break),
             StmtKind::Continue => return Ok(Flow::Continue),
         }
         Ok(Flow::On)
+    }
+
+    fn print(&self, value: &Value, out: &mut String) -> Result<()> {
+        self.write(&value.printed()?, out)
+    }
+
+    /// A body's text after filters.
+    fn block_text(&self, filters: &[Call], body: &[Stmt], scope: &Rc<Scope>) -> Result<Value> {
+        let text = self.captured(body, &Scope::inside(scope))?;
+        self.filtered(Value::Text(text), filters, scope)
+    }
+
+    /// What the called macro makes of the body that it is given as its `caller`.
+    fn call_block(
+        &self,
+        definition: &Arc<Definition>,
+        call: &Expr,
+        scope: &Rc<Scope>,
+    ) -> Result<Value> {
+        let caller = self.macro_value(definition, scope);
+        let Expr::Call(callee, arguments) = call else {
+            return Err(Error::new("`call` is not followed by a call"));
+        };
+        let callee = self.eval(callee, scope)?;
+        let mut given = self.given(arguments, scope)?;
+        given.named.push(("caller".into(), caller));
+        self.call(&callee, given)
     }
 
     fn write(&self, text: &str, out: &mut String) -> Result<()> {
@@ -330,9 +347,7 @@ impl<'a> Interpreter<'a> {
                 let (receiver, name) = methods::bound(method);
                 methods::call(receiver, name, given)
             }
-            Value::Object(Object::Macro(of)) => {
-                self.nested(|| self.macro_call(of, given)).map(Value::Text)
-            }
+            Value::Object(Object::Macro(of)) => self.macro_call(of, given).map(Value::Text),
             Value::Object(Object::Joiner(joiner)) => {
                 let text = if joiner.used.replace(true) { &*joiner.separator } else { "" };
                 Ok(Value::text(text))
@@ -344,7 +359,7 @@ impl<'a> Interpreter<'a> {
                 let [items] = given.bind("loop", ["iterable"])?;
                 let items = access::required(items, "loop", "iterable")?;
                 let mut out = String::new();
-                self.nested(|| self.for_loop(parts, items, scope, of.depth0 + 1, &mut out))?;
+                self.for_loop(parts, items, scope, of.depth0 + 1, &mut out)?;
                 Ok(Value::text(out))
             }
             other => {
@@ -460,7 +475,10 @@ impl<'a> Interpreter<'a> {
 
     fn eval(&self, expr: &Expr, scope: &Rc<Scope>) -> Result<Value> {
         self.spend(1)?;
-        let value = self.nested(|| self.value(expr, scope))?;
+        self.enter()?;
+        let value = self.value(expr, scope);
+        self.leave();
+        let value = value?;
         match &value {
             // Texts that grow count, so that they cannot fill the memory.
             Value::Text(text) if !matches!(expr, Expr::Name(_) | Expr::Text(_)) => {
@@ -479,95 +497,105 @@ impl<'a> Interpreter<'a> {
     }
 
     fn value(&self, expr: &Expr, scope: &Rc<Scope>) -> Result<Value> {
-        let eval = |expr: &Expr| self.eval(expr, scope);
-        Ok(match expr {
-            Expr::None => Value::None,
-            Expr::Bool(flag) => Value::Bool(*flag),
-            Expr::Int(int) => Value::Int(*int),
-            Expr::Float(float) => Value::Float(*float),
-            Expr::Text(text) => Value::Text(text.clone()),
-            Expr::Name(name) => self.name(name, scope)?,
-            Expr::List(items) => Value::list(self.all(items, scope)?)?,
-            Expr::Tuple(items) => Value::sequence(Kind::Tuple, self.all(items, scope)?)?,
-            Expr::Dict(pairs) => {
-                let pair = |(key, value)| Ok((eval(key)?, eval(value)?));
-                Value::dict(
-                    pairs.iter().map(|(key, value)| pair((key, value))).collect::<Result<_>>()?,
-                )?
-            }
-            Expr::Attribute(of, name) => access::attribute(&eval(of)?, name)?,
-            Expr::Item(of, index) => {
-                let of = eval(of)?;
-                match &**index {
-                    Expr::Slice(parts) => {
-                        let mut bounds = [None, None, None];
-                        for (bound, part) in bounds.iter_mut().zip(parts.iter()) {
-                            *bound = part.as_ref().map(eval).transpose()?;
-                        }
-                        ops::slice(&of, bounds)?
-                    }
-                    index => access::item(&of, &eval(index)?)?,
-                }
-            }
-            Expr::Slice(_) => return Err(Error::new("a slice stands among several indices")),
-            Expr::Call(callee, arguments) => {
-                let callee = eval(callee)?;
-                self.call(&callee, self.given(arguments, scope)?)?
-            }
+        match expr {
+            Expr::None => Ok(Value::None),
+            Expr::Bool(flag) => Ok(Value::Bool(*flag)),
+            Expr::Int(int) => Ok(Value::Int(*int)),
+            Expr::Float(float) => Ok(Value::Float(*float)),
+            Expr::Text(text) => Ok(Value::Text(text.clone())),
+            Expr::Name(name) => self.name(name, scope),
+            Expr::List(items) => Value::list(self.all(items, scope)?),
+            Expr::Tuple(items) => Value::sequence(Kind::Tuple, self.all(items, scope)?),
+            Expr::Dict(pairs) => self.dict(pairs, scope),
+            Expr::Attribute(of, name) => access::attribute(&self.eval(of, scope)?, name),
+            Expr::Item(of, index) => self.item(of, index, scope),
+            Expr::Slice(_) => Err(Error::new("a slice stands among several indices")),
+            Expr::Call(callee, arguments) => self.called(callee, arguments, scope),
             Expr::Filter(value, filter) => {
-                let value = eval(value)?;
-                let given = self.given(&filter.arguments, scope)?;
-                filters::apply(self, &filter.name, value, given)?
+                self.filtered(self.eval(value, scope)?, std::slice::from_ref(filter), scope)
             }
-            Expr::Test(value, test) => {
-                let value = eval(value)?;
-                let given = self.given(&test.arguments, scope)?;
-                Value::Bool(tests::holds(&test.name, &value, given)?)
-            }
-            Expr::Not(value) => Value::Bool(!eval(value)?.is_true()),
-            Expr::Negative(value) => ops::negative(&eval(value)?)?,
-            Expr::Positive(value) => ops::negative(&ops::negative(&eval(value)?)?)?,
+            Expr::Test(value, test) => self.tested(value, test, scope),
+            Expr::Not(value) => Ok(Value::Bool(!self.eval(value, scope)?.is_true())),
+            Expr::Negative(value) => ops::negative(&self.eval(value, scope)?),
+            Expr::Positive(value) => ops::negative(&ops::negative(&self.eval(value, scope)?)?),
             Expr::Binary(operator, left, right) => {
-                ops::binary(*operator, &eval(left)?, &eval(right)?)?
+                ops::binary(*operator, &self.eval(left, scope)?, &self.eval(right, scope)?)
             }
-            Expr::Concat(operands) => {
-                let mut text = String::new();
-                for operand in operands {
-                    text.push_str(&eval(operand)?.printed()?);
-                    ops::check_length(Some(text.len()))?;
-                }
-                Value::text(text)
-            }
-            Expr::Compare(first, others) => {
-                let mut left = eval(first)?;
-                for (comparison, right) in others {
-                    let right = eval(right)?;
-                    if !compare(*comparison, &left, &right)? {
-                        return Ok(Value::Bool(false));
-                    }
-                    left = right;
-                }
-                Value::Bool(true)
-            }
+            Expr::Concat(operands) => self.concat(operands, scope),
+            Expr::Compare(first, others) => self.compared(first, others, scope),
             Expr::And(left, right) => {
-                let left = eval(left)?;
-                if left.is_true() { eval(right)? } else { left }
+                let left = self.eval(left, scope)?;
+                if left.is_true() { self.eval(right, scope) } else { Ok(left) }
             }
             Expr::Or(left, right) => {
-                let left = eval(left)?;
-                if left.is_true() { left } else { eval(right)? }
+                let left = self.eval(left, scope)?;
+                if left.is_true() { Ok(left) } else { self.eval(right, scope) }
             }
             Expr::Conditional(parts, otherwise) => {
                 let [condition, value] = &**parts;
-                if eval(condition)?.is_true() {
-                    eval(value)?
-                } else if let Some(otherwise) = otherwise {
-                    eval(otherwise)?
-                } else {
-                    Value::undefined("an inline `if` has no `else`, and its condition is false")
+                match (self.eval(condition, scope)?.is_true(), otherwise) {
+                    (true, _) => self.eval(value, scope),
+                    (false, Some(otherwise)) => self.eval(otherwise, scope),
+                    (false, None) => Ok(Value::undefined(
+                        "an inline `if` has no `else`, and its condition is false",
+                    )),
                 }
             }
-        })
+        }
+    }
+
+    fn dict(&self, pairs: &[(Expr, Expr)], scope: &Rc<Scope>) -> Result<Value> {
+        let pair = |(key, value)| Ok((self.eval(key, scope)?, self.eval(value, scope)?));
+        Value::dict(pairs.iter().map(|(key, value)| pair((key, value))).collect::<Result<_>>()?)
+    }
+
+    fn item(&self, of: &Expr, index: &Expr, scope: &Rc<Scope>) -> Result<Value> {
+        let of = self.eval(of, scope)?;
+        let Expr::Slice(parts) = index else {
+            return access::item(&of, &self.eval(index, scope)?);
+        };
+        let mut bounds = [None, None, None];
+        for (bound, part) in bounds.iter_mut().zip(parts.iter()) {
+            *bound = part.as_ref().map(|part| self.eval(part, scope)).transpose()?;
+        }
+        ops::slice(&of, bounds)
+    }
+
+    fn called(&self, callee: &Expr, arguments: &Arguments, scope: &Rc<Scope>) -> Result<Value> {
+        let callee = self.eval(callee, scope)?;
+        self.call(&callee, self.given(arguments, scope)?)
+    }
+
+    fn tested(&self, value: &Expr, test: &Call, scope: &Rc<Scope>) -> Result<Value> {
+        let value = self.eval(value, scope)?;
+        let given = self.given(&test.arguments, scope)?;
+        tests::holds(&test.name, &value, given).map(Value::Bool)
+    }
+
+    fn concat(&self, operands: &[Expr], scope: &Rc<Scope>) -> Result<Value> {
+        let mut text = String::new();
+        for operand in operands {
+            text.push_str(&self.eval(operand, scope)?.printed()?);
+            ops::check_length(Some(text.len()))?;
+        }
+        Ok(Value::text(text))
+    }
+
+    fn compared(
+        &self,
+        first: &Expr,
+        others: &[(Comparison, Expr)],
+        scope: &Rc<Scope>,
+    ) -> Result<Value> {
+        let mut left = self.eval(first, scope)?;
+        for (comparison, right) in others {
+            let right = self.eval(right, scope)?;
+            if !compare(*comparison, &left, &right)? {
+                return Ok(Value::Bool(false));
+            }
+            left = right;
+        }
+        Ok(Value::Bool(true))
     }
 }
 

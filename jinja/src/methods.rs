@@ -236,6 +236,12 @@ fn of_text(text: &str, name: &str, given: Given) -> Result<Value> {
         _ => {}
     }
     let [] = given.bind(name, [])?;
+    // Old Greek's letters with an iota, and sigma at the end of a word, have forms that are not known here.
+    let greek =
+        |c: char| ('\u{1f80}'..='\u{1fff}').contains(&c) || (c == 'Σ' && name != "capitalize");
+    if matches!(name, "capitalize" | "title" | "swapcase") && text.contains(greek) {
+        return unsupported(&Value::text(text), name);
+    }
     Ok(match name {
         "upper" => Value::text(text.to_uppercase()),
         "lower" => Value::text(text.to_lowercase()),
@@ -256,7 +262,11 @@ fn of_text(text: &str, name: &str, given: Given) -> Result<Value> {
         "isupper" => Value::Bool(is_upper(text)),
         "isalpha" => all(text, |c| letter_or_digit(c).map(|is| is && !c.is_numeric()))?,
         "isalnum" => all(text, letter_or_digit)?,
-        "isdigit" | "isdecimal" | "isnumeric" => all(text, digit)?,
+        "isdigit" | "isdecimal" => all(text, digit)?,
+        "isnumeric" => all(text, |c| match c {
+            '\u{2e80}'.. => Err(Error::new(format!("whether {c:?} is a number is not known here"))),
+            c => digit(c),
+        })?,
         _ => return unsupported(&Value::text(text), name),
     })
 }
@@ -287,7 +297,6 @@ pub fn letter_or_digit(c: char) -> Result<bool> {
 fn digit(c: char) -> Result<bool> {
     match c {
         '\0'..='\x7f' => Ok(c.is_ascii_digit()),
-        '一'..='鿿' => Err(Error::new(format!("whether {c:?} is a number is not known here"))),
         _ if !c.is_numeric() => Ok(false),
         _ => Err(Error::new(format!("whether {c:?} is a digit is not known here"))),
     }
@@ -308,7 +317,11 @@ fn folded(c: char) -> impl std::iter::Iterator<Item = char> {
     // Letters fold to their small form, by way of the capital one where that is several letters.
     let keeps = matches!(c, 'ı' | '\u{13a0}'..='\u{13f5}');
     let cherokee = matches!(c, '\u{13f8}'..='\u{13fd}' | '\u{ab70}'..='\u{abbf}');
-    let upper: Vec<char> = if keeps { vec![c] } else { c.to_uppercase().collect() };
+    let upper: Vec<char> = match c {
+        c if keeps => vec![c],
+        'ẞ' => vec!['S', 'S'],
+        c => c.to_uppercase().collect(),
+    };
     upper.into_iter().flat_map(
         move |c| {
             if keeps || cherokee { vec![c] } else { c.to_lowercase().collect() }

@@ -65,9 +65,11 @@ pub fn rsplit_spaces(text: &str, limit: Option<usize>) -> Vec<&str> {
 
 /// `str.capitalize`.
 pub fn capitalize(text: &str) -> String {
-    let mut chars = text.chars();
-    let first = chars.next().map(title_char);
-    first.into_iter().flatten().chain(chars.as_str().to_lowercase().chars()).collect()
+    let Some(first) = text.chars().next() else { return String::new() };
+    // Of the whole text, since a letter's small form may depend on those before it.
+    let small = text.to_lowercase();
+    let rest = &small[first.to_lowercase().map(char::len_utf8).sum()..];
+    title_char(first).chain(rest.chars()).collect()
 }
 
 /// `str.title`: every letter that follows no letter is a capital, the others are small.
@@ -85,7 +87,7 @@ pub fn title(text: &str) -> String {
     result
 }
 
-/// The form of a character at the head of a title; three pairs of letters have one of their own.
+/// The form of a character at the head of a title, which is not everywhere the capital one.
 fn title_char(c: char) -> impl Iterator<Item = char> {
     let own = match c {
         'Ǆ'..='ǆ' => Some("ǅ"),
@@ -99,10 +101,13 @@ fn title_char(c: char) -> impl Iterator<Item = char> {
         'ﬃ' => Some("Ffi"),
         'ﬄ' => Some("Ffl"),
         'ﬅ' | 'ﬆ' => Some("St"),
+        'և' => Some("Եւ"),
         _ => None,
     };
-    let upper = own.is_none().then(|| c.to_uppercase());
-    own.into_iter().flat_map(str::chars).chain(upper.into_iter().flatten())
+    let georgian = ('ა'..='ჿ').contains(&c);
+    let upper = (own.is_none() && !georgian).then(|| c.to_uppercase());
+    let same = georgian.then_some(c);
+    own.into_iter().flat_map(str::chars).chain(upper.into_iter().flatten()).chain(same)
 }
 
 pub fn is_cased(c: char) -> bool {
