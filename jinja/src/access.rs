@@ -148,6 +148,11 @@ impl Given {
     }
 }
 
+/// Whether a name is among the words of a list.
+pub fn is_among(name: &str, words: &str) -> bool {
+    words.split_ascii_whitespace().any(|word| word == name)
+}
+
 /// An argument that must be given.
 pub fn required(argument: Option<Value>, callee: &str, name: &str) -> Result<Value> {
     argument.ok_or_else(|| Error::new(format!("`{callee}` needs its argument `{name}`")))

@@ -4,68 +4,24 @@ use std::sync::Arc;
 
 use crate::{
     Error, Result,
-    access::{Given, int_or, item, own_attribute, required, text_or},
+    access::{Given, int_or, is_among, item, own_attribute, required, text_or},
     ast::Binary,
     format::percent,
+    functions,
     interpreter::Interpreter,
-    json, methods, ops, tests, text,
+    json, methods, ops, strings, tests, text,
     value::{Kind, Value},
 };
 
-const NAMES: [&str; 46] = [
-    "abs",
-    "attr",
-    "batch",
-    "capitalize",
-    "center",
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "e",
-    "escape",
-    "first",
-    "float",
-    "forceescape",
-    "format",
-    "indent",
-    "int",
-    "items",
-    "join",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "map",
-    "max",
-    "min",
-    "reject",
-    "rejectattr",
-    "replace",
-    "reverse",
-    "round",
-    "safe",
-    "select",
-    "selectattr",
-    "slice",
-    "sort",
-    "string",
-    "sum",
-    "title",
-    "tojson",
-    "trim",
-    "truncate",
-    "unique",
-    "upper",
-    "urlencode",
-    "wordcount",
-];
+const NAMES: &str = "abs attr batch capitalize center count d default dictsort e escape first float forceescape \
+    format indent int items join last length list lower map max min reject rejectattr replace \
+    reverse round safe select selectattr slice sort string sum title tojson trim truncate unique \
+    upper urlencode wordcount";
 /// Jinja's others, which a chat has no use for.
-const UNSUPPORTED: [&str; 8] =
-    ["filesizeformat", "groupby", "pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr"];
+const UNSUPPORTED: &str = "filesizeformat groupby pprint random striptags urlize wordwrap xmlattr";
 
 pub fn exists(name: &str) -> bool {
-    NAMES.contains(&name) || UNSUPPORTED.contains(&name)
+    is_among(name, NAMES) || is_among(name, UNSUPPORTED)
 }
 
 /// `value|name(given)`.
@@ -101,7 +57,7 @@ pub fn apply(run: &Interpreter, name: &str, value: Value, given: Given) -> Resul
             Value::iterator(results)
         }
         "select" | "reject" | "selectattr" | "rejectattr" => select(run, name, &value, given),
-        _ if UNSUPPORTED.contains(&name) => {
+        _ if is_among(name, UNSUPPORTED) => {
             Err(Error::new(format!("the filter `{name}` is not supported")))
         }
         _ => Err(Error::new(format!("there is no filter `{name}`"))),
@@ -135,23 +91,23 @@ fn of_text(name: &str, value: &Value, given: Given) -> Result<Value> {
         "title" => Value::text(title(text)),
         "trim" => {
             let [chars] = given.bind(name, ["chars"])?;
-            Value::text(methods::strip(text, chars, true, true)?)
+            Value::text(strings::strip(text, chars, true, true)?)
         }
         "center" => {
             let [width] = given.bind(name, ["width"])?;
-            Value::text(methods::padded(text, name, int_or(width, 80)?, " ")?)
+            Value::text(strings::padded(text, name, int_or(width, 80)?, " ")?)
         }
         "replace" => {
             let [old, new, count] = given.bind(name, ["old", "new", "count"])?;
             let old = required(old, name, "old")?.printed()?;
             let new = required(new, name, "new")?.printed()?;
             let count = count.filter(|count| !matches!(count, Value::None));
-            Value::text(methods::replace(text, &old, &new, int_or(count, -1)?)?)
+            Value::text(strings::replace(text, &old, &new, int_or(count, -1)?)?)
         }
         "format" => {
             let arguments = match (given.positional.is_empty(), given.named.is_empty()) {
                 (_, true) => Value::sequence(Kind::Tuple, given.positional)?,
-                (true, false) => methods::dict(given)?,
+                (true, false) => functions::dict(given)?,
                 _ => return Err(Error::new("`format` takes values with names or without")),
             };
             Value::text(percent(text, &arguments)?)
@@ -160,7 +116,7 @@ fn of_text(name: &str, value: &Value, given: Given) -> Result<Value> {
             let mut words = 0;
             let mut inside = false;
             for c in text.chars() {
-                let in_word = c == '_' || methods::letter_or_digit(c)?;
+                let in_word = c == '_' || strings::letter_or_digit(c)?;
                 words += i128::from(in_word && !inside);
                 inside = in_word;
             }
@@ -391,7 +347,7 @@ fn of_items(name: &str, value: &Value, given: Given) -> Result<Value> {
             for item in value.items()? {
                 texts.push(attribute_of(item, attribute.as_ref(), None)?.printed()?);
             }
-            methods::joined(&separator, &texts).map(Value::text)
+            strings::joined(&separator, &texts).map(Value::text)
         }
         "sum" => {
             let [attribute, start] = given.bind(name, ["attribute", "start"])?;

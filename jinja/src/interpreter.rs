@@ -10,7 +10,7 @@ use crate::{
     Date, Error, Result,
     access::{self, Given, text_or},
     ast::{Arguments, Call, Comparison, Expr, For, Macro as Definition, Stmt, StmtKind, Target},
-    filters, methods, ops, tests,
+    filters, functions, methods, ops, tests,
     value::{Cycler, Function, Joiner, Kind, Loop, Macro, Namespace, Object, Sequence, Value},
 };
 
@@ -344,7 +344,7 @@ impl<'a> Interpreter<'a> {
         match callee.defined()? {
             Value::Object(Object::Function(function)) => self.function(*function, given),
             Value::Object(Object::Method(method)) => {
-                let (receiver, name) = methods::bound(method);
+                let (receiver, name) = &**method;
                 methods::call(receiver, name, given)
             }
             Value::Object(Object::Macro(of)) => self.macro_call(of, given).map(Value::Text),
@@ -420,14 +420,14 @@ impl<'a> Interpreter<'a> {
     fn function(&self, function: Function, given: Given) -> Result<Value> {
         match function {
             Function::Range => {
-                let numbers = methods::range(given)?;
+                let numbers = functions::range(given)?;
                 self.spend(numbers.length().unwrap_or(0))?;
                 Ok(numbers)
             }
-            Function::Dict => methods::dict(given),
+            Function::Dict => functions::dict(given),
             Function::Namespace => {
                 let namespace = Namespace::default();
-                if let Value::Dict(dict) = methods::dict(given)? {
+                if let Value::Dict(dict) = functions::dict(given)? {
                     for (name, value) in &dict.pairs {
                         namespace.set(&text_or(Some(name.clone()), "")?, value.clone())?;
                     }

@@ -4,57 +4,19 @@ use std::cmp::Ordering;
 
 use crate::{
     Error, Result,
-    access::{Given, required},
+    access::{Given, is_among, required},
     ast::Binary,
-    filters, methods, ops,
+    filters, ops, strings,
     value::{Kind, Object, Value},
 };
 
-const NAMES: [&str; 39] = [
-    "!=",
-    "<",
-    "<=",
-    "==",
-    ">",
-    ">=",
-    "boolean",
-    "callable",
-    "defined",
-    "divisibleby",
-    "eq",
-    "equalto",
-    "escaped",
-    "even",
-    "false",
-    "filter",
-    "float",
-    "ge",
-    "greaterthan",
-    "gt",
-    "in",
-    "integer",
-    "iterable",
-    "le",
-    "lessthan",
-    "lower",
-    "lt",
-    "mapping",
-    "ne",
-    "none",
-    "number",
-    "odd",
-    "sameas",
-    "sequence",
-    "string",
-    "test",
-    "true",
-    "undefined",
-    "upper",
-];
+const NAMES: &str = "!= < <= == > >= boolean callable defined divisibleby eq equalto escaped even false filter \
+    float ge greaterthan gt in integer iterable le lessthan lower lt mapping ne none number odd \
+    sameas sequence string test true undefined upper";
 
 /// Whether `value is name(given)`.
 pub fn holds(name: &str, value: &Value, given: Given) -> Result<bool> {
-    if !NAMES.contains(&name) {
+    if !is_among(name, NAMES) {
         return Err(Error::new(format!("there is no test `{name}`")));
     }
     if let Some(holds) = of_two(name, value, &given)? {
@@ -91,10 +53,10 @@ pub fn holds(name: &str, value: &Value, given: Given) -> Result<bool> {
                 )
         ),
         "escaped" => matches!(value, Value::Markup(_)),
-        "lower" => methods::is_lower(&value.printed()?),
-        "upper" => methods::is_upper(&value.printed()?),
+        "lower" => strings::is_lower(&value.printed()?),
+        "upper" => strings::is_upper(&value.printed()?),
         "filter" => value.as_text().is_some_and(|name| filters::exists(name)),
-        "test" => value.as_text().is_some_and(|name| NAMES.contains(&&**name)),
+        "test" => value.as_text().is_some_and(|name| is_among(name, NAMES)),
         _ => remainder(value, &Value::Int(2))?.equals(&Value::Int((name == "odd").into())),
     })
 }

@@ -65,6 +65,7 @@ fn kind(of: &str) -> String {
         "bool" => "True or False",
         "String" => "text",
         "PathBuf" => "path",
+        "Date" => "date",
         "Reinject" | "Feedback" => "expression",
         "Targets" => "list, or `all-linear`",
         _ => "word",
