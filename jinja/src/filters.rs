@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::{
     Error, Result,
-    access::{Given, int_or, is_among, item, own_attribute, required, text_or},
+    access::{item, own_attribute},
+    arguments::{Given, int_or, is_among, required, text_or},
     ast::Binary,
     format::percent,
     functions,

@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    access::{Given, int_or, required},
+    arguments::{Given, int_or, required},
     value::{Kind, Value},
 };
 

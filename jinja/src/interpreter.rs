@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    Date, Error, Result,
-    access::{self, Given, text_or},
+    Date, Error, Result, access,
+    arguments::{Given, required, text_or},
     ast::{Arguments, Call, Comparison, Expr, For, Macro as Definition, Stmt, StmtKind, Target},
     filters, functions, methods, ops, tests,
     value::{Cycler, Function, Joiner, Kind, Loop, Macro, Namespace, Object, Sequence, Value},
@@ -357,7 +357,7 @@ impl<'a> Interpreter<'a> {
                     return Err(Error::new("`loop` is called, and its loop is not `recursive`"));
                 };
                 let [items] = given.bind("loop", ["iterable"])?;
-                let items = access::required(items, "loop", "iterable")?;
+                let items = required(items, "loop", "iterable")?;
                 let mut out = String::new();
                 self.for_loop(parts, items, scope, of.depth0 + 1, &mut out)?;
                 Ok(Value::text(out))
@@ -448,12 +448,12 @@ impl<'a> Interpreter<'a> {
             }
             Function::RaiseException => {
                 let [message] = given.bind("raise_exception", ["message"])?;
-                let message = access::required(message, "raise_exception", "message")?;
+                let message = required(message, "raise_exception", "message")?;
                 Err(Error::raised(&*message.printed()?))
             }
             Function::StrftimeNow => {
                 let [format] = given.bind("strftime_now", ["format"])?;
-                let format = access::required(format, "strftime_now", "format")?;
+                let format = required(format, "strftime_now", "format")?;
                 self.today.strftime(&text_or(Some(format), "")?).map(Value::text)
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    access::{Given, required},
+    arguments::{Given, required},
     text,
     value::{Kind, Value},
 };

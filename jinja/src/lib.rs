@@ -20,6 +20,7 @@
 //! ```
 
 mod access;
+mod arguments;
 mod ast;
 mod date;
 mod filters;

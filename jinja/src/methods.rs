@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    access::{Given, is_among, required},
+    arguments::{Given, is_among, required},
     strings,
     value::{Kind, Object, Value},
 };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Error, Result,
-    access::{Given, int_or, required, text_or},
+    arguments::{Given, int_or, required, text_or},
     format::braces,
     methods::unsupported,
     ops::{check_length, slice},

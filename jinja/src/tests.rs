@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crate::{
     Error, Result,
-    access::{Given, is_among, required},
+    arguments::{Given, is_among, required},
     ast::Binary,
     filters, ops, strings,
     value::{Kind, Object, Value},

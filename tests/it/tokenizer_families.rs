@@ -228,3 +228,52 @@ fn the_unknown_token_s_own_name_is_known() {
     assert!(tokens.ids.contains(&tokenizer.id_of("<|endoftext|>").unwrap()));
     assert_eq!(tokens.unknown, None);
 }
+
+fn with_template(template: &str, style: &PromptStyle) -> Result<Tokenizer, coconut::Error> {
+    let place = changed("smollm2", &serde_json::json!({}));
+    std::fs::write(place.path().join("chat_template.jinja"), template).unwrap();
+    Tokenizer::load(place.path()).unwrap().with_prompt(style)
+}
+
+#[test]
+fn a_template_s_date_is_the_prompt_s() {
+    let template = "{{ strftime_now('%d %B %Y') }}: {{ messages[0].content }}";
+    let mut style = PromptStyle { chat_template: true, ..PromptStyle::default() };
+    let prompt = |style: &PromptStyle| {
+        with_template(template, style).unwrap().render_prompt("a question").unwrap().0
+    };
+    assert_eq!(prompt(&style), "26 July 2024: a question");
+    style.template_date = "2025-02-28".parse().unwrap();
+    assert_eq!(prompt(&style), "28 February 2025: a question");
+    let kept = serde_json::to_string(&style).unwrap();
+    assert_eq!(serde_json::from_str::<PromptStyle>(&kept).unwrap(), style);
+    // As checkpoints of earlier versions have it.
+    let earlier = r#"{"system_prompt": null, "chat_template": true}"#;
+    let earlier: PromptStyle = serde_json::from_str(earlier).unwrap();
+    assert_eq!(prompt(&earlier), "26 July 2024: a question");
+    for date in ["2024-7-26", "2023-02-29", "2024-13-01", "26 July 2024", ""] {
+        assert!(date.parse::<coconut::data::tokenizer::chat::Date>().is_err(), "{date}");
+    }
+}
+
+#[test]
+fn a_template_that_fails_says_what_to_do() {
+    let mut style = PromptStyle { chat_template: true, ..PromptStyle::default() };
+    for (template, reason) in [
+        ("{% if %}", "line 1: found `%}` where an expression is expected"),
+        ("{% include 'x' %}", "asks for another template"),
+        ("a\n{{ messages[7].content.x }}", "line 2: a value of type list has no `7`"),
+        ("{{ messages[0].content | wordwrap }}", "the filter `wordwrap` is not supported"),
+        ("{{ raise_exception('only tools here') }}", "refuses the prompt: line 1: only tools here"),
+    ] {
+        let error = with_template(template, &style).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let error = error.to_string();
+        assert!(error.contains(reason) && error.contains("`chat_template: False`"), "{error}");
+        assert!(error.contains("chat_template.jinja"), "{error}");
+    }
+    style.system_prompt = Some("Be brief.".to_owned());
+    let template = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}";
+    let error = with_template(template, &style).unwrap().render_prompt("a question").unwrap_err();
+    assert!(error.to_string().contains("Remove `system_prompt`"), "{error}");
+}

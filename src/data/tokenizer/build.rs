@@ -1,21 +1,19 @@
 //! A tokenizer made from the data: its vocabulary is what occurs there.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use serde_json::{Map, Value, json};
 use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
 use super::{ANSWER_PREFIX, END_LATENT, LATENT, START_LATENT, Tokenizer};
-use crate::data::Example;
-use crate::{Error, Result};
+use crate::{Error, Result, data::Example};
 
 const EOS: &str = "<eos>";
 const PAD: &str = "<pad>";
 const UNK: &str = "<unk>";
 
 /// What a tokenizer built from data takes as one token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Units {
     /// Words, and single digits and punctuation marks: ProsQA, ProntoQA, GSM8k.
     Words,

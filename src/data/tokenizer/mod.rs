@@ -4,9 +4,11 @@
 //! | --- | --- |
 //! | how text becomes ids and ids text | here |
 //! | what is read from a folder and written to it | `files` |
+//! | tokens and settings of the files beside `tokenizer.json` | `beside` |
 //! | a tokenizer made from the data | [`build`] |
 //! | how a question is put: system prompt, chat template | [`chat`] |
 
+mod beside;
 pub mod build;
 pub mod chat;
 mod files;
@@ -19,13 +21,13 @@ pub use build::Units;
 
 use crate::{Error, Result};
 
-/// Opens the continuous thoughts (`bot` in docs/method.md).
+/// The token that opens the continuous thoughts (`bot` in docs/method.md).
 pub const START_LATENT: &str = "<|start-latent|>";
-/// Closes the continuous thoughts (`eot`).
+/// The token that closes the continuous thoughts (`eot`).
 pub const END_LATENT: &str = "<|end-latent|>";
-/// Holds the place of one continuous thought.
+/// The token that holds the place of one continuous thought.
 pub const LATENT: &str = "<|latent|>";
-/// Stands between the reasoning and the answer.
+/// The text that stands before every answer.
 pub const ANSWER_PREFIX: &str = "###";
 
 /// The special tokens that configurations name by role, and that templates know by these names.
@@ -33,22 +35,22 @@ const NAMED_TOKENS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// The ids that the curriculum and the batches need beside the text's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Markers {
-    /// [`START_LATENT`].
+    /// Id of [`START_LATENT`].
     pub start_latent: u32,
-    /// [`END_LATENT`].
+    /// Id of [`END_LATENT`].
     pub end_latent: u32,
-    /// [`LATENT`].
+    /// Id of [`LATENT`].
     pub latent: u32,
-    /// Ends every answer.
+    /// Id of the token that ends every answer.
     pub eos: u32,
-    /// Fills rows up to a batch's width; the eos if the tokenizer has no pad token.
+    /// Id that fills rows up to a batch's width; the eos if the tokenizer has no pad token.
     pub pad: u32,
 }
 
 /// A tokenizer with the three latent markers.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     markers: Markers,
@@ -65,7 +67,7 @@ pub struct Tokenizer {
 }
 
 /// Token ids, and the pieces of the text that the vocabulary lacks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
     /// One id a token.
     pub ids: Vec<u32>,
