@@ -56,7 +56,11 @@ pub(super) fn add_tokens(
 
 /// Special tokens that a configuration names: by role, such as `eos_token`, then in lists.
 fn special_tokens(config: &Map<String, Value>) -> Vec<AddedToken> {
-    let is_set = |value: &&Value| value.as_array().is_none_or(|list| !list.is_empty());
+    let is_set = |value: &&Value| match value {
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(named) => !named.is_empty(),
+        _ => false,
+    };
     let extra = config.get("extra_special_tokens").filter(is_set);
     let extra = extra.or_else(|| config.get("additional_special_tokens"));
     let named = NAMED_TOKENS.into_iter().filter_map(|name| config.get(name));
