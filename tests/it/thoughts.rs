@@ -132,7 +132,7 @@ fn thoughts_are_those_that_were_fed_back() {
         assert_eq!(answer_.text, checkpoint.tokenizer.decode(&answer_.ids).unwrap());
 
         // Alone, or without its thoughts: the same answer.
-        let alone = answer(&trained, &[question.clone()], &OPTIONS).unwrap();
+        let alone = answer(&trained, std::slice::from_ref(question), &OPTIONS).unwrap();
         assert_eq!((&alone[0].ids, &alone[0].prompt_ids), (&answer_.ids, ids));
     }
     let silent = answer(&trained, &asked, &AnswerOptions { thoughts: 0, ..OPTIONS }).unwrap();
