@@ -2,20 +2,16 @@
 
 use std::path::Path;
 
-use burn::{
-    module::{Module, Param},
-    tensor::{Device, Tensor, TensorData},
-};
+use burn::{module::Module, tensor::Tensor};
 
-use super::{Objective, Term, seq_vcr::Projection};
+use super::ObjectiveParameters;
 use crate::{
     Error, Result,
     latent::{
         LatentModel, Thinking,
         model::{Extras, LATENT_WEIGHTS_FILE},
     },
-    model::{Transformer, layers::Embedding, parameters, weights},
-    rng,
+    model::{Transformer, parameters, weights},
 };
 
 /// A model with its objective's parameters. The names of its parameters are those of the two files
@@ -26,35 +22,6 @@ pub struct Learner {
     pub model: LatentModel,
     /// Parameters that only losses read.
     pub objective: ObjectiveParameters,
-}
-
-/// Parameters of an objective's terms; a model that is used has no need of them.
-#[derive(Module, Debug)]
-pub struct ObjectiveParameters {
-    /// Seq-VCR's projection, `[projected, d_model]`, if it is trained.
-    pub seq_vcr: Option<Embedding>,
-}
-
-impl ObjectiveParameters {
-    /// Fresh parameters for a model of width `d_model`.
-    pub fn new(objective: &Objective, d_model: usize, seed: u64, device: &Device) -> Self {
-        let trained = objective.terms.iter().find_map(|term| match *term {
-            Term::SeqVcr { projection: Projection::Trained, projected, .. } => Some(projected),
-            _ => None,
-        });
-        Self::of_size(trained, d_model, seed, device)
-    }
-
-    fn of_size(seq_vcr: Option<usize>, d_model: usize, seed: u64, device: &Device) -> Self {
-        let table = |rows: usize| {
-            let std = 1.0 / (d_model as f64).sqrt();
-            let mut rng = rng::stream(seed, &[rng::THOUGHTS, 2]);
-            let values = rng::normals(&mut rng, rows * d_model, std as f32);
-            let data = TensorData::new(values, [rows, d_model]);
-            Embedding::from(Param::from_tensor(Tensor::from_data(data, device)))
-        };
-        Self { seq_vcr: seq_vcr.map(table) }
-    }
 }
 
 impl Learner {
@@ -76,7 +43,7 @@ impl Learner {
         let mut model = LatentModel::new(transformer, thinking, extras)
             .map_err(|(key, problem)| wrong(format!("`{key}` {problem}")))?;
         let (d_model, device) = (model.transformer.config.d_model, model.device());
-        let objective = ObjectiveParameters::of_size(seq_vcr, d_model, 0, &device);
+        let objective = ObjectiveParameters::new(seq_vcr, d_model, 0, &device);
 
         let mut problems = Vec::new();
         model.thoughts = fill(model.thoughts, &mut found, &mut problems);

@@ -1,170 +1,18 @@
 //! What a step trains: a weighted sum of terms, each a function of a batch and its trace.
 //!
-//! An [`Objective`] says which rows an example becomes, what the forward pass must keep, and what the
-//! losses are. A new objective is a new [`Term`].
+//! - [`Objective`]: the sum. It says which rows an example becomes, what the forward pass must keep, and
+//!   what the losses are. A new objective is a new [`Term`].
+//! - [`cross_entropy`], [`SeqVcr`]: what a term computes.
+//! - [`ObjectiveParameters`]: what terms learn themselves; [`Learner`]: a model together with them.
 
 pub mod cross_entropy;
 pub mod learner;
+pub mod parameters;
 pub mod seq_vcr;
+pub mod terms;
 
 pub use cross_entropy::cross_entropy;
-pub use learner::{Learner, ObjectiveParameters};
+pub use learner::Learner;
+pub use parameters::ObjectiveParameters;
 pub use seq_vcr::SeqVcr;
-
-use burn::tensor::Tensor;
-
-use crate::{
-    data::{Curriculum, Draw, Encoded, Markers, Sequence, Stage},
-    latent::{LatentModel, Trace, Wanted, batch::Batch},
-};
-
-/// The name under which a step's cross entropy is logged. The value is a sum over labels; the log has
-/// the mean over all labels of the step.
-pub const LOSS: &str = "loss";
-
-/// The sum of its terms.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Objective {
-    /// The terms, in the order in which they are added and logged.
-    pub terms: Vec<Term>,
-}
-
-/// One term of an objective, with its weights.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Term {
-    /// Cross entropy at the labels, a mean over all labels of the step.
-    CrossEntropy {
-        /// The term's factor in the sum.
-        weight: f64,
-    },
-    /// Variance and covariance of the hidden states, a mean over the step's micro-batches.
-    SeqVcr {
-        /// The loss, with its weights λ₁ and λ₂.
-        loss: SeqVcr,
-        /// The map that the states go through first.
-        projection: seq_vcr::Projection,
-        /// The width that they are projected to.
-        projected: usize,
-        /// The seed that the fixed projection is drawn from.
-        seed: u64,
-    },
-}
-
-/// What the terms' sums are divided by: counts of the whole optimizer step, in all its micro-batches.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Denominators {
-    /// The step's labels, at least 1.
-    pub labels: f64,
-    /// The step's micro-batches.
-    pub batches: f64,
-}
-
-/// The losses of one micro-batch, `[1]` each.
-#[derive(Clone, Debug)]
-pub struct Losses {
-    /// The weighted sum of all terms, which backward starts from. Those of a step's micro-batches add up
-    /// to the step's.
-    pub total: Tensor<1>,
-    /// The figures for the log, without autodiff, named as in `metrics.jsonl`. Those of a step's
-    /// micro-batches add up; [`LOSS`] is then divided by the labels.
-    pub logged: Vec<(&'static str, Tensor<1>)>,
-}
-
-/// One summand of a total.
-struct Part {
-    name: &'static str,
-    /// What the log is told.
-    logged: Tensor<1>,
-    /// What is added to the total.
-    summand: Tensor<1>,
-}
-
-impl Objective {
-    /// The names of the logged figures, in order.
-    pub fn names(&self) -> Vec<&'static str> {
-        self.terms.iter().flat_map(|term| term.names()).copied().collect()
-    }
-
-    /// The rows to train on that one example becomes; they are kept together in one batch. `draw`
-    /// decides what chance decides.
-    pub fn rows(
-        &self,
-        curriculum: &Curriculum,
-        example: &Encoded,
-        stage: Stage,
-        markers: Markers,
-        draw: Draw,
-    ) -> Vec<Sequence> {
-        vec![curriculum.train_sequence(example, stage, markers, draw)]
-    }
-
-    /// The hidden states that the losses read.
-    pub fn reads(&self) -> Wanted {
-        match self.terms.iter().any(|term| matches!(term, Term::SeqVcr { .. })) {
-            true => Wanted::Everything,
-            false => Wanted::Predictions,
-        }
-    }
-
-    /// The losses of a micro-batch whose `trace` holds what [`Objective::reads`] names; `None` if no
-    /// term has one.
-    pub fn losses(
-        &self,
-        parameters: &ObjectiveParameters,
-        model: &LatentModel,
-        batch: &Batch,
-        trace: &Trace,
-        denominators: Denominators,
-    ) -> Option<Losses> {
-        let parts = self.terms.iter().flat_map(|term| {
-            term.parts(parameters, model, batch, trace, denominators).unwrap_or_default()
-        });
-        let (logged, summands): (Vec<_>, Vec<_>) =
-            parts.map(|part| ((part.name, constant(part.logged)), part.summand)).unzip();
-        let total = summands.into_iter().reduce(|total, summand| total + summand)?;
-        Some(Losses { total, logged })
-    }
-}
-
-impl Term {
-    fn names(&self) -> &'static [&'static str] {
-        match self {
-            Self::CrossEntropy { .. } => &[LOSS],
-            Self::SeqVcr { .. } => &["loss_vcr_var", "loss_vcr_cov"],
-        }
-    }
-
-    fn parts(
-        &self,
-        parameters: &ObjectiveParameters,
-        model: &LatentModel,
-        batch: &Batch,
-        trace: &Trace,
-        denominators: Denominators,
-    ) -> Option<Vec<Part>> {
-        let values = match *self {
-            Self::CrossEntropy { weight } => {
-                let sum = cross_entropy(&model.transformer, batch, trace, &batch.targets)?;
-                let mean = sum.clone() / denominators.labels;
-                vec![(sum, if weight == 1.0 { mean } else { mean * weight })]
-            }
-            Self::SeqVcr { loss, projected, seed, .. } => {
-                let projection = match &parameters.seq_vcr {
-                    Some(trained) => trained.weight.val(),
-                    None => seq_vcr::fixed_projection(&model.transformer, projected, seed),
-                };
-                let terms = loss.loss(batch, trace, &projection)?;
-                let mean = |term: Tensor<1>| term / denominators.batches;
-                let twice = |term: Tensor<1>| (term.clone(), term);
-                vec![twice(mean(terms.variance)), twice(mean(terms.covariance))]
-            }
-        };
-        let named = self.names().iter().zip(values);
-        Some(named.map(|(&name, (logged, summand))| Part { name, logged, summand }).collect())
-    }
-}
-
-/// A value without autodiff.
-fn constant(x: Tensor<1>) -> Tensor<1> {
-    if x.is_autodiff() { x.inner() } else { x }
-}
+pub use terms::{Denominators, LOSS, Losses, Objective, Term};

@@ -11,7 +11,7 @@ use crate::{
     data::Markers,
     latent::{LatentModel, model::Extras},
     model::{ModelConfig, Transformer},
-    objective::{Learner, ObjectiveParameters},
+    objective::Learner,
     run::RunFolder,
 };
 
@@ -101,8 +101,7 @@ pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result
     let model = LatentModel::new(transformer, config.thinking(), extras)
         .map_err(|(key, problem)| wrong(key, problem))?;
     let d_model = model.transformer.config.d_model;
-    let objective =
-        ObjectiveParameters::new(&config.objective(), d_model, config.seed, &model.device());
+    let objective = config.objective().parameters(d_model, config.seed, &model.device());
     Ok(Learner { model, objective })
 }
 

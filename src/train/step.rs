@@ -163,7 +163,7 @@ mod tests {
             model::{Extras, Thinking},
         },
         model::{ModelConfig, Transformer, parameters},
-        objective::{ObjectiveParameters, Term},
+        objective::Term,
         train::steps::MicroBatch,
     };
 
@@ -180,7 +180,7 @@ mod tests {
             Transformer::random(ModelConfig::gpt2(12, 7, 8, 2, 2), 3, &Device::flex());
         let extras = Extras { latents: 0, seed: 0 };
         let model = LatentModel::new(transformer, Thinking::default(), extras).unwrap();
-        let parameters = ObjectiveParameters::new(&objective(1.0), 8, 0, &model.device());
+        let parameters = objective(1.0).parameters(8, 0, &model.device());
         Learner { model, objective: parameters }.train()
     }
 

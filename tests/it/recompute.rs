@@ -13,7 +13,7 @@ use coconut::{
         Lora, Transformer,
         lora::{ALL_LINEAR, Targets},
     },
-    objective::{Denominators, Learner, Objective, ObjectiveParameters, SeqVcr, Term, seq_vcr},
+    objective::{Denominators, Learner, Objective, SeqVcr, Term, seq_vcr},
 };
 
 #[test]
@@ -94,7 +94,7 @@ fn what_is_computed_again_gives_the_same_gradients() {
         let model =
             LatentModel::new(transformer, thinking, Extras { latents: 4, seed: 3 }).unwrap();
         let (d_model, device) = (model.transformer.config.d_model, model.device());
-        let parameters = ObjectiveParameters::new(&objectives[0], d_model, 3, &device);
+        let parameters = objectives[0].parameters(d_model, 3, &device);
         let learner = Learner { model, objective: parameters }.train();
         for objective in &objectives {
             let gradients = |recompute| {

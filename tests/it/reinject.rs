@@ -15,7 +15,7 @@ use coconut::{
         model::Extras,
     },
     model::{ModelConfig, Transformer, parameters, weights},
-    objective::{self, Learner, Objective, ObjectiveParameters, SeqVcr, Term, seq_vcr},
+    objective::{self, Learner, Objective, SeqVcr, Term, seq_vcr},
 };
 use serde_json::Value;
 
@@ -311,7 +311,7 @@ fn learned_parts_are_saved_and_read_back() {
         seed: 9,
     };
     let (objective, d_model) = (Objective { terms: vec![vcr] }, transformer.config.d_model);
-    let objective = ObjectiveParameters::new(&objective, d_model, 9, &Device::flex());
+    let objective = objective.parameters(d_model, 9, &Device::flex());
     let learner = Learner { model, objective };
     learner.save(folder.path()).unwrap();
     let back = Learner::load(

@@ -21,7 +21,7 @@ use coconut::{
     },
     memory,
     model::{Lora, ModelConfig, Transformer, lora::Targets},
-    objective::{Learner, Objective, ObjectiveParameters, Term},
+    objective::{Learner, Objective, Term},
     optim::AdamW,
     rng,
     train::{Group, StepBatches, StepOptions, step},
@@ -211,7 +211,7 @@ impl Workload {
             .map_err(|(key, problem)| Error::Usage(format!("{key} {problem}.")))?;
         let objective = Objective { terms: vec![Term::CrossEntropy { weight: 1.0 }] };
         let d_model = model.transformer.config.d_model;
-        let parameters = ObjectiveParameters::new(&objective, d_model, 0, &model.device());
+        let parameters = objective.parameters(d_model, 0, &model.device());
         let learner = Learner { model, objective: parameters };
         Ok(Self {
             stage,
