@@ -30,7 +30,7 @@ pub struct Text {
     pub answer: Vec<u32>,
 }
 
-/// The pieces of a text example, cut as docs/method.md 2 says.
+/// The pieces of a graph example (docs/method.md 2 and 14): every node is one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GraphPieces {
     /// `[from, to]`, in the file's order.
