@@ -4,7 +4,7 @@
 
 use coconut::{
     checkpoint::Checkpoint,
-    data::{Curriculum, Draw, Encoded, Example, encode::encode_text},
+    data::{Curriculum, Encoded, Example, SampleKey, encode::encode_text},
     device,
     eval::{GenerateOptions, Sampling, generate},
     latent::{
@@ -22,9 +22,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The question as at the checkpoint's stage, with as many latents as at most in training.
     let curriculum = Curriculum { pad_latent_to_max: true, ..latent.curriculum() };
     let text = encode_text(&Example::new(question, [""; 0], ""), &tokenizer)?;
-    let draw = Draw { seed: 0, epoch: 0, index: 0 };
+    let key = SampleKey { seed: 0, epoch: 0, index: 0 };
     let markers = tokenizer.markers();
-    let prompt = curriculum.prompt(&Encoded::Text(text), latent.stage, markers, draw);
+    let prompt = curriculum.prompt(&Encoded::Text(text), latent.stage, markers, key);
 
     // One forward pass: every position computed once, thoughts fed back.
     let batch = Batch::new(&[Row { ids: &prompt.ids, labels: &[] }], Some(markers.latent))?;

@@ -10,7 +10,7 @@ use clap::Args;
 use coconut::{
     Error, Result, checkpoint,
     config::RunConfig,
-    data::{Draw, Method, Tokenizer},
+    data::{Method, SampleKey, Tokenizer},
     model::Transformer,
     report,
     run::{Results, RunFolder},
@@ -165,8 +165,8 @@ fn dry_run(config: &RunConfig) -> Result<()> {
     for (stage, epochs) in config.schedule().stages() {
         println!("\n# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
         let Some(example) = data.train.encoded.first() else { continue };
-        let draw = Draw { seed: config.seed, epoch: epochs.start as u64, index: 0 };
-        let sequence = curriculum.train_sequence(example, stage, data.tokenizer.markers(), draw);
+        let key = SampleKey { seed: config.seed, epoch: epochs.start as u64, index: 0 };
+        let sequence = curriculum.train_sequence(example, stage, data.tokenizer.markers(), key);
         println!("tokens: {}", shown(&data.tokenizer, &sequence.ids));
         let labels: Vec<String> = sequence
             .labels

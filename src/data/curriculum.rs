@@ -14,21 +14,23 @@
 //! without padding and with n < s ≤ M it trains with s·c latents and evaluates with n·c; here training and
 //! evaluation always use the same number.
 
-use std::fmt;
-use std::ops::Range;
-use std::path::Path;
+use std::{fmt, ops::Range, path::Path};
 
-use rand::Rng;
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{
+    Rng,
+    seq::{IndexedRandom, SliceRandom},
+};
 use serde::{Deserialize, Serialize};
 
-use super::draw::Purpose;
-use super::encode::{GraphPieces, Text};
-use super::{Draw, Encoded, Markers};
+use super::{
+    Encoded, Markers, SampleKey,
+    draw::Stream,
+    encode::{GraphPieces, Text},
+};
 use crate::{Error, Result};
 
 /// What is compared in the paper's table, each a way to train the same model on the same data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     /// Steps are replaced by continuous thoughts, one more at each stage.
@@ -66,7 +68,7 @@ impl fmt::Display for Method {
 }
 
 /// How far the steps have been replaced: −1 for chain of thought, then 0 ..= M, then M + 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Stage(pub i32);
 
@@ -91,7 +93,7 @@ impl fmt::Display for Stage {
 }
 
 /// The settings of a curriculum, under the names of the published recipes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Curriculum {
     /// What is trained.
     pub method: Method,
@@ -109,7 +111,7 @@ pub struct Curriculum {
 }
 
 /// A row of token ids with its labels.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequence {
     /// Token ids; latents hold their places.
     pub ids: Vec<u32>,
@@ -229,18 +231,18 @@ impl Prompt {
 }
 
 impl Curriculum {
-    /// The row to train on; `draw` decides `uniform_prob` and, for graphs, the edges' order and the label.
+    /// The row to train on; `key` decides `uniform_prob` and, for graphs, the edges' order and the label.
     pub fn train_sequence(
         &self,
         example: &Encoded,
         stage: Stage,
         markers: Markers,
-        draw: Draw,
+        key: SampleKey,
     ) -> Sequence {
-        let stage = self.drawn_stage(example, stage, draw);
+        let stage = self.drawn_stage(example, stage, key);
         match example {
             Encoded::Text(text) => self.text_sequence(text, stage, markers),
-            Encoded::Graph(graph) => self.graph_sequence(graph, stage, markers, draw),
+            Encoded::Graph(graph) => self.graph_sequence(graph, stage, markers, key),
         }
     }
 
@@ -253,14 +255,14 @@ impl Curriculum {
         example: &Encoded,
         stage: Stage,
         markers: Markers,
-        draw: Draw,
+        key: SampleKey,
     ) -> Sequence {
         let prompt = match example {
             Encoded::Text(text) => self.text_prompt(text, stage, markers),
             Encoded::Graph(graph) if self.shows_path(stage) || self.method == Method::NoCot => {
-                Prompt::new(graph.question(markers, draw))
+                Prompt::new(graph.question(markers, key))
             }
-            Encoded::Graph(graph) => self.graph_answer_prompt(graph, markers, draw),
+            Encoded::Graph(graph) => self.graph_answer_prompt(graph, markers, key),
         };
         Sequence::new(prompt, [])
     }
@@ -270,10 +272,10 @@ impl Curriculum {
         // Chance changes an order or a label, never a length, except through `uniform_prob`.
         let uniform = (0..=example.n_steps()).map(Stage::from_count);
         let uniform = uniform.filter(|_| self.uniform_prob > 0.0);
-        let draw = Draw { seed: 0, epoch: 0, index: 0 };
+        let key = SampleKey { seed: 0, epoch: 0, index: 0 };
         let lengths = stages.iter().copied().chain(uniform).map(|stage| match example {
             Encoded::Text(text) => self.text_sequence(text, stage, markers).ids.len(),
-            Encoded::Graph(graph) => self.graph_sequence(graph, stage, markers, draw).ids.len(),
+            Encoded::Graph(graph) => self.graph_sequence(graph, stage, markers, key).ids.len(),
         });
         lengths.max().unwrap_or(0)
     }
@@ -305,12 +307,12 @@ impl Curriculum {
     ///
     /// Only the methods with stages draw, and not before stage 0. A graph draws from the stages it has
     /// already been through, as published.
-    fn drawn_stage(&self, example: &Encoded, stage: Stage, draw: Draw) -> Stage {
+    fn drawn_stage(&self, example: &Encoded, stage: Stage, key: SampleKey) -> Stage {
         let staged = matches!(self.method, Method::Coconut | Method::NoThoughts | Method::Pause);
         let Some(current) = stage.n_replaced().filter(|_| staged && self.uniform_prob > 0.0) else {
             return stage;
         };
-        let mut rng = draw.rng(Purpose::Stage);
+        let mut rng = key.rng(Stream::Stage);
         if !rng.random_bool(self.uniform_prob.clamp(0.0, 1.0)) {
             return stage;
         }
@@ -350,37 +352,37 @@ impl Curriculum {
         graph: &GraphPieces,
         stage: Stage,
         markers: Markers,
-        draw: Draw,
+        key: SampleKey,
     ) -> Sequence {
         let answer = [graph.marks.answer, graph.target, markers.eos];
         if self.shows_path(stage) {
-            let path = graph.path(draw);
+            let path = graph.path(key);
             return Sequence::new(
-                Prompt::new(graph.question(markers, draw)),
+                Prompt::new(graph.question(markers, key)),
                 path.into_iter().chain(answer),
             );
         }
         if self.method == Method::NoCot {
-            return Sequence::new(Prompt::new(graph.question(markers, draw)), answer);
+            return Sequence::new(Prompt::new(graph.question(markers, key)), answer);
         }
         let replaced = stage.n_replaced().unwrap_or(0);
         if replaced >= graph.n_steps() || replaced > self.max_latent_stage {
-            return Sequence::new(self.graph_answer_prompt(graph, markers, draw), [graph.target]);
+            return Sequence::new(self.graph_answer_prompt(graph, markers, key), [graph.target]);
         }
-        let mut prompt = Prompt::new(graph.question(markers, draw));
+        let mut prompt = Prompt::new(graph.question(markers, key));
         if self.has_latents() {
             prompt.push_latents(replaced * self.c_thought, markers.latent);
         }
         let layers = if self.frontier { &graph.frontier } else { &graph.neighbor_k };
         let label =
-            layers.get(replaced + 1).and_then(|layer| layer.choose(&mut draw.rng(Purpose::Label)));
+            layers.get(replaced + 1).and_then(|layer| layer.choose(&mut key.rng(Stream::Label)));
         Sequence::new(prompt, label.copied())
     }
 
     /// `question · latents · [A]`: as many latents as steps (no more than M), whatever `pad_latent_to_max`
     /// says, as published: a further thought would search beyond the target.
-    fn graph_answer_prompt(&self, graph: &GraphPieces, markers: Markers, draw: Draw) -> Prompt {
-        let mut prompt = Prompt::new(graph.question(markers, draw));
+    fn graph_answer_prompt(&self, graph: &GraphPieces, markers: Markers, key: SampleKey) -> Prompt {
+        let mut prompt = Prompt::new(graph.question(markers, key));
         if self.has_latents() {
             let n_latents = graph.n_steps().min(self.max_latent_stage) * self.c_thought;
             prompt.push_latents(n_latents, markers.latent);
@@ -392,11 +394,11 @@ impl Curriculum {
 
 impl GraphPieces {
     /// `<eos> a b | c d | … [Q] candidate candidate [R] root`, edges and candidates in a drawn order.
-    pub fn question(&self, markers: Markers, draw: Draw) -> Vec<u32> {
+    pub fn question(&self, markers: Markers, key: SampleKey) -> Vec<u32> {
         let mut edges = self.edges.clone();
-        edges.shuffle(&mut draw.rng(Purpose::Edges));
+        edges.shuffle(&mut key.rng(Stream::Edges));
         let mut candidates = [self.target, self.neg_target];
-        candidates.shuffle(&mut draw.rng(Purpose::Candidates));
+        candidates.shuffle(&mut key.rng(Stream::Candidates));
 
         let mut ids = vec![markers.eos];
         for (index, edge) in edges.iter().enumerate() {
@@ -412,8 +414,8 @@ impl GraphPieces {
     }
 
     /// A shortest path, without the root and with the target; drawn where there are several.
-    pub fn path(&self, draw: Draw) -> Vec<u32> {
-        let mut rng = draw.rng(Purpose::Path);
+    pub fn path(&self, key: SampleKey) -> Vec<u32> {
+        let mut rng = key.rng(Stream::Path);
         let mut here = self.root;
         let mut path = Vec::with_capacity(self.n_steps());
         for layer in self.neighbor_k.iter().skip(1) {

@@ -4,23 +4,23 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::rng;
 
-/// Which example's draw is meant: the run's seed, the epoch (from 0) and the example's index (from 0).
+/// The key of all that is drawn for one example: the run's seed, the epoch and the example's index.
 ///
 /// No generator is carried from one example to the next, so an interrupted run needs no random state
 /// to go on, and the order in which examples are prepared does not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Draw {
+pub struct SampleKey {
     /// The run's seed.
     pub seed: u64,
     /// The epoch, counted from 0.
     pub epoch: u64,
-    /// The example's place in its file, counted from 0.
+    /// The example's index in its set, counted from 0.
     pub index: u64,
 }
 
-/// What is drawn for an example; each has its own stream, so that none disturbs another.
+/// The streams of one key, one for each thing that is drawn, so that none disturbs another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub enum Stream {
     /// Whether `uniform_prob` strikes, and at which stage.
     Stage = 0,
     /// The order of a graph's edges.
@@ -33,9 +33,9 @@ pub enum Purpose {
     Path = 4,
 }
 
-impl Draw {
-    /// The generator for one purpose.
-    pub fn rng(self, purpose: Purpose) -> ChaCha8Rng {
-        rng::stream(self.seed, &[rng::EXAMPLE, self.epoch, self.index, purpose as u64])
+impl SampleKey {
+    /// The generator of one stream.
+    pub fn rng(self, stream: Stream) -> ChaCha8Rng {
+        rng::stream(self.seed, &[rng::EXAMPLE, self.epoch, self.index, stream as u64])
     }
 }

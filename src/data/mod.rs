@@ -33,7 +33,7 @@ pub mod write;
 
 pub use curriculum::{Curriculum, Method, Sequence, Stage};
 pub use dataset::{Dataset, Format};
-pub use draw::Draw;
+pub use draw::SampleKey;
 pub use encode::{Encoded, encode_graphs, encode_texts};
 pub use example::{Example, Graph};
 pub use schedule::{Schedule, ScheduleState};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Method, Stage};
 
 /// A clock: each stage has its number of epochs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
     /// What is trained; not every method has stages.
     pub method: Method,
@@ -22,7 +22,7 @@ pub struct Schedule {
 }
 
 /// Where a run stands in its schedule; a part of the trainer's state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ScheduleState {
     /// The stage of the last epoch that was begun. `None` before the first, and in states of versions

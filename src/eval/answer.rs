@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Error, Result,
     data::{
-        Curriculum, Draw, Encoded, Example, Format, Stage, Tokenizer, encode,
+        Curriculum, Encoded, Example, Format, SampleKey, Stage, Tokenizer, encode,
         tokenizer::ANSWER_PREFIX,
     },
     device,
@@ -190,8 +190,8 @@ impl TrainedModel<'_> {
             None => {
                 // The number of steps is unknown: as many latents as a question with enough of them gets.
                 let curriculum = Curriculum { pad_latent_to_max: true, ..self.curriculum.clone() };
-                let draw = Draw { seed: 0, epoch: 0, index: 0 };
-                curriculum.prompt(&Encoded::Text(text), self.stage, markers, draw).ids
+                let key = SampleKey { seed: 0, epoch: 0, index: 0 };
+                curriculum.prompt(&Encoded::Text(text), self.stage, markers, key).ids
             }
         })
     }

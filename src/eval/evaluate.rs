@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    data::{Curriculum, Dataset, Draw, Encoded, Sequence, Stage, Tokenizer, encode::Text},
+    data::{Curriculum, Dataset, Encoded, SampleKey, Sequence, Stage, Tokenizer, encode::Text},
     device,
     latent::{
         self, LatentModel, Wanted,
@@ -222,7 +222,7 @@ impl Evaluator<'_> {
         let markers = self.tokenizer.markers();
         let numbered = self.data.encoded.iter().enumerate();
         numbered
-            .map(|(i, example)| self.curriculum.prompt(example, stage, markers, self.draw(i)))
+            .map(|(i, example)| self.curriculum.prompt(example, stage, markers, self.sample_key(i)))
             .collect()
     }
 
@@ -248,8 +248,8 @@ impl Evaluator<'_> {
         order.chunks(self.batch_size.max(1)).map(<[usize]>::to_vec).collect()
     }
 
-    fn draw(&self, index: usize) -> Draw {
-        Draw { seed: self.seed, epoch: 0, index: index as u64 }
+    fn sample_key(&self, index: usize) -> SampleKey {
+        SampleKey { seed: self.seed, epoch: 0, index: index as u64 }
     }
 
     /// The latent's id if it is fed back.
@@ -374,7 +374,7 @@ impl Evaluator<'_> {
         let markers = self.tokenizer.markers();
         let right = batch.iter().map(|&i| {
             let example = &self.data.encoded[i];
-            let sequence = curriculum.train_sequence(example, stage, markers, self.draw(i));
+            let sequence = curriculum.train_sequence(example, stage, markers, self.sample_key(i));
             (sequence, answer_len(example))
         });
         let thoughts = Some(&mut found.thoughts);
@@ -384,7 +384,7 @@ impl Evaluator<'_> {
 
         let wrong = batch.iter().filter_map(|&i| {
             let example = self.with_wrong_answer(i)?;
-            let sequence = curriculum.train_sequence(&example, stage, markers, self.draw(i));
+            let sequence = curriculum.train_sequence(&example, stage, markers, self.sample_key(i));
             Some((sequence, answer_len(&example)))
         });
         let (_, answers) = self.losses(model, &wrong.collect::<Vec<_>>(), None)?;

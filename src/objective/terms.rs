@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::{ObjectiveParameters, SeqVcr, cross_entropy, seq_vcr};
 use crate::{
-    data::{Curriculum, Draw, Encoded, Markers, Sequence, Stage},
+    data::{Curriculum, SampleKey, Encoded, Markers, Sequence, Stage},
     latent::{LatentModel, Trace, Wanted, batch::Batch},
 };
 
@@ -94,7 +94,7 @@ impl Objective {
         example: &Encoded,
         stage: Stage,
         markers: Markers,
-        draw: Draw,
+        draw: SampleKey,
     ) -> Vec<Sequence> {
         vec![curriculum.train_sequence(example, stage, markers, draw)]
     }

@@ -8,7 +8,7 @@ use super::{Data, Group};
 use crate::{
     Error, Result,
     config::RunConfig,
-    data::{Curriculum, Draw, Encoded, Markers, Sequence, Stage},
+    data::{Curriculum, Encoded, Markers, SampleKey, Sequence, Stage},
     latent::batch::{Batch, Row},
     objective::Objective,
     rng,
@@ -153,10 +153,10 @@ impl<'a> EpochSteps<'a> {
     /// The batches of a pool of examples, before they are laid out.
     fn pool(&self, pool: u64, examples: &[usize]) -> Vec<Vec<ExampleRows>> {
         let rows = |&example: &usize| {
-            let draw = Draw { seed: self.seed, epoch: self.epoch, index: example as u64 };
+            let key = SampleKey { seed: self.seed, epoch: self.epoch, index: example as u64 };
             let Self { curriculum, stage, markers, .. } = *self;
             let encoded = &self.encoded[example];
-            let rows = self.objective.rows(curriculum, encoded, stage, markers, draw);
+            let rows = self.objective.rows(curriculum, encoded, stage, markers, key);
             ExampleRows { example, rows }
         };
         let mut pooled: Vec<ExampleRows> = examples.iter().map(rows).collect();

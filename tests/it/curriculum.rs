@@ -6,13 +6,13 @@
 use coconut::checkpoint::TrainerState;
 use coconut::data::encode::{GraphMarks, GraphPieces, Text};
 use coconut::data::{
-    Curriculum, Draw, Encoded, Markers, Method, Schedule, ScheduleState, Sequence, Stage,
+    Curriculum, Encoded, Markers, Method, SampleKey, Schedule, ScheduleState, Sequence, Stage,
 };
 
 const WORDS: [&str; 16] =
     ["^", "~", "$", ".", "Q", "q", "a", "b", "c", "d", "A", "1", "bar", "[Q]", "[R]", "[A]"];
 const MARKERS: Markers = Markers { start_latent: 0, end_latent: 2, latent: 1, eos: 3, pad: 3 };
-const DRAW: Draw = Draw { seed: 7, epoch: 3, index: 11 };
+const KEY: SampleKey = SampleKey { seed: 7, epoch: 3, index: 11 };
 
 fn ids(words: &str) -> Vec<u32> {
     let id = |word| WORDS.iter().position(|&known| known == word).unwrap() as u32;
@@ -52,9 +52,9 @@ fn schedule(method: Method) -> Schedule {
 #[track_caller]
 fn check(curriculum: &Curriculum, example: &Encoded, table: &[(i32, &str)]) {
     for &(stage, expected) in table {
-        let row = curriculum.train_sequence(example, Stage(stage), MARKERS, DRAW);
+        let row = curriculum.train_sequence(example, Stage(stage), MARKERS, KEY);
         assert_eq!(words(&row), expected, "stage {stage}");
-        let prompt = curriculum.prompt(example, Stage(stage), MARKERS, DRAW);
+        let prompt = curriculum.prompt(example, Stage(stage), MARKERS, KEY);
         let given = expected.split('|').next().unwrap();
         assert_eq!(words(&prompt), format!("{given}|"), "prompt at stage {stage}");
         assert_eq!(prompt.n_latents, row.n_latents, "latents at stage {stage}");
@@ -69,7 +69,7 @@ fn check(curriculum: &Curriculum, example: &Encoded, table: &[(i32, &str)]) {
     let lengths = table.iter().map(|(_, row)| row.split_whitespace().filter(|&w| w != "|").count());
     assert_eq!(Some(curriculum.max_len(example, &stages, MARKERS)), lengths.max());
     for stage in stages {
-        let row = curriculum.train_sequence(example, stage, MARKERS, DRAW);
+        let row = curriculum.train_sequence(example, stage, MARKERS, KEY);
         assert_eq!(curriculum.max_len(example, &[stage], MARKERS), row.ids.len());
     }
 }
@@ -230,11 +230,11 @@ fn uniform_prob_draws_stages_up_to_n() {
     let always = Curriculum { uniform_prob: 1.0, ..curriculum(Method::Coconut) };
     let mut seen = [0; 5];
     for index in 0..1000 {
-        let draw = Draw { index, ..DRAW };
-        let row = always.train_sequence(&text(4), Stage(1), MARKERS, draw);
-        assert_eq!(row, always.train_sequence(&text(4), Stage(1), MARKERS, draw), "not repeatable");
+        let key = SampleKey { index, ..KEY };
+        let row = always.train_sequence(&text(4), Stage(1), MARKERS, key);
+        assert_eq!(row, always.train_sequence(&text(4), Stage(1), MARKERS, key), "not repeatable");
         let stage = [0, 1, 2, 3, 3].iter().position(|&stage| {
-            row == curriculum(Method::Coconut).train_sequence(&text(4), Stage(stage), MARKERS, draw)
+            row == curriculum(Method::Coconut).train_sequence(&text(4), Stage(stage), MARKERS, key)
         });
         seen[stage.unwrap()] += 1;
     }
@@ -242,12 +242,12 @@ fn uniform_prob_draws_stages_up_to_n() {
     for (count, expected) in seen.into_iter().zip([200, 200, 200, 400, 0]) {
         assert!(i32::abs(count - expected) < 60, "{seen:?}");
     }
-    assert_eq!(always.train_sequence(&text(4), Stage::COT, MARKERS, DRAW).n_latents, 0);
+    assert_eq!(always.train_sequence(&text(4), Stage::COT, MARKERS, KEY).n_latents, 0);
 
     let sometimes = Curriculum { uniform_prob: 0.1, ..always };
     let others = (0..1000).filter(|&index| {
-        let draw = Draw { index, ..DRAW };
-        sometimes.train_sequence(&text(4), Stage(2), MARKERS, draw).n_latents != 2
+        let key = SampleKey { index, ..KEY };
+        sometimes.train_sequence(&text(4), Stage(2), MARKERS, key).n_latents != 2
     });
     // A tenth is drawn, of which stages 0 and 1 (two of five) differ from stage 2 in their latents.
     assert!((20..=65).contains(&others.count()));
@@ -286,8 +286,8 @@ fn graph() -> Encoded {
 }
 
 /// The row with its drawn parts put in order: edges, candidates, and one-of-several nodes.
-fn graph_row(curriculum: &Curriculum, stage: i32, draw: Draw) -> String {
-    let row = words(&curriculum.train_sequence(&graph(), Stage(stage), MARKERS, draw));
+fn graph_row(curriculum: &Curriculum, stage: i32, key: SampleKey) -> String {
+    let row = words(&curriculum.train_sequence(&graph(), Stage(stage), MARKERS, key));
     let (edges, rest) = row.strip_prefix(". ").unwrap().split_once(" [Q] ").unwrap();
     let mut edges: Vec<&str> = edges.split(" bar ").collect();
     edges.sort_unstable();
@@ -299,8 +299,8 @@ fn graph_row(curriculum: &Curriculum, stage: i32, draw: Draw) -> String {
 #[track_caller]
 fn check_graph(curriculum: &Curriculum, table: &[(i32, &[&str])]) {
     for &(stage, expected) in table {
-        let draws = (0..100).map(|index| Draw { index, ..DRAW });
-        let mut rows: Vec<String> = draws.map(|draw| graph_row(curriculum, stage, draw)).collect();
+        let keys = (0..100).map(|index| SampleKey { index, ..KEY });
+        let mut rows: Vec<String> = keys.map(|key| graph_row(curriculum, stage, key)).collect();
         rows.sort_unstable();
         rows.dedup();
         assert_eq!(rows, expected, "stage {stage}");
@@ -333,7 +333,7 @@ fn graph_rows() {
 fn graph_prompts_ask_for_the_answer() {
     let three = Curriculum { max_latent_stage: 3, ..curriculum(Method::Coconut) };
     let prompt = |curriculum: &Curriculum, stage| {
-        words(&curriculum.prompt(&graph(), Stage(stage), MARKERS, DRAW))
+        words(&curriculum.prompt(&graph(), Stage(stage), MARKERS, KEY))
     };
     assert!(prompt(&three, 0).ends_with(" [R] Q ~ ~ ~ [A] |"));
     assert!(prompt(&three, 4).ends_with(" [R] Q ~ ~ ~ [A] |"));
@@ -344,8 +344,9 @@ fn graph_prompts_ask_for_the_answer() {
 #[test]
 fn graph_order_is_new_each_epoch_and_repeatable() {
     let coconut = curriculum(Method::Coconut);
-    let row =
-        |epoch| words(&coconut.train_sequence(&graph(), Stage(1), MARKERS, Draw { epoch, ..DRAW }));
+    let row = |epoch| {
+        words(&coconut.train_sequence(&graph(), Stage(1), MARKERS, SampleKey { epoch, ..KEY }))
+    };
     assert_eq!(row(0), row(0));
     assert_ne!(row(0), row(1));
 }

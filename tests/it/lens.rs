@@ -3,7 +3,7 @@
 use coconut::{
     Error,
     config::RunConfig,
-    data::{Draw, Stage},
+    data::{SampleKey, Stage},
     eval::{Evaluator, Sample, Sampling},
     latent::{
         self, LatentModel, Wanted,
@@ -41,9 +41,9 @@ fn each_thought_is_read_where_it_is_fed_back() {
     let markers = data.tokenizer.markers();
     let mut lengths = std::collections::BTreeSet::new();
     for sample in &found.answers.samples {
-        let draw = Draw { seed: 0, epoch: 0, index: sample.index as u64 };
+        let key = SampleKey { seed: 0, epoch: 0, index: sample.index as u64 };
         let example = &data.val.encoded[sample.index];
-        let prompt = config.curriculum().prompt(example, stage, markers, draw);
+        let prompt = config.curriculum().prompt(example, stage, markers, key);
         if sample.index >= 8 {
             assert!(sample.thoughts.is_empty());
             continue;

@@ -13,7 +13,7 @@ use coconut::{
     Error,
     checkpoint::{self, Checkpoint, LatentInfo},
     config::RunConfig,
-    data::{Draw, Format, Method, Stage},
+    data::{Format, Method, SampleKey, Stage},
     eval::{Answer, AnswerOptions, Question, Sampling, answer},
     latent::{
         self, LatentModel, Wanted,
@@ -166,9 +166,9 @@ fn questions_are_laid_out_as_examples_are() {
     let answers = answer(&checkpoint.trained(), &questions(&data), &OPTIONS).unwrap();
     let curriculum = checkpoint.latent.curriculum();
     for (answer, example) in answers.iter().zip(&data.val.encoded) {
-        let draw = Draw { seed: 0, epoch: 0, index: 0 };
+        let key = SampleKey { seed: 0, epoch: 0, index: 0 };
         let markers = checkpoint.tokenizer.markers();
-        assert_eq!(answer.prompt_ids, curriculum.prompt(example, Stage(3), markers, draw).ids);
+        assert_eq!(answer.prompt_ids, curriculum.prompt(example, Stage(3), markers, key).ids);
     }
 }
 

@@ -11,7 +11,7 @@ use coconut::{
     Error, Result,
     checkpoint::precision,
     data::{
-        Curriculum, Draw, Encoded, Markers, Method, Sequence, Stage, Tokenizer, encode::Text,
+        Curriculum, Encoded, Markers, Method, SampleKey, Sequence, Stage, Tokenizer, encode::Text,
         encode_texts, read, tokenizer::Units,
     },
     eval::{GenerateOptions, Sampling, generate},
@@ -262,9 +262,9 @@ impl Workload {
         let examples: Vec<usize> =
             (first..first + self.batch).map(|i| i % self.encoded.len()).collect();
         let rows = |&index: &usize| {
-            let draw = Draw { seed: 0, epoch: 0, index: index as u64 };
+            let key = SampleKey { seed: 0, epoch: 0, index: index as u64 };
             let Self { curriculum, encoded, stage, markers, .. } = &self;
-            self.objective.rows(curriculum, &encoded[index], *stage, *markers, draw)
+            self.objective.rows(curriculum, &encoded[index], *stage, *markers, key)
         };
         let rows: Vec<Sequence> = examples.iter().flat_map(rows).collect();
         self.steps += 1;
@@ -329,8 +329,8 @@ impl Workload {
         let ids: Vec<Vec<u32>> = (first..first + n)
             .map(|i| {
                 let index = i % self.encoded.len();
-                let draw = Draw { seed: 0, epoch: 0, index: index as u64 };
-                self.curriculum.prompt(&self.encoded[index], self.stage, self.markers, draw).ids
+                let key = SampleKey { seed: 0, epoch: 0, index: index as u64 };
+                self.curriculum.prompt(&self.encoded[index], self.stage, self.markers, key).ids
             })
             .collect();
         let prompts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();

@@ -2,8 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use rand::Rng;
-use rand::seq::IndexedRandom;
+use rand::{Rng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 
 use crate::data::Example;
@@ -12,7 +11,7 @@ use crate::data::Example;
 ///
 /// No precedence: with a fixed order there is one step an operation, and the number of steps says how hard a
 /// question is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arithmetic {
     /// What numbers stand in a chain.
     pub operands: RangeInclusive<i64>,
@@ -27,7 +26,7 @@ pub struct Arithmetic {
 }
 
 /// An operation between two numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
     /// `+`
     Add,

@@ -21,14 +21,13 @@
 
 use std::ops::RangeInclusive;
 
-use rand::Rng;
-use rand::seq::IndexedRandom;
+use rand::{Rng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 
 use crate::data::Graph;
 
 /// How large and how deep graphs are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Nodes drawn; about a fifth stay without an edge and are dropped.
     pub n_drawn: usize,

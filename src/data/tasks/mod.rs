@@ -14,7 +14,7 @@ use super::Example;
 use crate::{Error, Result, rng};
 
 /// A task with its settings.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Task {
     /// Chains of operations, evaluated from left to right.
     Arithmetic(arithmetic::Arithmetic),

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::data::Example;
 
 /// The settings of the multiplication task; the published files have four digits by four.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Multiply {
     /// Digits of the first factor.
     pub a_digits: u32,

@@ -5,8 +5,7 @@
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::dag::Shape;
-use super::graph::path;
+use super::{dag::Shape, graph::path};
 use crate::data::{Example, Graph};
 
 /// The 17 persons of the published files.
