@@ -1,5 +1,5 @@
 //! Renders templates from JSON lines, one `{"template": …, "variables": {…}, "date": "2024-07-26"}` a line, to
-//! lines of `{"text": …}` or `{"error": …}`: what `python/check_templates.py` compares with transformers.
+//! lines of `{"text": …}` or `{"error": …}`: what `python/compare/check_templates.py` compares with transformers.
 
 use std::io::{BufRead, Write};
 

@@ -1,4 +1,4 @@
-//! Templates against transformers: `python/make_templates.py` wrote the cases.
+//! Templates against transformers: `python/fixtures/make_templates.py` wrote the cases.
 
 use coconut_jinja::{Date, Template, Value};
 use serde_json::Value as Json;

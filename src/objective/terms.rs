@@ -86,7 +86,7 @@ impl Objective {
         ObjectiveParameters::new(trained, d_model, seed, device)
     }
 
-    /// The rows to train on that one example becomes; they are kept together in one batch. `draw`
+    /// The rows to train on that one example becomes; they are kept together in one batch. `key`
     /// decides what chance decides.
     pub fn rows(
         &self,
@@ -94,9 +94,9 @@ impl Objective {
         example: &Encoded,
         stage: Stage,
         markers: Markers,
-        draw: SampleKey,
+        key: SampleKey,
     ) -> Vec<Sequence> {
-        vec![curriculum.train_sequence(example, stage, markers, draw)]
+        vec![curriculum.train_sequence(example, stage, markers, key)]
     }
 
     /// The hidden states that the losses read.

@@ -124,7 +124,7 @@ struct Gelus {
 }
 
 /// GPT-2 under each name that transformers has for GELU and its tanh form. The two functions are further apart than
-/// the tolerance (`python/make_model_files.py` checks that).
+/// the tolerance (`python/fixtures/make_model_files.py` checks that).
 #[test]
 fn each_gelu_of_gpt2_is_computed_by_its_name() {
     let about: Gelus = json("files/gelu");

@@ -210,7 +210,7 @@ fn variants() -> PathBuf {
     fixtures().join("files/adapters")
 }
 
-/// Less common folders of PEFT (`python/make_model_files.py`): whole tables, resized vocabularies, ranks and scales a map.
+/// Less common folders of PEFT (`python/fixtures/make_model_files.py`): whole tables, resized vocabularies, ranks and scales a map.
 #[test]
 fn every_kind_of_folder_that_peft_writes_gives_its_logits() {
     let reference = tensors("files/adapters");

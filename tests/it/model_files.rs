@@ -111,7 +111,7 @@ struct Rope {
     frequencies: Vec<f64>,
 }
 
-/// What transformers makes of every spelling (`python/make_model_files.py`): where `rope_scaling` says nothing, as `{}`
+/// What transformers makes of every spelling (`python/fixtures/make_model_files.py`): where `rope_scaling` says nothing, as `{}`
 /// does, `rope_parameters` count; else it counts alone.
 #[test]
 fn rotary_positions_are_read_as_transformers_reads_them() {

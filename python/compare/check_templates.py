@@ -1,6 +1,6 @@
 """Render chat templates with transformers and with ours, and compare the texts byte for byte.
 
-    venv/bin/python python/check_templates.py FILE.jinja | FOLDER ...
+    venv/bin/python python/compare/check_templates.py FILE.jinja | FOLDER ...
 
 Folders are searched for *.jinja files and for tokenizer_config.json files with a `chat_template`; templates of
 published models come with several packages, `trl` and the sources of `llama-cpp-python` among them. Each is
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DATE = datetime.datetime(2024, 7, 26)
 USER = {"role": "user", "content": "Janet has 16 eggs & eats <3>.\nHow many \"are\" left, d'accord? \U0001f600 café"}
 SYSTEM = {"role": "system", "content": "Think in << and >>; answer after ###.\n"}
