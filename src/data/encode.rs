@@ -228,7 +228,7 @@ pub fn encode_text(example: &Example, tokenizer: &Tokenizer) -> Result<Text> {
 /// # Errors
 /// As [`Tokenizer::put`] and [`Tokenizer::encode`].
 pub fn unknown_in_question(question: &str, tokenizer: &Tokenizer) -> Result<Vec<String>> {
-    let (text, special) = tokenizer.put(question)?;
+    let (text, special) = tokenizer.render_prompt(question)?;
     let mut unknown = tokenizer.encode(&text, special)?.unknown;
     let dropped = dropped(&[Example::new(question, [""; 0], "")], tokenizer)?;
     unknown.extend(dropped.into_iter().map(String::from));

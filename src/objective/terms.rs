@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::{ObjectiveParameters, SeqVcr, cross_entropy, seq_vcr};
 use crate::{
-    data::{Curriculum, SampleKey, Encoded, Markers, Sequence, Stage},
+    data::{Curriculum, Encoded, Markers, SampleKey, Sequence, Stage},
     latent::{LatentModel, Trace, Wanted, batch::Batch},
 };
 
