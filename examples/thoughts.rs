@@ -8,7 +8,7 @@ use coconut::{
     device,
     eval::{GenerateOptions, Sampling, generate},
     latent::{
-        self, Wanted,
+        self, ReadSet,
         batch::{Batch, Row},
     },
 };
@@ -27,10 +27,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let prompt = curriculum.prompt(&Encoded::Text(text), latent.stage, markers, key);
 
     // One forward pass: every position computed once, thoughts fed back.
-    let batch = Batch::new(&[Row { ids: &prompt.ids, labels: &[] }], Some(markers.latent))?;
-    let trace = latent::forward(&model, &batch, Wanted::Everything);
-    for (number, thought) in trace.thoughts.iter().enumerate() {
-        let thought = thought.clone().reshape([1, model.transformer.config.d_model]); // from [1, 1, d_model]
+    let batch = Batch::new(
+        &[Row { ids: &prompt.ids, labels: &[] }],
+        &model.config.plan(Some(markers.latent)),
+    )?;
+    let trace = latent::forward(&model, &batch, ReadSet::ALL);
+    for (number, thought) in trace.thoughts_in_order(&batch).into_iter().enumerate() {
+        let thought = thought.reshape([1, model.transformer.config.d_model]); // from [1, 1, d_model]
         let likeliest = model.transformer.logits(thought).argmax(1).into_scalar::<i32>() as u32;
         println!("thought {number}: {:?}", tokenizer.token_strings(&[likeliest]).concat());
     }

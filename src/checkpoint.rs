@@ -16,7 +16,7 @@ use crate::{
     },
     eval::TrainedModel,
     hub::HubCache,
-    latent::{LatentModel, Thinking, model::LATENT_WEIGHTS_FILE},
+    latent::{LatentConfig, LatentModel, model::LATENT_WEIGHTS_FILE},
     model::{
         Lora, Transformer,
         lora::{self, Base, FrozenDtype},
@@ -46,7 +46,7 @@ pub struct LatentInfo {
     pub pad_latent_to_max: bool,
     /// How thoughts are made.
     #[serde(flatten)]
-    pub thinking: Thinking,
+    pub thinking: LatentConfig,
     /// How examples become tokens.
     pub format: Format,
     /// How questions are put.
@@ -69,7 +69,7 @@ impl LatentInfo {
             c_thought: 1,
             max_latent_stage: 0,
             pad_latent_to_max: false,
-            thinking: Thinking::default(),
+            thinking: LatentConfig::default(),
             format: Format::Text,
             prompt: PromptStyle::default(),
             frozen: FrozenDtype::F32,

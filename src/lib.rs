@@ -30,7 +30,7 @@
 //! A question goes through a checkpoint in one pass a thought; `examples/thoughts.rs` goes on from here.
 //!
 //! ```no_run
-//! use coconut::{checkpoint::Checkpoint, device, latent::{self, Wanted, batch::{Batch, Row}}};
+//! use coconut::{checkpoint::Checkpoint, device, latent::{self, ReadSet, batch::{Batch, Row}}};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let folder = "runs/quickstart/checkpoints/latest".as_ref();
@@ -42,9 +42,9 @@
 //! ids.extend([markers.latent; 8]); // eight thoughts
 //! ids.push(markers.end_latent);
 //!
-//! let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], Some(markers.latent))?;
-//! let trace = latent::forward(&model, &batch, Wanted::Everything);
-//! assert_eq!(trace.thoughts.len(), 8); // each [batch, 1, d_model]
+//! let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], &model.config.plan(Some(markers.latent)))?;
+//! let trace = latent::forward(&model, &batch, ReadSet::ALL);
+//! assert_eq!(trace.thoughts_in_order(&batch).len(), 8); // each [batch, 1, d_model]
 //! let logits = trace.ends(&batch).map(|hidden| model.transformer.logits(hidden)); // [batch, vocab]
 //! # Ok(())
 //! # }
@@ -58,6 +58,7 @@ pub mod error;
 pub mod eval;
 pub mod hub;
 pub mod latent;
+pub mod linalg;
 pub mod memory;
 pub mod model;
 pub mod objective;

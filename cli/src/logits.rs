@@ -4,7 +4,7 @@ use clap::Args;
 use coconut::{
     Error, Result, device,
     eval::{AnswerOptions, generate::forward_prompts},
-    latent::Wanted,
+    latent::ReadSet,
 };
 use serde_json::json;
 
@@ -28,12 +28,14 @@ impl Logits {
         let model = &checkpoint.model;
         let trained = checkpoint.trained();
         let options = trained.generation(&AnswerOptions::default());
-        let (batch, trace) = forward_prompts(model, &[&self.ids], &options, Wanted::Everything)
-            .map_err(|error| match error {
-                Error::Prompt { problem, .. } => Error::Usage(format!("--ids: {problem}.")),
-                other => other,
+        let (batch, trace) =
+            forward_prompts(model, &[&self.ids], &options, ReadSet::ALL).map_err(|error| {
+                match error {
+                    Error::Prompt { problem, .. } => Error::Usage(format!("--ids: {problem}.")),
+                    other => other,
+                }
             })?;
-        let cells: Vec<(usize, usize)> = batch.columns_of(0).into_iter().map(|c| (0, c)).collect();
+        let cells: Vec<(usize, usize)> = batch.columns_of(0).iter().map(|&c| (0, c)).collect();
         let hidden = trace.last_hidden(&batch, &cells);
         let hidden = hidden.ok_or_else(|| Error::Internal("a row without hidden states".into()))?;
         let logits: Vec<f32> = device::to_host(model.transformer.logits(hidden))?; // [positions, vocab]

@@ -22,7 +22,7 @@ use crate::{
         tokenizer::chat::{Date, PromptStyle},
     },
     hub::HubCache,
-    latent::{Compat, LatentPositions, Recompute, Reinject, Thinking},
+    latent::{Compat, Feedback, LatentConfig, LatentPositions, Recompute},
     model::{
         Lora,
         config::Family,
@@ -67,7 +67,7 @@ pub struct RunConfig {
     /// Probability of drawing an example at another stage.
     pub uniform_prob: f64,
     /// What a latent is fed.
-    pub replacement_method: Reinject,
+    pub replacement_method: Feedback,
     /// ε of `suppressed`.
     pub suppressed_epsilon: f64,
     /// ε is a share of the root mean square of the state.
@@ -250,7 +250,7 @@ impl Default for RunConfig {
             max_latent_stage: 3,
             pad_latent_to_max: false,
             uniform_prob: 0.0,
-            replacement_method: Reinject::default(),
+            replacement_method: Feedback::default(),
             suppressed_epsilon: 0.1,
             suppressed_relative: false,
             last_state_unnormed: false,
@@ -457,9 +457,9 @@ impl RunConfig {
     }
 
     /// How thoughts are made.
-    pub fn thinking(&self) -> Thinking {
-        Thinking {
-            reinject: self.replacement_method.clone(),
+    pub fn thinking(&self) -> LatentConfig {
+        LatentConfig {
+            feedback: self.replacement_method.clone(),
             suppressed_epsilon: self.suppressed_epsilon,
             suppressed_relative: self.suppressed_relative,
             last_state_unnormed: self.last_state_unnormed,

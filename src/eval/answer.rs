@@ -14,7 +14,7 @@ use crate::{
         tokenizer::ANSWER_PREFIX,
     },
     device,
-    latent::{LatentModel, Trace, Wanted, batch::Batch},
+    latent::{LatentModel, ReadSet, Trace, batch::Batch},
 };
 
 /// A trained model, and what it takes to put a question to it as in training.
@@ -111,11 +111,11 @@ pub fn answer(
     let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let generation = trained.generation(options);
     // What feeds a thought is among the predictions; what only stands before a pause token is not.
-    let wanted = match options.thoughts > 0 && generation.latent.is_none() {
-        true => Wanted::Everything,
-        false => Wanted::Predictions,
+    let reads = match options.thoughts > 0 && generation.latent.is_none() {
+        true => ReadSet::ALL,
+        false => ReadSet::PREDICTIONS,
     };
-    let (batch, trace) = forward_prompts(model, &rows, &generation, wanted)?;
+    let (batch, trace) = forward_prompts(model, &rows, &generation, reads)?;
     let thoughts = match options.thoughts {
         0 => vec![Vec::new(); rows.len()],
         n_tokens => thoughts(trained, &rows, &batch, &trace, n_tokens)?,
@@ -206,7 +206,7 @@ fn thoughts(
     n_tokens: usize,
 ) -> Result<Vec<Vec<Thought>>> {
     let readings = lens::read(trained.model, trained.tokenizer, prompts, batch, trace, n_tokens)?;
-    let lengths = lengths(trace)?;
+    let lengths = lengths(batch, trace)?;
     let of_row = |(row, readings): (usize, Vec<Reading>)| {
         let length = |number: usize| lengths.get(number).map(|of| of[row]);
         let numbered = readings.into_iter().enumerate();
@@ -216,12 +216,12 @@ fn thoughts(
 }
 
 /// Euclidean lengths of what was fed back: for each thought number, one a row.
-fn lengths(trace: &Trace) -> Result<Vec<Vec<f64>>> {
+fn lengths(batch: &Batch, trace: &Trace) -> Result<Vec<Vec<f64>>> {
     let of_number = |thought: &Tensor<3>| {
         let [_, _, d] = thought.dims(); // [batch, 1, d_model]
         let values: Vec<f32> = device::to_host(thought.clone())?;
         let length = |v: &[f32]| v.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
         Ok(values.chunks(d).map(length).collect())
     };
-    trace.thoughts.iter().map(of_number).collect()
+    trace.thoughts_in_order(batch).iter().map(of_number).collect()
 }

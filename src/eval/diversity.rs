@@ -32,7 +32,7 @@ impl Thoughts {
     /// # Errors
     /// [`Error::Internal`](crate::Error::Internal) if they cannot be read from their device.
     pub fn add(&mut self, batch: &Batch, trace: &Trace) -> Result<()> {
-        for (number, thought) in trace.thoughts.iter().enumerate() {
+        for (number, thought) in trace.thoughts_in_order(batch).into_iter().enumerate() {
             if self.of.len() <= number {
                 self.of.push(Vec::new());
             }

@@ -15,7 +15,7 @@ use crate::{
     data::{Curriculum, Dataset, Encoded, SampleKey, Sequence, Stage, Tokenizer, encode::Text},
     device,
     latent::{
-        self, LatentModel, Wanted,
+        self, LatentModel, ReadSet,
         batch::{Batch, Row, Target},
     },
     objective,
@@ -419,8 +419,9 @@ impl Evaluator<'_> {
         }
         let layout: Vec<Row> =
             rows.iter().map(|(s, _)| Row { ids: &s.ids, labels: &s.labels }).collect();
-        let batch = Batch::new(&layout, self.latent()).map_err(Error::Internal)?;
-        let trace = latent::forward(model, &batch, Wanted::Predictions);
+        let batch =
+            Batch::new(&layout, &model.config.plan(self.latent())).map_err(Error::Internal)?;
+        let trace = latent::forward(model, &batch, ReadSet::PREDICTIONS);
         if let Some(thoughts) = thoughts {
             thoughts.add(&batch, &trace)?;
         }

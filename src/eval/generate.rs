@@ -1,16 +1,16 @@
 //! Generation after latents: whole batches at once on the cache, a column of tokens at a time.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 use coconut_kernels::Visible;
 use rand::Rng;
 
 use crate::{
     Error, Result, device,
     latent::{
-        self, LatentModel, Trace, Wanted,
+        self, LatentModel, ReadSet, Trace,
         batch::{Batch, Row},
     },
-    model::{Cache, Layout, Transformer},
+    model::{Cache, PassLayout, TokenInts, Transformer},
     rng,
 };
 
@@ -91,7 +91,7 @@ pub fn generate(
 }
 
 /// Runs prompts through the model, latents included: the batch that they were laid out as, and what
-/// was computed at the positions that `wanted` names.
+/// of it `reads` names.
 ///
 /// # Errors
 /// [`Error::Prompt`] for a prompt with a [`prompt_problem`].
@@ -99,7 +99,7 @@ pub fn forward_prompts(
     model: &LatentModel,
     prompts: &[&[u32]],
     options: &GenerateOptions<'_>,
-    wanted: Wanted,
+    reads: ReadSet,
 ) -> Result<(Batch, Trace)> {
     for (row, prompt) in prompts.iter().enumerate() {
         if let Some(problem) = prompt_problem(model, prompt, options.latent) {
@@ -107,8 +107,8 @@ pub fn forward_prompts(
         }
     }
     let rows: Vec<Row> = prompts.iter().map(|ids| Row { ids, labels: &[] }).collect();
-    let batch = Batch::new(&rows, options.latent).map_err(Error::Internal)?;
-    let trace = latent::forward(model, &batch, wanted);
+    let batch = Batch::new(&rows, &model.config.plan(options.latent)).map_err(Error::Internal)?;
+    let trace = latent::forward(model, &batch, reads);
     Ok((batch, trace))
 }
 
@@ -143,7 +143,7 @@ pub struct GenerationLoop<'a> {
     /// Keys and values of all columns so far.
     cache: Cache,
     /// How many columns the cache's first chunk stands for if it leaves padding out, else 0.
-    packed: usize,
+    unpadded: usize,
     chooser: Chooser,
 }
 
@@ -165,7 +165,7 @@ impl<'a> GenerationLoop<'a> {
         prompts: &[&[u32]],
         options: GenerateOptions<'a>,
     ) -> Result<Self> {
-        let (batch, trace) = forward_prompts(model, prompts, &options, Wanted::Predictions)?;
+        let (batch, trace) = forward_prompts(model, prompts, &options, ReadSet::PREDICTIONS)?;
         Ok(Self::after(model, &batch, trace, options))
     }
 
@@ -178,7 +178,7 @@ impl<'a> GenerationLoop<'a> {
     ) -> Self {
         let row = |row: usize| {
             let mut visible = vec![false; batch.columns];
-            batch.columns_of(row).into_iter().for_each(|column| visible[column] = true);
+            batch.columns_of(row).iter().for_each(|&column| visible[column] = true);
             let generation = Generation { positions: batch.lengths[row], ..Generation::default() };
             RowState { generation, ended: options.max_new_tokens == 0, visible }
         };
@@ -187,7 +187,7 @@ impl<'a> GenerationLoop<'a> {
             options,
             rows: (0..batch.rows).map(row).collect(),
             prompt_ends: trace.ends(batch),
-            packed: trace.packed_columns(batch),
+            unpadded: batch.unpadded_columns(),
             cache: trace.cache,
             chooser: Chooser::new(options.sampling, batch.rows),
         }
@@ -248,18 +248,14 @@ impl<'a> GenerationLoop<'a> {
             }
         }
         let device = self.model.device();
-        let column = |values: Vec<i32>| {
-            Tensor::<2, Int>::from_data(TensorData::new(values, [n_rows, 1]), &device)
-        };
-        let cells: Vec<bool> =
+        let column = |values: Vec<i32>| TokenInts::new(values, [n_rows, 1]);
+        let tokens: Vec<bool> =
             self.rows.iter().flat_map(|row| row.visible.iter().copied()).collect();
-        let visible = Visible::new(n_rows, cells.len() / n_rows, cells).packed(self.packed);
-        let layout = Layout::whole(visible, 1);
-        let embeddings = self.model.embed(column(ids));
-        let cache = std::mem::take(&mut self.cache);
-        let (states, cache) =
-            self.model.forward(embeddings, column(position_ids), cache, &layout, None);
-        self.cache = cache;
+        let visible = Visible::new(n_rows, tokens.len() / n_rows, tokens).packed(self.unpadded);
+        let layout = PassLayout::whole(column(position_ids), visible);
+        let embeddings = self.model.embed(column(ids).tensor(&device));
+        let (states, new) = self.model.forward(embeddings, &self.cache, &layout, None);
+        self.cache = std::mem::take(&mut self.cache).push(new);
         states.last().squeeze_dim(1) // [batch, 1, d_model] → [batch, d_model]
     }
 }
@@ -328,7 +324,7 @@ fn sample(logits: &[f32], temperature: f64, top_k: usize, u: f64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use burn::tensor::{Device, TensorData};
 
     #[test]
     fn sampling_follows_the_softmax() {

@@ -7,7 +7,7 @@ use crate::{
     Result,
     data::Tokenizer,
     device,
-    latent::{LatentModel, Trace, Wanted, batch::Batch},
+    latent::{LatentModel, ReadSet, Trace, batch::Batch},
 };
 
 /// The likeliest tokens, likeliest first, as the vocabulary writes them, with their probabilities.
@@ -31,7 +31,7 @@ pub fn lens(
     if prompts.iter().all(|ids| latents(ids, tokenizer).is_empty()) {
         return Ok(vec![Vec::new(); prompts.len()]);
     }
-    let (batch, trace) = forward_prompts(model, prompts, options, Wanted::Everything)?;
+    let (batch, trace) = forward_prompts(model, prompts, options, ReadSet::ALL)?;
     read(model, tokenizer, prompts, &batch, &trace, n_tokens)
 }
 

@@ -1,9 +1,9 @@
 //! Gradients of a batch, with every activation kept, or computed again one pass or one block at a time
-//! (docs/method.md 4.4).
+//! (docs/method.md 4.4; elsewhere called activation or gradient checkpointing).
 //!
 //! Recomputing: a forward sweep without a graph keeps what crosses passes, which is keys and values, thoughts and
-//! the hidden states that losses read; by blocks, every hidden state. The losses' gradients at those hidden
-//! states come first. Then, from the last pass to the first, a pass is run again from leaf inputs and
+//! the hidden states that losses read; by blocks, every hidden state. To the loss they are leaves, and its
+//! gradients at them come first. Then, from the last pass to the first, a pass is run again from leaf inputs and
 //! pulled back, at once or from its last block to its first: the gradients of its inputs are what earlier
 //! passes receive.
 
@@ -15,14 +15,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     LatentModel, Trace,
-    forward::{self, Sweep, Wanted, embed, layout, of_pass, place, row_space, run, think},
-};
-use crate::{
-    latent::batch::Batch,
-    model::{
-        Cache, HiddenStates,
-        parameters::{self, NamedTensors, accumulate},
+    batch::{Batch, Fed, Pass},
+    forward::{
+        ForwardOptions, add_positions, embed, first_tracked, pass_seed, row_space, run, run_pass,
+        think,
     },
+    reads::{ReadLayers, ReadSet},
+};
+use crate::model::{
+    Cache, HiddenStates,
+    parameters::{NamedTensors, accumulate, take_gradients},
 };
 
 /// What backward computes again.
@@ -38,21 +40,22 @@ pub enum Recompute {
     Blocks,
 }
 
-/// How [`backward`] runs a batch.
+/// How gradients are computed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BackwardOptions {
     /// What the loss reads of the trace.
-    pub reads: Wanted,
+    pub reads: ReadSet,
     /// What is computed again.
     pub recompute: Recompute,
-    /// Gradients flow through so many of the last passes; all if `None`.
+    /// Gradients flow through so many of the last passes, all if `None`.
     pub tracked: Option<usize>,
-    /// Each block of each pass draws its dropout from its own stream of this seed, to be drawn again.
+    /// Each block of each pass draws its dropout from its own stream of it, to be drawn again.
     pub seed: u64,
 }
 
-/// The gradients of a loss at the parameters of `module`, which has autodiff and holds `model`, and
-/// whatever else `loss` makes of the trace; `None` if there is no loss.
+/// The gradients of a loss, a function of the trace, at the parameters of `module`: the model, which has autodiff,
+/// or what holds it together with parameters of the loss's own; and whatever else `loss` makes of the trace. `None`
+/// if there is no loss.
 pub fn backward<M: Module, T>(
     module: &M,
     model: &LatentModel,
@@ -60,245 +63,333 @@ pub fn backward<M: Module, T>(
     options: BackwardOptions,
     loss: impl FnOnce(&Trace) -> Option<(Tensor<1>, T)>,
 ) -> Option<(NamedTensors, T)> {
-    let BackwardOptions { reads: wanted, recompute, tracked, seed } = options;
-    let sweep = Sweep { tracked, wanted, seed: Some(seed), trim: false };
-    let pull = match recompute {
-        Recompute::None => {
-            let trace = run(model, batch, sweep);
-            let (loss, besides) = loss(&trace)?;
-            drop(trace);
-            return Some((parameters::take_gradients(module, &mut loss.backward()), besides));
-        }
-        Recompute::Passes => at_once,
-        Recompute::Blocks => by_blocks,
-    };
+    match options.recompute {
+        Recompute::None => kept(module, model, batch, options, loss),
+        Recompute::Passes => recomputed(module, model, batch, options, vjp_pass, loss),
+        Recompute::Blocks => recomputed(module, model, batch, options, vjp_blocks, loss),
+    }
+}
 
-    let constant = model.clone().no_grad();
-    let trim = recompute == Recompute::Passes;
-    let Trace { hidden, thoughts, cache } =
-        run(&constant, batch, Sweep { tracked: None, trim, ..sweep });
+/// Gradients through one graph of all passes.
+fn kept<M: Module, T>(
+    module: &M,
+    model: &LatentModel,
+    batch: &Batch,
+    BackwardOptions { reads, tracked, seed, .. }: BackwardOptions,
+    loss: impl FnOnce(&Trace) -> Option<(Tensor<1>, T)>,
+) -> Option<(NamedTensors, T)> {
+    let options = ForwardOptions { reads, tracked, seed: Some(seed) };
+    let trace = super::forward(model, batch, options);
+    let (loss, besides) = loss(&trace)?;
+    drop(trace);
+    Some((take_gradients(module, &mut loss.backward()), besides))
+}
+
+/// Gradients pass by pass, the last one first.
+fn recomputed<M: Module, T>(
+    module: &M,
+    model: &LatentModel,
+    batch: &Batch,
+    options: BackwardOptions,
+    vjp: fn(&M, &PassReplay, OutputGrads) -> InputGrads,
+    loss: impl FnOnce(&Trace) -> Option<(Tensor<1>, T)>,
+) -> Option<(NamedTensors, T)> {
+    let BackwardOptions { reads, tracked, seed, .. } = options;
+    let sweep = ForwardOptions { reads, tracked, seed: Some(seed) };
+    let trace =
+        run(model, batch, sweep, batch.passes.len(), |states, pass| keep(states, pass, options));
     let row_space = row_space(model);
-    let of_losses: Vec<_> = hidden.iter().map(|states| states.clone().map(leaf)).collect();
-    let leaves = Trace { hidden: of_losses, thoughts: Vec::new(), cache: Cache::default() };
+    let leaves = trace.clone().map(leaf);
     let (loss, besides) = loss(&leaves)?;
     let mut found = loss.backward();
-    let mut total = parameters::take_gradients(module, &mut found);
-    let mut upstream: Vec<Vec<Option<Tensor<3>>>> = (leaves.hidden.iter())
-        .map(|states| states.all().iter().map(|x| x.grad_remove(&mut found)).collect())
-        .collect();
+    let mut total = take_gradients(module, &mut found);
+    let mut upstream = Upstream::new(&leaves, batch, &mut found);
     drop((leaves, found));
 
-    let layers = model.transformer.config.n_layer;
-    let passes = batch.passes.len();
-    let prefix = batch.passes.first()?.columns.len();
-    // Gradients of the keys and values of the first pass, and of all later columns so far.
-    let mut of_cache: Vec<[Option<Tensor<3>>; 2]> = vec![[None, None]; layers];
-    let mut of_thought: Option<Tensor<3>> = None; // of the thought after the pass at hand
-    for number in (passes - passes.min(tracked.unwrap_or(usize::MAX))..passes).rev() {
-        let columns = batch.passes[number].columns.clone();
-        let before = columns.start.saturating_sub(prefix); // later columns, before these
-        let mut past = Cache::new(layers);
-        let mut packed = Vec::with_capacity(layers);
-        for (layer, [of_first, of_later]) in of_cache.iter_mut().enumerate() {
-            let chunks = cache.layer(layer);
-            if number == 0 {
-                packed.push(of_first.take());
-                continue;
-            }
-            past.push(layer, leaf(chunks[0].clone()));
-            if number > 1 {
-                past.push(layer, leaf(chunks[1].clone().narrow(1, 0, before)));
-            }
-            let later = of_later.take();
-            packed.push(later.clone().map(|x| x.narrow(1, before, columns.len())));
-            *of_later = later.filter(|_| before > 0).map(|x| x.narrow(1, 0, before));
-        }
-        let again = Again {
+    let first = first_tracked(batch, tracked);
+    for number in (first..batch.passes.len()).rev() {
+        let replay = PassReplay {
             model,
             batch,
             number,
-            wanted,
-            seed,
+            options,
             row_space: row_space.as_ref(),
-            states: &hidden[number],
-            thought: number.checked_sub(1).map(|before| leaf(thoughts[before].clone())),
-            past,
+            states: &trace.hidden[number],
+            thoughts: trace.thoughts[number].clone().map(leaf),
+            past: trace.cache.before(batch.passes[number].columns.start, upstream.prefix).map(leaf),
         };
-        let states = std::mem::take(&mut upstream[number]);
-        let found = pull(&again, Outputs { states, packed, thought: of_thought.take() });
-        total = accumulate(Some(total), found.parameters);
-        of_thought = found.thought;
-        for (sums, chunks) in of_cache.iter_mut().zip(found.past) {
-            sums.iter_mut().zip(chunks).for_each(|(sum, chunk)| add(sum, chunk));
-        }
+        let grads = vjp(module, &replay, upstream.outputs(batch, number));
+        add(&mut upstream.grad_thoughts[number], grads.thoughts);
+        upstream.add_past(grads.past);
+        total = accumulate(Some(total), grads.parameters);
     }
+    // What the first tracked pass is fed was made of constants, and parameters that the sweep recorded.
+    let mut made = Vjp::default();
+    for (thoughts, grad) in trace.thoughts.into_iter().zip(upstream.grad_thoughts) {
+        thoughts.into_iter().for_each(|thoughts| made.add(thoughts, grad.clone()));
+    }
+    let found = made.pull().map(|mut found| take_gradients(module, &mut found));
+    let total = found.into_iter().fold(total, |total, found| accumulate(Some(total), found));
     Some((total, besides))
 }
 
+/// What of a pass's hidden states outlives it while activations are computed again: what the loss reads, or
+/// what each block begins from.
+fn keep(states: HiddenStates, pass: &Pass, options: BackwardOptions) -> HiddenStates {
+    let BackwardOptions { reads, recompute, .. } = options;
+    match (recompute, reads.layers) {
+        (Recompute::Passes, ReadLayers::Last) => states.only_last(),
+        (Recompute::Passes, ReadLayers::All) => states.only_read(pass.layout(reads.positions)),
+        _ => states,
+    }
+}
+
+/// Gradients of what passes computed, as far as they are known: from the loss, and from later passes.
+struct Upstream {
+    /// By pass, of the hidden states that were kept.
+    grad_states: Vec<Vec<Option<Tensor<3>>>>,
+    /// By pass, of its last state before the final norm.
+    grad_unnormed: Vec<Option<Tensor<3>>>,
+    /// By pass, of the thoughts that it is fed.
+    grad_thoughts: Vec<Option<Tensor<3>>>,
+    /// By layer, of the cache's first chunk, and of all later columns that passes to come have computed.
+    grad_cache: Vec<[Option<Tensor<3>>; 2]>,
+    /// The columns of the cache's first chunk.
+    prefix: usize,
+}
+
+impl Upstream {
+    /// The gradients of a loss at its leaves.
+    fn new(leaves: &Trace, batch: &Batch, found: &mut Gradients) -> Self {
+        let mut grad = |x: &Tensor<3>| x.grad_remove(found);
+        let mut grad_states = Vec::with_capacity(leaves.hidden.len());
+        let mut grad_unnormed = Vec::with_capacity(leaves.hidden.len());
+        for states in &leaves.hidden {
+            grad_states.push(states.kept().iter().map(&mut grad).collect());
+            grad_unnormed.push(grad(&states.unnormed()));
+        }
+        let thoughts = leaves.thoughts.iter();
+        let grad_thoughts = thoughts.map(|x| x.as_ref().and_then(&mut grad)).collect();
+        let grad_cache = (0..leaves.cache.n_layer()).map(|layer| {
+            let mut chunks = leaves.cache.layer(layer).iter();
+            [(); 2].map(|()| chunks.next().and_then(&mut grad))
+        });
+        let grad_cache = grad_cache.collect();
+        let prefix = batch.passes.iter().find(|pass| pass.keep).map_or(0, |p| p.columns.len());
+        Self { grad_states, grad_unnormed, grad_thoughts, grad_cache, prefix }
+    }
+
+    /// What is known of a pass's results when all later passes are done.
+    fn outputs<'a>(&mut self, batch: &'a Batch, number: usize) -> OutputGrads<'a> {
+        let fed = |(later, grad): (&'a Pass, &mut Option<Tensor<3>>)| {
+            let fed = later.fed.as_ref().filter(|fed| fed.states.pass == number)?;
+            Some((fed, grad.take()?))
+        };
+        OutputGrads {
+            states: std::mem::take(&mut self.grad_states[number]),
+            unnormed: self.grad_unnormed[number].take(),
+            thoughts: batch.passes.iter().zip(&mut self.grad_thoughts).filter_map(fed).collect(),
+            new: self.take_columns(&batch.passes[number]),
+        }
+    }
+
+    /// By layer, the gradient of a pass's own columns of the cache.
+    fn take_columns(&mut self, pass: &Pass) -> Vec<Option<Tensor<3>>> {
+        if !pass.keep {
+            return vec![None; self.grad_cache.len()];
+        }
+        let before = pass.columns.start.saturating_sub(self.prefix); // later columns, before these
+        let take = |[first, later]: &mut [Option<Tensor<3>>; 2]| {
+            if pass.columns.start == 0 {
+                return first.take();
+            }
+            let all = later.take();
+            *later = all.clone().filter(|_| before > 0).map(|x| x.narrow(1, 0, before));
+            all.map(|x| x.narrow(1, before, pass.columns.len()))
+        };
+        self.grad_cache.iter_mut().map(take).collect()
+    }
+
+    /// Adds gradients of the chunks that a pass saw, by layer.
+    fn add_past(&mut self, past: Vec<Vec<Option<Tensor<3>>>>) {
+        for (sums, chunks) in self.grad_cache.iter_mut().zip(past) {
+            sums.iter_mut().zip(chunks).for_each(|(sum, chunk)| add(sum, chunk));
+        }
+    }
+}
+
 /// A pass to be run again.
-struct Again<'a> {
+struct PassReplay<'a> {
     model: &'a LatentModel,
     batch: &'a Batch,
     number: usize,
-    wanted: Wanted,
-    /// Of the batch's dropout.
-    seed: u64,
+    options: BackwardOptions,
     row_space: Option<&'a Tensor<2>>,
     /// What it computed, as far as it was kept.
     states: &'a HiddenStates,
-    /// The thought that it begins with: a leaf.
-    thought: Option<Tensor<3>>,
+    /// The thoughts that it is fed: leaves.
+    thoughts: Option<Tensor<3>>,
     /// Keys and values of earlier passes: leaves.
     past: Cache,
 }
 
 /// Gradients of what a pass computes.
-struct Outputs {
-    /// Of its last hidden states, as many as are read.
+struct OutputGrads<'a> {
+    /// Those of the hidden states that were kept, first to last.
     states: Vec<Option<Tensor<3>>>,
-    /// By layer, of its packed rows.
-    packed: Vec<Option<Tensor<3>>>,
-    /// Of the thought after it.
-    thought: Option<Tensor<3>>,
+    /// That of the last state before the final norm.
+    unnormed: Option<Tensor<3>>,
+    /// Those of the thoughts that are made of its states, with where later passes are fed them.
+    thoughts: Vec<(&'a Fed, Tensor<3>)>,
+    /// By layer, those of its queries, keys and values.
+    new: Vec<Option<Tensor<3>>>,
 }
 
 /// Gradients of what a pass is computed from.
 #[derive(Default)]
-struct Inputs {
+struct InputGrads {
     parameters: NamedTensors,
-    thought: Option<Tensor<3>>,
-    /// By layer, of each chunk of the cache.
+    /// Those of the thoughts that it is fed.
+    thoughts: Option<Tensor<3>>,
+    /// By layer, those of the cache's chunks.
     past: Vec<Vec<Option<Tensor<3>>>>,
 }
 
-/// Pulls a pass back through one graph of all of it.
-fn at_once(again: &Again, outputs: Outputs) -> Inputs {
-    let Again { model, batch, number, seed, row_space, thought, past, .. } = again;
-    let embeddings = embed(model, batch, *number, thought.clone());
-    let layout = layout(model, batch, *number, again.wanted);
-    let (states, longer) = forward::pass(
-        model,
-        batch,
-        *number,
-        embeddings.clone(),
-        past.clone(),
-        &layout,
-        Some(*seed),
-    );
-    let mut pull = Pull::default();
-    if let Some(gradient) = outputs.thought {
-        let inputs = [again.first(&embeddings), embeddings.clone()];
-        pull.add(think(model, batch, number + 1, &states, &inputs, *row_space), Some(gradient));
+impl PassReplay<'_> {
+    fn pass(&self) -> &Pass {
+        &self.batch.passes[self.number]
     }
-    let ours = states.all();
-    for (x, gradient) in ours[ours.len() - outputs.states.len()..].iter().zip(outputs.states) {
-        pull.add(x.clone(), gradient);
+
+    fn seed(&self) -> u64 {
+        pass_seed(self.options.seed, self.number)
     }
-    for (layer, gradient) in outputs.packed.into_iter().enumerate() {
-        let Some(packed) = longer.layer(layer).last() else { continue };
-        let (width, new) = (packed.dims()[1], embeddings.dims()[1]);
-        pull.add(packed.clone().narrow(1, width - new, new), gradient);
+
+    /// The input embeddings that `ie` feeds back: this pass's own, or those of one of text only.
+    fn inputs(&self, fed: &Fed, embeddings: &Tensor<3>) -> Tensor<3> {
+        match fed.inputs.pass == self.number {
+            true => embeddings.clone(),
+            false => embed(self.model, &self.batch.passes[fed.inputs.pass], None),
+        }
     }
-    let Some(mut found) = pull.back() else { return Inputs::default() };
-    let of_chunks = |layer| past.layer(layer).iter().map(|x| x.grad_remove(&mut found)).collect();
-    Inputs {
-        past: (0..model.transformer.config.n_layer).map(of_chunks).collect(),
-        thought: thought.as_ref().and_then(|thought| thought.grad_remove(&mut found)),
-        parameters: parameters::take_gradients(*model, &mut found),
+
+    fn think(&self, fed: &Fed, states: &HiddenStates, inputs: &Tensor<3>) -> Tensor<3> {
+        think(self.model, self.batch, fed, states, inputs, self.row_space)
     }
 }
 
-/// Pulls a pass back block by block, each through a graph of its own, from the thought after it to
-/// its embeddings.
-fn by_blocks(again: &Again, outputs: Outputs) -> Inputs {
-    let Again { model, batch, number, seed, row_space, states, thought, past, .. } = again;
-    let transformer = &model.transformer;
-    let layers = transformer.config.n_layer;
+/// Pulls a pass back through one graph of all of it.
+fn vjp_pass<M: Module>(module: &M, replay: &PassReplay, grads: OutputGrads) -> InputGrads {
+    let PassReplay { model, options, thoughts, past, .. } = replay;
+    let embeddings = embed(model, replay.pass(), thoughts.clone());
+    let (states, new) = run_pass(
+        model,
+        replay.pass(),
+        embeddings.clone(),
+        past,
+        options.reads.positions,
+        Some(replay.seed()),
+    );
+    let mut vjp = Vjp::default();
+    for (fed, grad) in grads.thoughts {
+        let inputs = replay.inputs(fed, &embeddings);
+        vjp.add(replay.think(fed, &states, &inputs), Some(grad));
+    }
+    let states = keep(states, replay.pass(), *options);
+    for (x, grad) in states.kept().iter().zip(grads.states) {
+        vjp.add(x.clone(), grad);
+    }
+    vjp.add(states.unnormed(), grads.unnormed);
+    for (qkv, grad) in new.into_iter().zip(grads.new) {
+        vjp.add(qkv, grad);
+    }
+    let Some(mut found) = vjp.pull() else { return InputGrads::default() };
+    let of_chunks = |layer| past.layer(layer).iter().map(|x| x.grad_remove(&mut found)).collect();
+    InputGrads {
+        past: (0..past.n_layer()).map(of_chunks).collect(),
+        thoughts: thoughts.as_ref().and_then(|thoughts| thoughts.grad_remove(&mut found)),
+        parameters: take_gradients(module, &mut found),
+    }
+}
+
+/// Pulls a pass back block by block, each through a graph of its own, from the thoughts made of it to its
+/// embeddings.
+fn vjp_blocks<M: Module>(module: &M, replay: &PassReplay, grads: OutputGrads) -> InputGrads {
+    let PassReplay { model, options, states, thoughts, past, .. } = replay;
+    let (transformer, pass) = (&model.transformer, replay.pass());
     let mut parameters = None;
-    let mut back = |pull: Pull| {
-        let mut found = pull.back()?;
-        let here = parameters::take_gradients(*model, &mut found);
+    let mut pull = |vjp: Vjp| {
+        let mut found = vjp.pull()?;
+        let here = take_gradients(module, &mut found);
         parameters = Some(accumulate(parameters.take(), here));
         Some(found)
     };
-    let of = |x: &Tensor<3>, found: &mut Option<Gradients>| x.grad_remove(found.as_mut()?);
-    let embeddings = embed(model, batch, *number, thought.clone());
-    let first = again.first(&embeddings);
+    let grad = |x: &Tensor<3>, found: &mut Option<Gradients>| x.grad_remove(found.as_mut()?);
+    let embeddings = embed(model, pass, thoughts.clone());
 
-    let mut of_states = outputs.states;
-    let mut of_inputs = [None, None];
-    let mut of_x = None; // of the residual stream after the block at hand
-    if let Some(gradient) = outputs.thought {
-        let states = (*states).clone().map(leaf);
-        let inputs = [&first, &embeddings].map(|x| leaf(x.clone()));
-        let mut pull = Pull::default();
-        pull.add(think(model, batch, number + 1, &states, &inputs, *row_space), Some(gradient));
-        let mut found = back(pull);
-        for (sum, x) in of_states.iter_mut().zip(states.all()) {
-            add(sum, of(x, &mut found));
+    let mut grad_states = grads.states;
+    let mut grad_x = grads.unnormed; // of the residual stream after the block at hand
+    let mut grad_inputs = Vec::with_capacity(grads.thoughts.len()); // what `ie` read, and its gradient
+    for (fed, grad_thoughts) in grads.thoughts {
+        let inputs = replay.inputs(fed, &embeddings);
+        let (states, leaf_inputs) = ((*states).clone().map(leaf), leaf(inputs.clone()));
+        let mut vjp = Vjp::default();
+        vjp.add(replay.think(fed, &states, &leaf_inputs), Some(grad_thoughts));
+        let mut found = pull(vjp);
+        for (sum, x) in grad_states.iter_mut().zip(states.kept()) {
+            add(sum, grad(x, &mut found));
         }
-        of_x = of(&states.unnormed(), &mut found);
-        of_inputs = inputs.each_ref().map(|x| of(x, &mut found));
+        add(&mut grad_x, grad(&states.unnormed(), &mut found));
+        grad_inputs.push((inputs, grad(&leaf_inputs, &mut found)));
     }
 
     let end = leaf(states.unnormed());
-    let mut pull = Pull::default();
-    pull.add(transformer.final_norm(end.clone()), of_states.pop().flatten());
-    add(&mut of_x, of(&end, &mut back(pull)));
+    let mut vjp = Vjp::default();
+    vjp.add(transformer.final_norm(end.clone()), grad_states.pop().flatten());
+    add(&mut grad_x, grad(&end, &mut pull(vjp)));
 
-    let seed = Some(of_pass(*seed, *number));
-    let layout = layout(model, batch, *number, again.wanted);
-    let (placed, position_ids) = place(model, batch, *number, embeddings.clone());
-    let positions = transformer.positions(position_ids);
-    let mut of_past = vec![Vec::new(); layers];
-    for (layer, of_packed) in outputs.packed.into_iter().enumerate().rev() {
-        let x = leaf(states.all()[layer].clone());
+    let seed = Some(replay.seed());
+    let layout = pass.layout(options.reads.positions);
+    let positions = transformer.positions(layout);
+    let mut grad_past = vec![Vec::new(); past.n_layer()];
+    for (layer, grad_new) in grads.new.into_iter().enumerate().rev() {
+        let x = leaf(states.state(layer));
         let chunks = past.layer(layer);
-        let (y, packed) = transformer.block(layer, x.clone(), chunks, &positions, &layout, seed);
-        let mut pull = Pull::default();
-        pull.add(y, of_x.take());
-        pull.add(packed, of_packed);
-        let mut found = back(pull);
-        of_x = of_states.pop().flatten();
-        add(&mut of_x, of(&x, &mut found));
-        of_past[layer] = chunks.iter().map(|chunk| of(chunk, &mut found)).collect();
+        let (y, qkv) = transformer.block(layer, x.clone(), chunks, &positions, layout, seed);
+        let mut vjp = Vjp::default();
+        vjp.add(y, grad_x.take());
+        vjp.add(qkv, grad_new);
+        let mut found = pull(vjp);
+        grad_x = grad_states.pop().flatten();
+        add(&mut grad_x, grad(&x, &mut found));
+        grad_past[layer] = chunks.iter().map(|chunk| grad(chunk, &mut found)).collect();
     }
 
-    let [of_first, of_embeddings] = of_inputs;
-    let mut pull = Pull::default();
-    pull.add(transformer.embed_positions(placed, &positions, seed), of_x);
-    pull.add(first, of_first);
-    pull.add(embeddings, of_embeddings);
-    let mut found = back(pull);
-    let thought = thought.as_ref().and_then(|thought| of(thought, &mut found));
-    Inputs { parameters: parameters.unwrap_or_default(), thought, past: of_past }
-}
-
-impl Again<'_> {
-    /// The first pass's input embeddings, which `compat: replication` reads; elsewhere these.
-    fn first(&self, embeddings: &Tensor<3>) -> Tensor<3> {
-        match self.model.thinking.replicates() && self.number > 0 {
-            true => embed(self.model, self.batch, 0, None),
-            false => embeddings.clone(),
-        }
+    let mut vjp = Vjp::default();
+    let placed = add_positions(model, pass, embeddings);
+    vjp.add(transformer.embed_positions(placed, &positions, seed), grad_x);
+    for (inputs, grad_inputs) in grad_inputs {
+        vjp.add(inputs, grad_inputs);
     }
+    let mut found = pull(vjp);
+    let thoughts = thoughts.as_ref().and_then(|thoughts| grad(thoughts, &mut found));
+    InputGrads { parameters: parameters.unwrap_or_default(), thoughts, past: grad_past }
 }
 
-/// Results of a graph with their gradients: pulled back together.
+/// A vector-Jacobian product: results of a graph with their gradients, pulled back together.
 #[derive(Default)]
-struct Pull(Option<Tensor<1>>);
+struct Vjp(Option<Tensor<1>>);
 
-impl Pull {
-    fn add(&mut self, output: Tensor<3>, gradient: Option<Tensor<3>>) {
-        let Some(gradient) = gradient.filter(|_| output.is_tracked()) else { return };
-        let product = (output * Tensor::from_inner(gradient)).sum();
+impl Vjp {
+    fn add(&mut self, output: Tensor<3>, grad: Option<Tensor<3>>) {
+        let Some(grad) = grad.filter(|_| output.is_tracked()) else { return };
+        let product = (output * Tensor::from_inner(grad)).sum();
         self.0 = Some(match self.0.take() {
             Some(sum) => sum + product,
             None => product,
         });
     }
 
-    fn back(self) -> Option<Gradients> {
+    fn pull(self) -> Option<Gradients> {
         self.0.map(|sum| sum.backward())
     }
 }

@@ -2,14 +2,20 @@
 
 pub mod backward;
 pub mod batch;
+pub mod config;
 pub mod feedback;
 pub mod forward;
 pub mod model;
 pub mod position;
+pub mod reads;
+pub mod trace;
 
-pub use backward::Recompute;
-pub use batch::Batch;
-pub use feedback::Reinject;
-pub use forward::{Trace, Wanted, forward};
-pub use model::{Compat, LatentModel, Thinking};
+pub use backward::{BackwardOptions, Recompute, backward};
+pub use batch::{Batch, PassPlan};
+pub use config::{Compat, LatentConfig};
+pub use feedback::Feedback;
+pub use forward::{ForwardOptions, forward};
+pub use model::{LatentModel, LatentSizes};
 pub use position::LatentPositions;
+pub use reads::{ReadLayers, ReadPositions, ReadSet};
+pub use trace::Trace;

@@ -2,15 +2,19 @@
 
 use burn::tensor::Tensor;
 
-/// Per layer, the packed queries, keys and values of earlier columns, oldest first.
+/// Per layer, the queries, keys and values of a pass's columns, side by side: `[batch, columns, qkv]`, or
+/// `[1, tokens, qkv]` without padding.
+pub type NewColumns = Vec<Tensor<3>>;
+
+/// Per layer, the queries, keys and values of earlier columns, oldest first.
 ///
-/// A value: it is passed into a pass and a longer one comes back. Gradients flow through it unless
-/// it was detached. Keeping whole packed rows costs no copy; attention reads the keys and values
-/// where they lie.
+/// A value: a pass reads it, and its own columns are appended to it or dropped. Gradients flow through it
+/// unless it was detached. Keeping whole rows of queries, keys and values costs no copy; attention reads
+/// the keys and values where they lie.
 #[derive(Clone, Debug, Default)]
 pub struct Cache {
-    /// `layers[l]`: chunks `[batch, columns, packed]`: the first pass's (`[1, cells, packed]` if it was
-    /// packed), then all later ones joined.
+    /// `layers[l]`: chunks `[batch, columns, qkv]`: the first pass's (`[1, tokens, qkv]` if it leaves padding
+    /// out), then all later ones joined.
     layers: Vec<Vec<Tensor<3>>>,
 }
 
@@ -20,25 +24,44 @@ impl Cache {
         Self { layers: vec![Vec::new(); n_layer] }
     }
 
-    /// The chunks of one layer, each `[batch, columns, packed]`, a packed one `[1, cells, packed]`.
+    /// The number of layers.
+    pub fn n_layer(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The chunks of one layer, each `[batch, columns, qkv]`, the first one `[1, tokens, qkv]` if it leaves
+    /// padding out.
     pub fn layer(&self, layer: usize) -> &[Tensor<3>] {
         self.layers.get(layer).map_or(&[], Vec::as_slice)
     }
 
-    /// Appends a pass's packed rows to one layer. The first pass stays a chunk of its own, so that
-    /// the long prefix is never copied; the short later ones are joined.
-    pub fn push(&mut self, layer: usize, packed: Tensor<3>) {
-        let chunks = &mut self.layers[layer];
-        if chunks.len() < 2 {
-            chunks.push(packed);
-        } else if let Some(last) = chunks.pop() {
-            chunks.push(Tensor::cat(vec![last, packed], 1));
+    /// The same with a pass's columns appended. The first pass stays a chunk of its own, so that the long
+    /// prefix is never copied; the short later ones are joined.
+    pub fn push(mut self, new: NewColumns) -> Self {
+        for (chunks, new) in self.layers.iter_mut().zip(new) {
+            if chunks.len() < 2 {
+                chunks.push(new);
+            } else if let Some(last) = chunks.pop() {
+                chunks.push(Tensor::cat(vec![last, new], 1));
+            }
         }
+        self
     }
 
-    /// The same keys and values as constants.
-    pub fn detach(self) -> Self {
-        let detach = |chunks: Vec<Tensor<3>>| chunks.into_iter().map(Tensor::detach).collect();
-        Self { layers: self.layers.into_iter().map(detach).collect() }
+    /// The same with each chunk replaced.
+    pub fn map(self, replace: impl Fn(Tensor<3>) -> Tensor<3>) -> Self {
+        let chunks = |chunks: Vec<Tensor<3>>| chunks.into_iter().map(&replace).collect();
+        Self { layers: self.layers.into_iter().map(chunks).collect() }
+    }
+
+    /// The first `columns` columns, given that the first chunk stands for `first` of them.
+    pub fn before(&self, columns: usize, first: usize) -> Self {
+        let chunks = |chunks: &Vec<Tensor<3>>| {
+            let later = columns.saturating_sub(first);
+            let first = chunks.first().filter(|_| columns > 0).cloned();
+            let rest = chunks.get(1).filter(|_| later > 0);
+            first.into_iter().chain(rest.map(|x| x.clone().narrow(1, 0, later))).collect()
+        };
+        Self { layers: self.layers.iter().map(chunks).collect() }
     }
 }

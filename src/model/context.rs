@@ -3,25 +3,25 @@
 use burn::tensor::Tensor;
 use coconut_kernels::{self as kernels, Visible};
 
-use super::{ModelConfig, Positions, Reads};
+use super::{LastReads, ModelConfig, Positions};
 
 /// What one block needs beside the residual stream that enters it.
 pub(super) struct BlockContext<'a> {
     /// The model's shape.
     pub config: &'a ModelConfig,
-    /// The packed rows of earlier columns at this layer, oldest first, each `[batch, columns, packed]`.
+    /// The queries, keys and values of earlier columns at this layer, oldest first, each `[batch, columns, qkv]`.
     pub past: &'a [Tensor<3>],
     /// The positions of the new columns.
     pub positions: &'a Positions,
     /// Which of all the columns, earlier and new, hold tokens.
     pub visible: &'a Visible,
-    /// The cells whose result is read, in the last block if they are few.
-    pub reads: Option<&'a Reads>,
+    /// The tokens whose result is read, in the last block if they are few.
+    pub reads: Option<&'a LastReads>,
 }
 
 impl BlockContext<'_> {
-    /// The residual stream `x: [batch, new, d_model]` and what attention makes of the new columns' packed rows,
-    /// `[batch, new, q · dim]`, both at the cells that are read.
+    /// The residual stream `x: [batch, new, d_model]` and what attention makes of the new columns' queries, keys and
+    /// values, `[batch, new, q · dim]`, both at the tokens that are read.
     pub(super) fn attention(&self, x: Tensor<3>, qkv: Tensor<3>) -> [Tensor<3>; 2] {
         let Self { config, past, visible, reads, .. } = self;
         let p = if x.is_autodiff() { config.dropout.attention } else { 0.0 };

@@ -121,11 +121,11 @@ impl Gpt2 {
 }
 
 impl Block {
-    /// `x: [batch, new, d_model]` → the same, at the cells that are read; and the new columns' packed rows.
+    /// `x: [batch, new, d_model]` → the same, at the tokens that are read; and the new columns' queries, keys and values.
     pub(super) fn forward(&self, x: Tensor<3>, context: &BlockContext) -> (Tensor<3>, Tensor<3>) {
         let ModelConfig { norm_eps: eps, dropout: p, precision, gelu, .. } = *context.config;
 
-        let qkv = self.attn.c_attn.forward(self.ln_1.forward(x.clone(), eps), precision); // [batch, new, packed]
+        let qkv = self.attn.c_attn.forward(self.ln_1.forward(x.clone(), eps), precision); // [batch, new, qkv]
         let [x, attn_out] = context.attention(x, qkv.clone());
         let x = x + dropout(self.attn.c_proj.forward(attn_out, precision), p.residual);
 

@@ -127,14 +127,14 @@ impl Llama {
 }
 
 impl Block {
-    /// `x: [batch, new, d_model]` → the same, at the cells that are read; and the new columns' packed rows,
-    /// their queries and keys turned to their positions.
+    /// `x: [batch, new, d_model]` → the same, at the tokens that are read; and the new columns' queries, keys and values,
+    /// the first two turned to their positions.
     pub(super) fn forward(&self, x: Tensor<3>, context: &BlockContext) -> (Tensor<3>, Tensor<3>) {
         let ModelConfig { norm_eps: eps, heads, precision, .. } = *context.config;
         let Attention { q_proj, k_proj, v_proj, o_proj, q_norm, k_norm } = &self.self_attn;
 
         let normed = self.input_layernorm.forward(x.clone(), eps);
-        let mut qkv = fused_linears(normed, [q_proj, k_proj, v_proj], precision); // [batch, new, packed]
+        let mut qkv = fused_linears(normed, [q_proj, k_proj, v_proj], precision); // [batch, new, qkv]
         if let (Some(q), Some(k)) = (q_norm, k_norm) {
             qkv = kernels::head_norm(qkv, q.weight.val(), k.weight.val(), heads, eps);
         }

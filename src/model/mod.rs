@@ -2,13 +2,14 @@
 //! cache, and returns hidden states.
 
 pub mod cache;
-pub mod cells;
 pub mod config;
 mod context;
 pub mod gpt2;
+pub mod hidden;
 pub mod init;
 pub mod json;
 pub mod layers;
+pub mod layout;
 pub mod llama;
 pub mod lora;
 pub mod parameters;
@@ -17,9 +18,10 @@ pub mod tensors;
 pub mod transformer;
 pub mod weights;
 
-pub use cache::Cache;
-pub use cells::{Cells, Layout, Reads};
+pub use cache::{Cache, NewColumns};
 pub use config::ModelConfig;
+pub use hidden::HiddenStates;
+pub use layout::{LastReads, PassLayout, TokenInts, TokenLayout};
 pub use lora::Lora;
 pub use positions::Positions;
-pub use transformer::{HiddenStates, Transformer};
+pub use transformer::Transformer;

@@ -156,3 +156,8 @@ pub fn accumulate(total: Option<NamedTensors>, gradients: NamedTensors) -> Named
     }
     total
 }
+
+/// A constant on the side of autodiff that another tensor is on, so that the two can be combined.
+pub fn constant_like<const D: usize, const E: usize>(x: Tensor<D>, like: &Tensor<E>) -> Tensor<D> {
+    if like.is_autodiff() && !x.is_autodiff() { Tensor::from_inner(x) } else { x }
+}

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use super::TokenInts;
+
 /// Rotary positions (Su et al. 2021, arXiv 2104.09864): pair `i` of a head of width `dim` turns by
 /// `position · theta^(−2i/dim)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,24 +66,23 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// Of learned positions, which have no angles.
-    pub fn learned(ids: Tensor<2, Int>) -> Self {
-        Self { ids, rotation: None }
+    /// Of learned positions, which have no angles, on `device`.
+    pub fn learned(ids: &TokenInts, device: &Device) -> Self {
+        Self { ids: ids.tensor(device), rotation: None }
     }
 
     /// Of rotary positions in heads of width `dim`, on `device`.
-    pub fn rotary(rotary: &Rotary, dim: usize, ids: Tensor<2, Int>, device: &Device) -> Self {
-        let [batch, new] = ids.dims();
+    pub fn rotary(rotary: &Rotary, dim: usize, ids: &TokenInts, device: &Device) -> Self {
+        let [batch, new] = ids.shape;
         let frequencies = rotary.frequencies(dim);
         // Angles in double precision: an f32 is off by a hundredth of a turn at position 100,000.
         // Rows share positions, so each one's are computed once.
-        let host: Vec<i64> = ids.clone().into_data().iter::<i64>().collect();
-        let mut seen: BTreeMap<i64, Vec<(f32, f32)>> = BTreeMap::new();
-        let mut cos = Vec::with_capacity(host.len() * frequencies.len());
-        let mut sin = Vec::with_capacity(host.len() * frequencies.len());
-        for position in host {
+        let mut seen: BTreeMap<i32, Vec<(f32, f32)>> = BTreeMap::new();
+        let mut cos = Vec::with_capacity(ids.values.len() * frequencies.len());
+        let mut sin = Vec::with_capacity(ids.values.len() * frequencies.len());
+        for &position in &ids.values {
             let turns = seen.entry(position).or_insert_with(|| {
-                let angle = |frequency: &f64| (position as f64 * frequency).sin_cos();
+                let angle = |frequency: &f64| (f64::from(position) * frequency).sin_cos();
                 let pair = |(sin, cos): (f64, f64)| (cos as f32, sin as f32);
                 frequencies.iter().map(|frequency| pair(angle(frequency))).collect()
             });
@@ -91,7 +92,7 @@ impl Positions {
         let tensor = |values: Vec<f32>| {
             Tensor::from_data(TensorData::new(values, [batch, new, frequencies.len()]), device)
         };
-        Self { ids, rotation: Some([tensor(cos), tensor(sin)]) }
+        Self { ids: ids.tensor(device), rotation: Some([tensor(cos), tensor(sin)]) }
     }
 }
 

@@ -7,7 +7,7 @@ use burn::{
 use coconut_kernels::Table;
 
 use super::{
-    Cache, Cells, Layout, Lora, ModelConfig,
+    Cache, HiddenStates, Lora, ModelConfig, NewColumns, PassLayout,
     context::BlockContext,
     gpt2::Gpt2,
     layers::{Embedding, LinearMut},
@@ -44,72 +44,6 @@ pub enum Body {
     Llama(Llama),
 }
 
-/// The residual stream after each part of one pass: `L + 1` tensors, as Hugging Face's `hidden_states`:
-/// the embeddings with positions, then after each block, the last one after the final norm.
-///
-/// They lie as the pass's [`Layout`] says: `[batch, seq, d_model]`, or `[1, cells, d_model]`; the last
-/// one may hold fewer cells.
-#[derive(Clone, Debug)]
-pub struct HiddenStates {
-    states: Vec<Tensor<3>>,
-    unnormed: Tensor<3>,
-    cells: Cells,
-    last_cells: Cells,
-}
-
-impl HiddenStates {
-    /// After the last block, before the final norm.
-    pub fn unnormed(&self) -> Tensor<3> {
-        self.unnormed.clone()
-    }
-
-    /// After the last block and the final norm.
-    pub fn last(&self) -> Tensor<3> {
-        self.states[self.states.len() - 1].clone()
-    }
-
-    /// The cells of all but the last.
-    pub fn cells(&self) -> &Cells {
-        &self.cells
-    }
-
-    /// The cells of the last, normed or not.
-    pub fn last_cells(&self) -> &Cells {
-        &self.last_cells
-    }
-
-    /// State `k` at one column of each row: `[batch, 1, d_model]`.
-    pub fn column(&self, k: usize, columns: &[usize]) -> Tensor<3> {
-        let last = k + 1 == self.states.len();
-        let cells = if last { &self.last_cells } else { &self.cells };
-        cells.column(self.states[k].clone(), columns)
-    }
-
-    /// All of them as `[batch, seq, d_model]`, zero at cells that are not held.
-    pub fn spread(&self) -> Vec<Tensor<3>> {
-        let n = self.states.len();
-        let cells = (0..n).map(|k| if k + 1 == n { &self.last_cells } else { &self.cells });
-        self.states.iter().zip(cells).map(|(x, cells)| cells.spread(x.clone())).collect()
-    }
-
-    /// Drops all but the last.
-    pub fn trim(&mut self) {
-        self.states.drain(..self.states.len() - 1);
-        self.unnormed = self.last();
-    }
-
-    /// The same with each state replaced.
-    pub fn map(self, replace: impl Fn(Tensor<3>) -> Tensor<3>) -> Self {
-        let states: Vec<_> = self.states.into_iter().map(&replace).collect();
-        Self { states, unnormed: replace(self.unnormed), ..self }
-    }
-
-    /// All of them, first to last; only the last if they were trimmed.
-    pub fn all(&self) -> &[Tensor<3>] {
-        &self.states
-    }
-}
-
 impl Transformer {
     /// Input embeddings of tokens: `[batch, seq]` → `[batch, seq, d_model]`.
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
@@ -133,49 +67,45 @@ impl Transformer {
         }
     }
 
-    /// One pass over new columns.
+    /// One pass over new columns: their hidden states, and what a cache keeps of them.
     ///
-    /// * `embeddings: [batch, new, d_model]`: input embeddings without positions; `[1, cells, d_model]`
-    ///   if the layout is packed, and so with `position_ids`.
-    /// * `position_ids: [batch, new]`, each below `n_positions`.
-    /// * `cache`: earlier columns; the new ones are appended to it.
-    /// * `layout`: which of all the columns, cached and new, hold tokens, and which results are read.
+    /// * `embeddings: [batch, new, d_model]`: input embeddings without positions; `[1, tokens, d_model]` if the
+    ///   layout leaves padding out.
+    /// * `past`: earlier columns.
+    /// * `layout`: the new tokens, their positions, which of all the columns, cached and new, hold tokens, and
+    ///   which results are read.
     /// * `seed`: the embeddings and each block draw their dropout from their own stream of it.
     ///
     /// Hidden states at columns that are not visible are finite and have no meaning.
     pub fn forward(
         &self,
         embeddings: Tensor<3>,
-        position_ids: Tensor<2, Int>,
-        mut cache: Cache,
-        layout: &Layout,
+        past: &Cache,
+        layout: &PassLayout,
         seed: Option<u64>,
-    ) -> (HiddenStates, Cache) {
-        let positions = self.positions(position_ids);
+    ) -> (HiddenStates, NewColumns) {
+        let positions = self.positions(layout);
         let mut x = self.embed_positions(embeddings, &positions, seed);
         let mut states = vec![x.clone()];
+        let mut new = NewColumns::with_capacity(self.config.n_layer);
         for layer in 0..self.config.n_layer {
-            let (y, packed) = self.block(layer, x, cache.layer(layer), &positions, layout, seed);
-            cache.push(layer, packed);
+            let (y, qkv) = self.block(layer, x, past.layer(layer), &positions, layout, seed);
+            new.push(qkv);
             x = y;
             if layer + 1 < self.config.n_layer {
                 states.push(x.clone());
             }
         }
         states.push(self.final_norm(x.clone()));
-        let cells = layout.cells.clone();
-        let last_cells = layout.reads.as_ref().map_or(&cells, |reads| &reads.cells).clone();
-        (HiddenStates { states, unnormed: x, cells, last_cells }, cache)
+        (HiddenStates::new(states, x, layout), new)
     }
 
-    /// What [`Transformer::embed_positions`] and every [`Transformer::block`] of a pass need of
-    /// `position_ids: [batch, new]`.
-    pub fn positions(&self, position_ids: Tensor<2, Int>) -> Positions {
+    /// What [`Transformer::embed_positions`] and every [`Transformer::block`] of a pass need of its positions.
+    pub fn positions(&self, layout: &PassLayout) -> Positions {
+        let (ids, device) = (&layout.position_ids, self.device());
         match &self.config.rotary {
-            None => Positions::learned(position_ids),
-            Some(rotary) => {
-                Positions::rotary(rotary, self.config.heads.dim, position_ids, &self.device())
-            }
+            None => Positions::learned(ids, &device),
+            Some(rotary) => Positions::rotary(rotary, self.config.heads.dim, ids, &device),
         }
     }
 
@@ -202,7 +132,7 @@ impl Transformer {
         x: Tensor<3>,
         past: &[Tensor<3>],
         positions: &Positions,
-        layout: &Layout,
+        layout: &PassLayout,
         seed: Option<u64>,
     ) -> (Tensor<3>, Tensor<3>) {
         self.start_dropout(seed, layer + 1);

@@ -7,10 +7,7 @@ use burn::{module::Module, tensor::Tensor};
 use super::ObjectiveParameters;
 use crate::{
     Error, Result,
-    latent::{
-        LatentModel, Thinking,
-        model::{Extras, LATENT_WEIGHTS_FILE},
-    },
+    latent::{LatentConfig, LatentModel, LatentSizes, model::LATENT_WEIGHTS_FILE},
     model::{Transformer, parameters, weights},
 };
 
@@ -30,7 +27,7 @@ impl Learner {
     ///
     /// # Errors
     /// What is missing, left over or misshapen, by name.
-    pub fn load(transformer: Transformer, thinking: Thinking, folder: &Path) -> Result<Self> {
+    pub fn load(transformer: Transformer, config: LatentConfig, folder: &Path) -> Result<Self> {
         let path = folder.join(LATENT_WEIGHTS_FILE);
         let mut found = match path.exists() {
             true => weights::read_tensors(&path)?,
@@ -39,14 +36,14 @@ impl Learner {
         let rows = |name: &str| found.get(name).and_then(|(shape, _)| shape.first().copied());
         let (latents, seq_vcr) = (rows("latent_positions.weight"), rows("seq_vcr.weight"));
         let wrong = |problem: String| Error::input(&path, "", problem);
-        let extras = Extras { latents: latents.unwrap_or(0), seed: 0 };
-        let mut model = LatentModel::new(transformer, thinking, extras)
+        let sizes = LatentSizes { latents: latents.unwrap_or(0), seed: 0 };
+        let mut model = LatentModel::new(transformer, config, sizes)
             .map_err(|(key, problem)| wrong(format!("`{key}` {problem}")))?;
         let (d_model, device) = (model.transformer.config.d_model, model.device());
         let objective = ObjectiveParameters::new(seq_vcr, d_model, 0, &device);
 
         let mut problems = Vec::new();
-        model.thoughts = fill(model.thoughts, &mut found, &mut problems);
+        model.parameters = fill(model.parameters, &mut found, &mut problems);
         let objective = fill(objective, &mut found, &mut problems);
         problems.extend(found.keys().map(|name| format!("`{name}` is not part of it")));
         if !problems.is_empty() {
@@ -63,7 +60,7 @@ impl Learner {
     /// are any.
     pub fn save(&self, folder: &Path) -> Result<()> {
         self.model.transformer.save(folder)?;
-        let mut named = parameters::named(&self.model.thoughts);
+        let mut named = parameters::named(&self.model.parameters);
         named.extend(parameters::named(&self.objective));
         if named.is_empty() {
             return Ok(());

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     latent::{Trace, batch::Batch},
-    model::Transformer,
+    linalg::extend_basis,
+    model::{Transformer, parameters::constant_like},
     rng,
 };
 
@@ -77,9 +78,12 @@ impl SeqVcr {
             (0..batch.rows).map(|row| seen.row(row)[columns.clone()].to_vec()).collect()
         };
         let states: Vec<Tensor<3>> = match self.layers {
-            Layers::All => trace.hidden.last()?.spread(),
+            Layers::All => {
+                let states = trace.hidden.last()?;
+                (0..states.count()).map(|k| states.padded(k)).collect()
+            }
             Layers::Last => {
-                let last = trace.hidden.iter().map(|s| s.last_cells().spread(s.last()));
+                let last = trace.hidden.iter().map(|states| states.padded(states.count() - 1));
                 vec![Tensor::cat(last.collect(), 1)]
             }
         };
@@ -110,14 +114,14 @@ impl SeqVcr {
         if steps.is_empty() {
             return None;
         }
-        let (device, training) = (x.device(), x.is_autodiff());
+        let device = x.device();
         let time = steps.len();
         let picked: Vec<i32> = steps.iter().map(|&step| step as i32).collect();
         let picked = Tensor::<1, Int>::from_data(picked.as_slice(), &device);
         let x = x.select(1, picked).swap_dims(0, 1); // [time, rows, width]
+        let like = x.clone();
         let constant = |values: Vec<f32>, shape: [usize; 3]| {
-            let t = Tensor::<3>::from_data(TensorData::new(values, shape), &device);
-            if training && !t.is_autodiff() { Tensor::from_inner(t) } else { t }
+            constant_like(Tensor::<3>::from_data(TensorData::new(values, shape), &device), &like)
         };
         let mask: Vec<f32> = (steps.iter())
             .flat_map(|&step| visible.iter().map(move |row| f32::from(u8::from(row[step]))))
@@ -152,16 +156,8 @@ pub fn orthogonal(projected: usize, d_model: usize, seed: u64, device: &Device) 
     let mut rng: ChaCha8Rng = rng::stream(seed, &[rng::THOUGHTS, 3]);
     let mut basis: Vec<Vec<f64>> = Vec::with_capacity(few);
     while basis.len() < few {
-        let mut x: Vec<f64> =
-            rng::normals(&mut rng, long, 1.0).into_iter().map(f64::from).collect();
-        for _ in 0..2 {
-            for unit in &basis {
-                let along: f64 = unit.iter().zip(&x).map(|(a, b)| a * b).sum();
-                x.iter_mut().zip(unit).for_each(|(x, u)| *x -= along * u);
-            }
-        }
-        let length = x.iter().map(|x| x * x).sum::<f64>().sqrt();
-        basis.push(x.into_iter().map(|x| x / length).collect());
+        let x = rng::normals(&mut rng, long, 1.0).into_iter().map(f64::from).collect();
+        extend_basis(&mut basis, x, 0.0);
     }
     let values: Vec<f32> = basis.concat().into_iter().map(|x| x as f32).collect();
     let x = Tensor::from_data(TensorData::new(values, [few, long]), device);
@@ -171,6 +167,5 @@ pub fn orthogonal(projected: usize, d_model: usize, seed: u64, device: &Device) 
 /// The fixed projection of a run, on the same side of autodiff as the model: `[projected, d_model]`.
 pub(super) fn fixed_projection(model: &Transformer, projected: usize, seed: u64) -> Tensor<2> {
     let fixed = orthogonal(projected, model.config.d_model, seed, &model.device());
-    let training = model.head().weight.values.is_autodiff();
-    if training && !fixed.is_autodiff() { Tensor::from_inner(fixed) } else { fixed }
+    constant_like(fixed, &model.head().weight.values)
 }

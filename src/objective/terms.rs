@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use super::{ObjectiveParameters, SeqVcr, cross_entropy, seq_vcr};
 use crate::{
     data::{Curriculum, Encoded, Markers, SampleKey, Sequence, Stage},
-    latent::{LatentModel, Trace, Wanted, batch::Batch},
+    latent::{LatentModel, ReadSet, Trace, batch::Batch},
 };
 
 /// The name under which a step's cross entropy is logged. The value is a sum over labels; the log has
@@ -100,10 +100,10 @@ impl Objective {
     }
 
     /// The hidden states that the losses read.
-    pub fn reads(&self) -> Wanted {
+    pub fn reads(&self) -> ReadSet {
         match self.terms.iter().any(|term| matches!(term, Term::SeqVcr { .. })) {
-            true => Wanted::Everything,
-            false => Wanted::Predictions,
+            true => ReadSet::ALL,
+            false => ReadSet::PREDICTIONS,
         }
     }
 

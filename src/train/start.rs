@@ -9,7 +9,7 @@ use crate::{
     Error, Result, checkpoint,
     config::RunConfig,
     data::Markers,
-    latent::{LatentModel, model::Extras},
+    latent::{LatentModel, LatentSizes},
     model::{ModelConfig, Transformer},
     objective::Learner,
     run::RunFolder,
@@ -97,8 +97,9 @@ pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result
             }
         }
     };
-    let extras = Extras { latents: config.c_thought * config.max_latent_stage, seed: config.seed };
-    let model = LatentModel::new(transformer, config.thinking(), extras)
+    let sizes =
+        LatentSizes { latents: config.c_thought * config.max_latent_stage, seed: config.seed };
+    let model = LatentModel::new(transformer, config.thinking(), sizes)
         .map_err(|(key, problem)| wrong(key, problem))?;
     let d_model = model.transformer.config.d_model;
     let objective = config.objective().parameters(d_model, config.seed, &model.device());

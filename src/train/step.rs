@@ -4,10 +4,7 @@ use burn::tensor::Tensor;
 
 use super::{Group, steps::StepBatches};
 use crate::{
-    latent::{
-        Recompute,
-        backward::{BackwardOptions, backward},
-    },
+    latent::{BackwardOptions, Recompute, backward},
     model::parameters::accumulate,
     objective::{Denominators, LOSS, Learner, Objective},
     optim::{self, AdamW},
@@ -157,11 +154,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        latent::{
-            Batch, LatentModel,
-            batch::Row,
-            model::{Extras, Thinking},
-        },
+        latent::{Batch, LatentConfig, LatentModel, LatentSizes, PassPlan, batch::Row},
         model::{ModelConfig, Transformer, parameters},
         objective::Term,
         train::steps::MicroBatch,
@@ -178,8 +171,8 @@ mod tests {
     fn learner() -> Learner {
         let transformer =
             Transformer::random(ModelConfig::gpt2(12, 7, 8, 2, 2), 3, &Device::flex());
-        let extras = Extras { latents: 0, seed: 0 };
-        let model = LatentModel::new(transformer, Thinking::default(), extras).unwrap();
+        let model =
+            LatentModel::new(transformer, LatentConfig::default(), LatentSizes::default()).unwrap();
         let parameters = objective(1.0).parameters(8, 0, &model.device());
         Learner { model, objective: parameters }.train()
     }
@@ -201,7 +194,7 @@ mod tests {
             let rows: Vec<Row> = (examples.iter().zip(&labels))
                 .map(|(&row, labels)| Row { ids: ROWS[row], labels })
                 .collect();
-            let batch = Batch::new(&rows, Some(LATENT)).unwrap();
+            let batch = Batch::new(&rows, &PassPlan::sequential(LATENT)).unwrap();
             MicroBatch { number, batch, examples: examples.to_vec() }
         };
         let batches: Vec<MicroBatch> = micro.iter().enumerate().map(batch).collect();
@@ -290,7 +283,7 @@ mod tests {
     #[test]
     fn without_labels_nothing_is_updated() {
         let row = Row { ids: ROWS[0], labels: &[] };
-        let batch = Batch::new(&[row], Some(LATENT)).unwrap();
+        let batch = Batch::new(&[row], &PassPlan::sequential(LATENT)).unwrap();
         let mut optimizer = optimizer();
         let (_, report) = step(
             learner(),

@@ -9,7 +9,10 @@ use crate::{
     Error, Result,
     config::RunConfig,
     data::{Curriculum, Encoded, Markers, SampleKey, Sequence, Stage},
-    latent::batch::{Batch, Row},
+    latent::{
+        PassPlan,
+        batch::{Batch, Row},
+    },
     objective::Objective,
     rng,
 };
@@ -64,6 +67,7 @@ pub struct EpochSteps<'a> {
     objective: &'a Objective,
     curriculum: &'a Curriculum,
     markers: Markers,
+    plan: PassPlan,
     stage: Stage,
     seed: u64,
     epoch: u64,
@@ -86,11 +90,13 @@ impl<'a> EpochSteps<'a> {
     ) -> Self {
         let mut order: Vec<usize> = (0..data.train.encoded.len()).collect();
         order.shuffle(&mut rng::stream(config.seed, &[rng::ORDER, epoch as u64]));
+        let markers = data.tokenizer.markers();
         Self {
             encoded: &data.train.encoded,
             objective,
             curriculum,
-            markers: data.tokenizer.markers(),
+            markers,
+            plan: config.thinking().plan(curriculum.feeds_back().then_some(markers.latent)),
             stage,
             seed: config.seed,
             epoch: epoch as u64,
@@ -181,11 +187,10 @@ impl<'a> EpochSteps<'a> {
     }
 
     fn lay_out(&self, number: usize, batch: &[ExampleRows]) -> Result<MicroBatch> {
-        let feedback = self.curriculum.feeds_back().then_some(self.markers.latent);
         let examples: Vec<usize> = batch.iter().map(|of| of.example).collect();
         let rows = batch.iter().flat_map(|of| &of.rows);
         let rows: Vec<Row> = rows.map(|row| Row { ids: &row.ids, labels: &row.labels }).collect();
-        let batch = Batch::new(&rows, feedback).map_err(|problem| {
+        let batch = Batch::new(&rows, &self.plan).map_err(|problem| {
             Error::Internal(format!(
                 "the batch of examples {examples:?} cannot be laid out: {problem}"
             ))

@@ -8,7 +8,7 @@ use std::{
 
 /// From the ground up: each may use those of the lines above it, and not its neighbours in a line.
 const ORDER: [&[&str]; 12] = [
-    &["error", "rng", "stats", "memory"],
+    &["error", "linalg", "rng", "stats", "memory"],
     &["device", "hub"],
     &["data", "model"],
     &["optim", "latent"],

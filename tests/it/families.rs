@@ -8,7 +8,7 @@ use burn::{module::Module, tensor::Device};
 use coconut::{
     eval::{GenerateOptions, Sampling, generate},
     latent::{
-        self, LatentModel, Wanted,
+        self, LatentModel, PassPlan, ReadSet,
         batch::{Batch, Row},
     },
     model::{Transformer, parameters, weights::HostTensors},
@@ -39,11 +39,12 @@ fn logits_equal_pytorch_alone_and_among_batch_mates() {
         let reference = tensors(&format!("families_{family}"));
         for (name, case) in [("mixed", &cases.mixed), ("scattered", &cases.scattered)] {
             let rows = case.unlabelled();
-            let together = Batch::new(&rows, Some(cases.latent)).unwrap();
+            let together = Batch::new(&rows, &PassPlan::sequential(cases.latent)).unwrap();
             let together = logits(&model, &together);
             for (at, row) in rows.iter().enumerate() {
                 let theirs = &reference[&format!("{name}.logits.{at}")].1;
-                let alone = Batch::new(&[Row { ..*row }], Some(cases.latent)).unwrap();
+                let alone =
+                    Batch::new(&[Row { ..*row }], &PassPlan::sequential(cases.latent)).unwrap();
                 for ours in [&logits(&model, &alone)[0], &together[at]] {
                     let difference = largest_difference(ours, theirs);
                     assert!(difference < 1e-4, "{family}, {name} {at}: {difference:e}");
@@ -75,7 +76,7 @@ fn check_loss_and_gradients(
     name: &str,
 ) {
     let family = model.transformer.config.family.name();
-    let trace = latent::forward(model, batch, Wanted::Predictions);
+    let trace = latent::forward(model, batch, ReadSet::PREDICTIONS);
     assert_eq!(batch.targets.len(), case.labelled_tokens);
     let loss = objective::cross_entropy(&model.transformer, batch, &trace, &batch.targets).unwrap()
         / case.labelled_tokens as f64;
@@ -108,7 +109,7 @@ fn files_of_other_types_and_shards_give_their_logits() {
     let ids: Vec<u32> = reference["ids"].1.iter().map(|&id| id as u32).collect();
     for name in ["f16", "bf16", "shards"] {
         let model = load(&format!("families/qwen2_{name}"));
-        let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], None).unwrap();
+        let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], &PassPlan::default()).unwrap();
         let difference = largest_difference(&logits(&model, &batch)[0], &reference[name].1);
         assert!(difference < 1e-4, "{name}: {difference:e}");
     }
@@ -141,7 +142,8 @@ fn each_gelu_of_gpt2_is_computed_by_its_name() {
         thinking(Transformer::load(place.path(), &Device::flex()).unwrap())
     };
     for name in &about.names {
-        let batch = Batch::new(&[Row { ids: &about.ids, labels: &[] }], None).unwrap();
+        let batch =
+            Batch::new(&[Row { ids: &about.ids, labels: &[] }], &PassPlan::default()).unwrap();
         let ours = &logits(&named(name), &batch)[0];
         let off = largest_difference(ours, &reference[&format!("{name}.logits")].1);
         assert!(off < 1e-4, "{name}: {off:e}");

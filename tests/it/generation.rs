@@ -8,7 +8,7 @@ use coconut::{
         generate::{forward_prompts, prompt_problem},
     },
     latent::{
-        self, LatentModel, Wanted,
+        self, LatentModel, PassPlan, ReadSet,
         batch::{Batch, Row},
     },
     model::Transformer,
@@ -24,7 +24,7 @@ fn gpt2_logits_equal_transformers() {
     let tensors = tensors("gpt2_logits");
     let ids: Vec<Vec<u32>> = serde_json::from_value(about["full"].clone()).unwrap();
     let rows: Vec<Row> = ids.iter().map(|ids| Row { ids, labels: &[] }).collect();
-    let batch = Batch::new(&rows, None).unwrap();
+    let batch = Batch::new(&rows, &PassPlan::default()).unwrap();
     let theirs = &tensors["logits_full"].1;
     let vocabulary = model.transformer.config.vocab_size;
     let rows = logits(&model, &batch);
@@ -40,8 +40,8 @@ fn gpt2_logits_equal_transformers() {
 
 /// The token that is most probable after each row, by running the whole row again.
 fn next(model: &LatentModel, ids: &[u32], latent: Option<u32>) -> u32 {
-    let batch = Batch::new(&[Row { ids, labels: &[] }], latent).unwrap();
-    let hidden = latent::forward(model, &batch, Wanted::Predictions).ends(&batch).unwrap();
+    let batch = Batch::new(&[Row { ids, labels: &[] }], &model.config.plan(latent)).unwrap();
+    let hidden = latent::forward(model, &batch, ReadSet::PREDICTIONS).ends(&batch).unwrap();
     let logits: Vec<f32> = model.transformer.logits(hidden).into_data().try_into_vec().unwrap();
     (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
 }
@@ -194,7 +194,7 @@ fn a_loop_driven_step_by_step_is_generation() {
 
         // Left in the middle: what was said so far. After prompts that were computed before: the same.
         let (batch, trace) =
-            forward_prompts(&model, &prompts, &options, Wanted::Predictions).unwrap();
+            forward_prompts(&model, &prompts, &options, ReadSet::PREDICTIONS).unwrap();
         let mut begun = GenerationLoop::after(&model, &batch, trace, options);
         begun.step().unwrap();
         begun.step().unwrap();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use burn::tensor::Device;
 use coconut::{
-    latent::{self, LatentModel, Wanted, batch::Batch},
+    latent::{self, Batch, LatentModel, PassPlan, ReadSet},
     model::{Transformer, parameters, weights::HostTensors},
     objective,
 };
@@ -36,10 +36,10 @@ fn load() -> (LatentModel, Cases, HostTensors) {
 fn loss_and_every_gradient_equal_pytorch() {
     let (model, cases, reference) = load();
     let model = model.train();
-    let wanted = [Wanted::Everything, Wanted::Predictions];
-    for ((name, case), wanted) in cases.cases.iter().flat_map(|case| wanted.map(|w| (case, w))) {
+    let reads = [ReadSet::ALL, ReadSet::PREDICTIONS];
+    for ((name, case), reads) in cases.cases.iter().flat_map(|case| reads.map(|w| (case, w))) {
         let batch = case.batch(cases.latent);
-        let trace = latent::forward(&model, &batch, wanted);
+        let trace = latent::forward(&model, &batch, reads);
         assert_eq!(batch.targets.len(), case.labelled_tokens, "{name}");
         let loss = objective::cross_entropy(&model.transformer, &batch, &trace, &batch.targets)
             .unwrap()
@@ -71,7 +71,7 @@ fn products_in_bf16_are_near_pytorch_in_f32() {
     let model = model.train();
     for (name, case) in &cases.cases {
         let batch = case.batch(cases.latent);
-        let trace = latent::forward(&model, &batch, Wanted::Predictions);
+        let trace = latent::forward(&model, &batch, ReadSet::PREDICTIONS);
         let loss = objective::cross_entropy(&model.transformer, &batch, &trace, &batch.targets)
             .unwrap()
             / case.labelled_tokens as f64;
@@ -93,7 +93,7 @@ fn logits_at_every_position_equal_pytorch_alone_and_among_batch_mates() {
         let rows = case.unlabelled();
         let batches = (rows.iter().map(std::slice::from_ref)).chain([rows.as_slice()]);
         for rows in batches {
-            let batch = Batch::new(rows, Some(cases.latent)).unwrap();
+            let batch = Batch::new(rows, &PassPlan::sequential(cases.latent)).unwrap();
             for (row, ours) in rows.iter().zip(logits(&model, &batch)) {
                 let position = case.rows.iter().position(|r| r.ids == row.ids).unwrap();
                 let (_, theirs) = &reference[&format!("{name}.logits.{position}")];

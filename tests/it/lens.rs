@@ -6,7 +6,7 @@ use coconut::{
     data::{SampleKey, Stage},
     eval::{Evaluator, Sample, Sampling},
     latent::{
-        self, LatentModel, Wanted,
+        self, LatentModel, PassPlan, ReadSet,
         batch::{Batch, Row},
     },
     model::Transformer,
@@ -51,8 +51,8 @@ fn each_thought_is_read_where_it_is_fed_back() {
         assert_eq!(sample.thoughts.len(), prompt.n_latents);
         lengths.insert(prompt.n_latents);
         let row = Row { ids: &prompt.ids, labels: &[] };
-        let batch = Batch::new(&[row], Some(markers.latent)).unwrap();
-        let trace = latent::forward(&model, &batch, Wanted::Predictions);
+        let batch = Batch::new(&[row], &PassPlan::sequential(markers.latent)).unwrap();
+        let trace = latent::forward(&model, &batch, ReadSet::PREDICTIONS);
         for (position, thought) in prompt.latents().zip(&sample.thoughts) {
             // One row alone has no padding: column and position are the same.
             let hidden = trace.last_hidden(&batch, &[(0, position - 1)]).unwrap();

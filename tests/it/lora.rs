@@ -15,8 +15,7 @@ use coconut::{
     data::{Method, Stage, Tokenizer},
     eval::{GenerateOptions, Sampling, generate},
     latent::{
-        self, LatentModel, Recompute, Wanted,
-        backward::{BackwardOptions, backward},
+        self, BackwardOptions, LatentModel, PassPlan, ReadSet, Recompute, backward,
         batch::{Batch, Row},
     },
     model::{
@@ -33,7 +32,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::torch::{
-    Case, fixtures, json as read_json, largest_difference, logits, tensors, thinking,
+    Case, fixtures, generator, json as read_json, largest_difference, logits, tensors, thinking,
 };
 
 /// The second is tied, the third is not; the first stores its maps the other way round.
@@ -102,7 +101,7 @@ fn loss_and_the_gradients_of_all_that_is_trained_equal_pytorch() {
         let (model, case, reference) = load(name);
         let model = thinking(model).train();
         let batch = case.batch();
-        let trace = latent::forward(&model, &batch, Wanted::Predictions);
+        let trace = latent::forward(&model, &batch, ReadSet::PREDICTIONS);
         let loss = objective::cross_entropy(&model.transformer, &batch, &trace, &batch.targets)
             .unwrap()
             / case.torch.labelled_tokens as f64;
@@ -139,7 +138,7 @@ fn loss_and_the_gradients_of_all_that_is_trained_equal_pytorch() {
             let same = values(&flat) == values(&before[&parameter]);
             assert_eq!(same, !gradients.contains_key(&parameter), "{name}: {parameter}");
         }
-        let trace = latent::forward(&moved, &batch, Wanted::Predictions);
+        let trace = latent::forward(&moved, &batch, ReadSet::PREDICTIONS);
         let loss =
             objective::cross_entropy(&moved.transformer, &batch, &trace, &batch.targets).unwrap();
         let again = parameters::take_gradients(&moved, &mut loss.backward());
@@ -190,9 +189,10 @@ fn fresh_adapters_change_nothing_and_are_where_they_were_asked_for() {
         assert!(factor("lora_B.weight").all(|(_, flat)| values(flat).iter().all(|&x| x == 0.0)));
 
         let ids = [3, 38, 40, 40, 39, 7];
-        let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], Some(40)).unwrap();
+        let batch =
+            Batch::new(&[Row { ids: &ids, labels: &[] }], &PassPlan::sequential(40)).unwrap();
         let last = |model: Transformer| -> Vec<f32> {
-            let ends = latent::forward(&thinking(model.clone()), &batch, Wanted::Predictions)
+            let ends = latent::forward(&thinking(model.clone()), &batch, ReadSet::PREDICTIONS)
                 .ends(&batch)
                 .unwrap();
             model.logits(ends).into_data().try_into_vec().unwrap()
@@ -216,7 +216,7 @@ fn every_kind_of_folder_that_peft_writes_gives_its_logits() {
     let reference = tensors("files/adapters");
     let ids = [3, 14, 15, 9, 26, 5, 35, 8]; // as in the script
     let off = |model: &Transformer, name: &str| {
-        let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], None).unwrap();
+        let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], &PassPlan::default()).unwrap();
         largest_difference(&logits(&thinking(model.clone()), &batch)[0], &reference[name].1)
     };
     assert!(reference.len() > 12);
@@ -396,7 +396,7 @@ fn folders_of_other_programs_are_opened_and_markers_without_rows_start_as_in_tra
         checkpoint::write_model(&out, &whole, &tokenizer, &latent).unwrap();
         let again = Checkpoint::load(&out, &Device::flex()).unwrap();
         assert_eq!(again.tokenizer.vocab_size(), vocabulary + 3);
-        let batch = Batch::new(&[Row { ids: &prompt, labels: &[] }], None).unwrap();
+        let batch = Batch::new(&[Row { ids: &prompt, labels: &[] }], &PassPlan::default()).unwrap();
         let off = largest_difference(&logits(&model, &batch)[0], &logits(&again.model, &batch)[0]);
         assert!(off < 1e-5, "{off:e}");
         std::fs::remove_dir_all(&out).unwrap();
@@ -453,13 +453,14 @@ fn frozen_matrices_in_bf16_are_their_rounded_values() {
         let off = logits_off_each_other(&thinking(rounded.clone()), &merged, &case);
         assert!(off < 1e-4, "{name}, merged: {off:e}");
 
+        let _alone = generator();
         let gradients = [rounded, held].map(|model| {
             let model = thinking(model).train();
             let loss = |trace: &latent::Trace| {
                 let targets = &batch.targets;
                 Some((objective::cross_entropy(&model.transformer, &batch, trace, targets)?, ()))
             };
-            let (reads, recompute) = (Wanted::Predictions, Recompute::Blocks);
+            let (reads, recompute) = (ReadSet::PREDICTIONS, Recompute::Blocks);
             let options = BackwardOptions { reads, recompute, ..BackwardOptions::default() };
             backward(&model, &model, &batch, options, loss).unwrap().0
         });
@@ -476,7 +477,7 @@ fn frozen_matrices_in_bf16_are_their_rounded_values() {
 fn logits_off_each_other(a: &LatentModel, b: &LatentModel, case: &LoraCase) -> f32 {
     let batch = case.batch();
     let [a, b] = [a, b].map(|model| -> Vec<f32> {
-        let ends = latent::forward(model, &batch, Wanted::Predictions).ends(&batch).unwrap();
+        let ends = latent::forward(model, &batch, ReadSet::PREDICTIONS).ends(&batch).unwrap();
         model.transformer.logits(ends).into_data().try_into_vec().unwrap()
     });
     largest_difference(&a, &b)

@@ -1,38 +1,79 @@
-//! Passes, and blocks, computed again in backward give the gradients of those kept, dropout included. One
-//! test, since the device's generator is shared.
+//! Passes, and blocks, computed again in backward give the trace and the gradients of those kept, dropout
+//! included.
 
-use burn::{module::Module, tensor::Device};
+use std::cell::RefCell;
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor, TensorData},
+};
 use coconut::{
     latent::{
-        Compat, LatentModel, LatentPositions, Recompute, Thinking, Trace,
-        backward::{BackwardOptions, backward},
-        batch::{Batch, Row},
-        model::Extras,
+        BackwardOptions, Batch, Compat, Feedback, LatentConfig, LatentModel, LatentPositions,
+        LatentSizes, ReadLayers, ReadSet, Recompute, Trace, backward, batch::Row,
     },
     model::{
         Lora, Transformer,
         lora::{ALL_LINEAR, Targets},
+        parameters::{FlatTensor, NamedTensors, constant_like},
     },
     objective::{Denominators, Learner, Objective, SeqVcr, Term, seq_vcr},
 };
 
+use crate::torch::{fixtures, generator};
+
+const L: u32 = 40;
+const ROWS: [&[u32]; 4] = [
+    &[5, 6, 7, 38, L, L, L, L, 39, 1, 2, 3],
+    &[8, 9, 38, L, L, 39, 4],
+    &[3, 2, 38, L, 39, 7, 7, L, L, 1],
+    &[1, 2, 3, 4],
+];
+
+/// A batch of some of [`ROWS`], by number. Words are labelled after the third token, so that much of the first pass is read by
+/// nobody.
+fn batch_of(model: &LatentModel, numbers: &[usize]) -> Batch {
+    let label = |(at, &id): (usize, &u32)| (at > 3 && id < 38).then_some(id);
+    let labels = ROWS.map(|ids| ids.iter().enumerate().map(label).collect::<Vec<_>>());
+    let rows: Vec<Row> =
+        numbers.iter().map(|&row| Row { ids: ROWS[row], labels: &labels[row] }).collect();
+    Batch::new(&rows, &model.config.plan(Some(L))).unwrap()
+}
+
+fn batch(model: &LatentModel) -> Batch {
+    batch_of(model, &[0, 1, 2, 3])
+}
+
+/// A fixture's model, `adapters` being GPT-2's with LoRA.
+fn model(place: &str, dropout: f64, config: LatentConfig) -> LatentModel {
+    let load = |place: &str| Transformer::load(&fixtures().join(place), &Device::flex()).unwrap();
+    let adapted = || {
+        let lora = Lora { dropout, ..Lora::new(3, Targets::One(ALL_LINEAR.into())) };
+        load("latent").with_lora(lora, &[38, 39, 40], 5).unwrap()
+    };
+    let mut transformer = if place == "adapters" { adapted() } else { load(place) };
+    transformer.config = transformer.config.with_dropout(dropout);
+    let sizes = LatentSizes { latents: 4, seed: 3 };
+    LatentModel::new(transformer, config, sizes).unwrap().train()
+}
+
+/// The most that one gradient is off another, in parts of the largest value.
+fn compare(what: &str, kept: &NamedTensors, again: &NamedTensors) -> usize {
+    assert!(kept.keys().eq(again.keys()), "{what}");
+    for (name, flat) in kept {
+        let values =
+            |x: &FlatTensor| -> Vec<f32> { x.values.clone().into_data().try_into_vec().unwrap() };
+        let (a, b) = (values(flat), values(&again[name]));
+        let scale = a.iter().fold(1e-12f32, |m, x| m.max(x.abs()));
+        let difference = a.iter().zip(&b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(difference < 1e-6 * scale.max(1.0), "{what}: {name} {difference:e} of {scale:e}");
+    }
+    kept.len()
+}
+
 #[test]
 fn what_is_computed_again_gives_the_same_gradients() {
-    const L: u32 = 40;
-    let rows: [&[u32]; 4] = [
-        &[5, 6, 7, 38, L, L, L, L, 39, 1, 2, 3],
-        &[8, 9, 38, L, L, 39, 4],
-        &[3, 2, 38, L, 39, 7, 7, L, L, 1],
-        &[1, 2, 3, 4],
-    ];
-    // Words after the third token, so that much of the first pass is read by nobody.
-    let label = |(at, &id): (usize, &u32)| (at > 3 && id < 38).then_some(id);
-    let labels: Vec<Vec<Option<u32>>> =
-        rows.iter().map(|ids| ids.iter().enumerate().map(label).collect()).collect();
-    let rows: Vec<Row> =
-        rows.iter().zip(&labels).map(|(ids, labels)| Row { ids, labels }).collect();
-    let batch = Batch::new(&rows, Some(L)).unwrap();
-    let fixtures = crate::fixture("torch");
+    let _alone = generator();
     let cross_entropy = Term::CrossEntropy { weight: 1.0 };
     let vcr = Term::SeqVcr {
         loss: SeqVcr {
@@ -71,7 +112,16 @@ fn what_is_computed_again_gives_the_same_gradients() {
             Compat::None,
             LatentPositions::None,
         ),
+        (
+            "latent",
+            "mlp(hs[1])+proj(ie)+soft[0.7]",
+            Some(2),
+            0.0,
+            Compat::None,
+            LatentPositions::Learned,
+        ),
         ("latent", "pause", None, 0.3, Compat::None, LatentPositions::None),
+        ("latent", "pause", Some(1), 0.3, Compat::None, LatentPositions::None),
         ("latent", "zero", None, 0.0, Compat::None, LatentPositions::None),
         ("latent", "ie+hs[-2]", None, 0.0, Compat::Replication, LatentPositions::None),
         ("families/qwen3", "hs[-1]", None, 0.0, Compat::None, LatentPositions::Offset(3)),
@@ -79,23 +129,13 @@ fn what_is_computed_again_gives_the_same_gradients() {
         ("adapters", "hs[-1]", None, 0.3, Compat::None, LatentPositions::None),
         ("adapters", "proj(ie)+soft[0.7]", None, 0.3, Compat::None, LatentPositions::Learned),
     ] {
-        let load = |place: &str| Transformer::load(&fixtures.join(place), &Device::flex()).unwrap();
-        let adapted = |dropout| {
-            let lora = Lora { dropout, ..Lora::new(3, Targets::One(ALL_LINEAR.into())) };
-            load("latent").with_lora(lora, &[38, 39, 40], 5).unwrap()
-        };
-        let mut transformer = if place == "adapters" { adapted(dropout) } else { load(place) };
-        transformer.config = transformer.config.with_dropout(dropout);
-        let thinking = Thinking {
-            compat,
-            latent_positions,
-            ..Thinking::from(text.parse::<coconut::latent::Reinject>().unwrap())
-        };
-        let model =
-            LatentModel::new(transformer, thinking, Extras { latents: 4, seed: 3 }).unwrap();
+        let feedback = text.parse::<Feedback>().unwrap();
+        let config = LatentConfig { compat, latent_positions, ..LatentConfig::from(feedback) };
+        let model = model(place, dropout, config);
+        let batch = batch(&model);
         let (d_model, device) = (model.transformer.config.d_model, model.device());
-        let parameters = objectives[0].parameters(d_model, 3, &device);
-        let learner = Learner { model, objective: parameters }.train();
+        let objective = objectives[0].parameters(d_model, 3, &device);
+        let learner = Learner { model, objective }.train();
         for objective in &objectives {
             let gradients = |recompute| {
                 let reads = objective.reads();
@@ -112,25 +152,72 @@ fn what_is_computed_again_gives_the_same_gradients() {
             let projected = kept.contains_key("seq_vcr.weight");
             assert_eq!(projected, objective.terms.contains(&vcr), "{place} {text}");
             for recompute in [Recompute::Passes, Recompute::Blocks] {
-                let again = gradients(recompute);
-                let what =
-                    format!("{place} {text} {tracked:?} {:?} {recompute:?}", objective.reads());
-                assert!(kept.keys().eq(again.keys()), "{what}");
-                for (name, flat) in &kept {
-                    let values = |x: &coconut::model::parameters::FlatTensor| -> Vec<f32> {
-                        x.values.clone().into_data().try_into_vec().unwrap()
-                    };
-                    let (a, b) = (values(flat), values(&again[name]));
-                    let scale = a.iter().fold(1e-12f32, |m, x| m.max(x.abs()));
-                    let difference = a.iter().zip(&b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
-                    assert!(
-                        difference < 1e-6 * scale.max(1.0),
-                        "{what}: {name} {difference:e} of {scale:e}"
-                    );
-                    compared += 1;
-                }
+                let reads = objective.reads();
+                let what = format!("{place} {text} {tracked:?} {reads:?} {recompute:?}");
+                compared += compare(&what, &kept, &gradients(recompute));
             }
         }
     }
     assert!(compared > 2 * 2 * 9 * 20, "{compared} parameters compared");
+}
+
+/// A loss that reads everything that a trace promises sees what a plain forward gives, and its gradients at all of it
+/// go on into the passes.
+#[test]
+fn a_trace_keeps_its_word() {
+    let _alone = generator();
+    let all_layers = ReadSet { layers: ReadLayers::All, ..ReadSet::PREDICTIONS };
+    for (place, text, tracked, dropout) in [
+        ("latent", "hs[-1]", None, 0.3),
+        ("latent", "mlp(hs[1])+ie", None, 0.0),
+        ("latent", "mlp(hs[1])+ie", Some(2), 0.3),
+        ("families/llama", "hs[-1]", None, 0.0),
+        ("families/qwen3", "ie+hs[1]", Some(2), 0.0),
+        ("adapters", "proj(hs[-1])", None, 0.3),
+    ] {
+        let model = model(place, dropout, text.parse::<Feedback>().unwrap().into());
+        let batch = batch(&model);
+        // Where labels are predicted, rows end and thoughts come from, in the first pass and in later ones.
+        let targets = batch.targets.iter().map(|target| (target.row, target.column));
+        let ends = batch.ends.iter().copied().enumerate();
+        let feeds = (0..3).map(|row| (row, batch.columns_of(row)[[3, 2, 2][row]]));
+        let mut tokens: Vec<(usize, usize)> = targets.chain(ends).chain(feeds).collect();
+        tokens.sort_by_key(|&(row, column)| (column, row));
+        for reads in [all_layers, ReadSet::ALL] {
+            let seen = RefCell::new(Vec::new());
+            let loss = |trace: &Trace| {
+                let states = (0..trace.hidden[0].count())
+                    .map(|k| trace.hidden_at(&batch, k, &tokens).unwrap().unsqueeze());
+                let unnormed = trace.hidden.iter().map(|states| states.unnormed());
+                let thoughts = trace.thoughts.iter().flatten().cloned();
+                let layers = (0..trace.cache.n_layer()).flat_map(|layer| trace.cache.layer(layer));
+                let all: Vec<Tensor<3>> =
+                    states.chain(unnormed).chain(thoughts).chain(layers.cloned()).collect();
+                let sum = all.iter().map(weighed).reduce(|a, b| a + b);
+                let values = |x: Tensor<3>| x.into_data().try_into_vec::<f32>().unwrap();
+                seen.borrow_mut().push(all.into_iter().map(values).collect::<Vec<_>>());
+                Some((sum?, ()))
+            };
+            let options = BackwardOptions { reads, tracked, seed: 5, ..BackwardOptions::default() };
+            let kept = backward(&model, &model, &batch, options, loss).unwrap().0;
+            for recompute in [Recompute::Passes, Recompute::Blocks] {
+                let options = BackwardOptions { recompute, ..options };
+                let again = backward(&model, &model, &batch, options, loss).unwrap().0;
+                let what = format!("{place} {text} {tracked:?} {reads:?} {recompute:?}");
+                let seen = seen.borrow();
+                assert!(seen[0] == seen[seen.len() - 1], "{what}: other values");
+                assert!(compare(&what, &kept, &again) >= 14, "{what}");
+            }
+        }
+    }
+}
+
+/// A number that depends on every element: `Σ_i (x_i + x_i²) sin i / n`.
+fn weighed(x: &Tensor<3>) -> Tensor<1> {
+    let shape = x.dims();
+    let n: usize = shape.iter().product();
+    let weights = (0..n).map(|i| (i as f32).sin() / n as f32).collect();
+    let weights = Tensor::from_data(TensorData::new(weights, shape), &x.device());
+    let weights: Tensor<3> = constant_like(weights, x);
+    ((x.clone() + x.clone() * x.clone()) * weights).sum()
 }

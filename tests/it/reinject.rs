@@ -9,10 +9,9 @@ use burn::{
 };
 use coconut::{
     latent::{
-        LatentModel, LatentPositions, Thinking, Wanted,
+        self, Compat, Feedback, ForwardOptions, LatentConfig, LatentModel, LatentPositions,
+        LatentSizes, PassPlan, ReadSet,
         batch::{Batch, Row},
-        forward::forward_partly,
-        model::Extras,
     },
     model::{ModelConfig, Transformer, parameters, weights},
     objective::{self, Learner, Objective, SeqVcr, Term, seq_vcr},
@@ -25,26 +24,26 @@ fn load(name: &str) -> (Value, weights::HostTensors) {
     (json(name), tensors(name))
 }
 
-fn thinking(name: &str, expression: &str) -> Thinking {
+fn thinking(name: &str, expression: &str) -> LatentConfig {
     let expression = expression.trim_end_matches(" relative").trim_end_matches(" unnormed");
-    Thinking {
+    LatentConfig {
         suppressed_epsilon: if name.ends_with("relative") { 0.5 } else { 0.1 },
         suppressed_relative: name.ends_with("relative"),
         last_state_unnormed: name.ends_with("unnormed"),
-        ..Thinking::from(expression.parse::<coconut::latent::Reinject>().unwrap())
+        ..LatentConfig::from(expression.parse::<Feedback>().unwrap())
     }
 }
 
 /// The tiny model, its learned parts those of the fixture.
-fn model(thinking: Thinking, tensors: &weights::HostTensors) -> LatentModel {
+fn model(thinking: LatentConfig, tensors: &weights::HostTensors) -> LatentModel {
     let transformer = Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap();
-    let model = LatentModel::new(transformer, thinking, Extras::default()).unwrap();
-    let LatentModel { transformer, thoughts, thinking } = model;
-    let thoughts = parameters::map(thoughts, |name, value| {
+    let model = LatentModel::new(transformer, thinking, LatentSizes::default()).unwrap();
+    let LatentModel { transformer, parameters, config } = model;
+    let parameters = parameters::map(parameters, |name, value| {
         let part = name.strip_prefix("reinject.").unwrap();
         Tensor::from_data(tensors[&format!("part.{part}")].1.as_slice(), &value.device())
     });
-    LatentModel { transformer, thoughts, thinking }
+    LatentModel { transformer, parameters, config }
 }
 
 /// Rows of a fixture, and the latent token's id.
@@ -81,8 +80,9 @@ impl Rows {
         let labels: usize = rows.iter().map(|r| r.labels.iter().flatten().count()).sum();
         let (mut value, mut gradients) = (0.0, None);
         for rows in batches {
-            let batch = Batch::new(rows, Some(self.latent)).unwrap();
-            let trace = forward_partly(model, &batch, Wanted::Predictions, detached);
+            let batch = Batch::new(rows, &model.config.plan(Some(self.latent))).unwrap();
+            let options = ForwardOptions { tracked: detached, ..ForwardOptions::default() };
+            let trace = latent::forward(model, &batch, options);
             let loss = objective::cross_entropy(&model.transformer, &batch, &trace, &batch.targets)
                 .unwrap();
             let loss = loss / labels as f64;
@@ -129,10 +129,10 @@ fn encodings_of_the_thoughts_index_equal_pytorch() {
         [("learned", LatentPositions::Learned), ("sinusoidal", LatentPositions::Sinusoidal)]
     {
         let transformer = Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap();
-        let thinking = Thinking { latent_positions, ..Thinking::default() };
-        let extras = Extras { latents, ..Extras::default() };
-        let mut model = LatentModel::new(transformer, thinking, extras).unwrap();
-        model.thoughts = parameters::map(model.thoughts, |_, value| {
+        let thinking = LatentConfig { latent_positions, ..LatentConfig::default() };
+        let sizes = LatentSizes { latents, ..LatentSizes::default() };
+        let mut model = LatentModel::new(transformer, thinking, sizes).unwrap();
+        model.parameters = parameters::map(model.parameters, |_, value| {
             Tensor::from_data(tensors["table"].1.as_slice(), &value.device())
         });
         rows.check(name, &model.train(), None, (&about[name], &tensors));
@@ -190,23 +190,24 @@ fn suppressed_looks_through_a_head_smaller_than_the_width() {
     let shape = ModelConfig::gpt2(V, 16, D, 3, 2);
     let transformer = Transformer::random(shape, 3, &Device::flex());
     let epsilon = 0.002;
-    let thinking =
-        Thinking { suppressed_epsilon: epsilon, ..thinking("suppressed[0:]", "suppressed[0:]") };
-    let model = LatentModel::new(transformer, thinking, Extras::default()).unwrap();
+    let thinking = LatentConfig {
+        suppressed_epsilon: epsilon,
+        ..thinking("suppressed[0:]", "suppressed[0:]")
+    };
+    let model = LatentModel::new(transformer, thinking, LatentSizes::default()).unwrap();
     let rows: [&[u32]; 2] = [&[0, 1, 2, 3, 5, 5, 1], &[2, 0, 5, 5, 4]];
     let rows = rows.map(|ids| Row { ids, labels: &[] });
-    let batch = Batch::new(&rows, Some(5)).unwrap();
-    let trace = forward_partly(&model, &batch, Wanted::Predictions, None);
+    let batch = Batch::new(&rows, &PassPlan::sequential(5)).unwrap();
+    let trace = latent::forward(&model, &batch, ReadSet::PREDICTIONS);
 
     let numbers = |x: Tensor<1>| x.into_data().convert::<f64>().try_into_vec::<f64>().unwrap();
     let head = numbers(model.transformer.head().whole().flatten(0, 1));
     let w: Vec<&[f64]> = head.chunks(D).collect();
     let (mut compared, mut elsewhere) = (0, 0);
-    for (number, thought) in trace.thoughts.iter().enumerate() {
-        let start = batch.passes[number].columns.start;
-        let columns: Vec<usize> =
-            batch.passes[number + 1].sources.iter().map(|column| column - start).collect();
-        let state = |k| numbers(trace.hidden[number].column(k, &columns).flatten(0, 2));
+    for (pass, thought) in batch.passes.iter().zip(&trace.thoughts) {
+        let (Some(fed), Some(thought)) = (&pass.fed, thought) else { continue };
+        let states = &trace.hidden[fed.states.pass];
+        let state = |k| numbers(states.pick_columns(k, &fed.states.columns).flatten(0, 2));
         let states: Vec<Vec<f64>> = (0..4).map(state).collect();
         let thought = numbers(thought.clone().flatten(0, 2));
         for row in 0..2 {
@@ -241,15 +242,21 @@ fn suppressed_looks_through_a_head_smaller_than_the_width() {
 fn the_replications_last_hidden_state_is_zero() {
     let (about, tensors) = load("reinject_cases");
     let ids: Vec<u32> = serde_json::from_value(about["rows"][2]["ids"].clone()).unwrap();
-    let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], Some(40)).unwrap();
-    let thoughts = |thinking: Thinking| -> Vec<Vec<f32>> {
+    let row = Row { ids: &ids, labels: &[] };
+    let thoughts = |thinking: LatentConfig| -> Vec<Vec<f32>> {
         let model = model(thinking, &tensors);
+        let batch = Batch::new(&[row], &model.config.plan(Some(40))).unwrap();
         // Everything, so that both do the very same sums.
-        let trace = forward_partly(&model, &batch, Wanted::Everything, None);
-        trace.thoughts.into_iter().map(|x| x.into_data().try_into_vec().unwrap()).collect()
+        let trace = latent::forward(&model, &batch, ReadSet::ALL);
+        trace
+            .thoughts
+            .into_iter()
+            .flatten()
+            .map(|x| x.into_data().try_into_vec().unwrap())
+            .collect()
     };
-    let compat = coconut::latent::Compat::Replication;
-    let of = |text, compat| thoughts(Thinking { compat, ..thinking("", text) });
+    let compat = Compat::Replication;
+    let of = |text, compat| thoughts(LatentConfig { compat, ..thinking("", text) });
     assert!(of("hs[-1]", compat).concat().iter().all(|&x| x == 0.0));
     assert!(of("hs[-1]", Default::default()).concat().iter().any(|&x| x != 0.0));
     assert_eq!(of("suppressed[0:]", compat), of("suppressed[0:]", Default::default()));
@@ -292,12 +299,12 @@ fn seq_vcr_equals_pytorch() {
 fn learned_parts_are_saved_and_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let transformer = Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap();
-    let thinking = Thinking {
-        latent_positions: coconut::latent::LatentPositions::Learned,
+    let thinking = LatentConfig {
+        latent_positions: LatentPositions::Learned,
         ..thinking("", "mlp(hs[-1])+proj(ie)+pause")
     };
-    let extras = Extras { latents: 3, seed: 9 };
-    let model = LatentModel::new(transformer.clone(), thinking.clone(), extras).unwrap();
+    let sizes = LatentSizes { latents: 3, seed: 9 };
+    let model = LatentModel::new(transformer.clone(), thinking.clone(), sizes).unwrap();
     let vcr = Term::SeqVcr {
         loss: SeqVcr {
             lambda1: 1.0,
@@ -326,7 +333,7 @@ fn learned_parts_are_saved_and_read_back() {
     assert_eq!(values(&back.unwrap()), values(&learner));
     assert!(values(&learner).contains_key("seq_vcr.weight"));
     // Another expression does not fit the file, and says which part is missing.
-    let other = Thinking::from("pause+pause".parse::<coconut::latent::Reinject>().unwrap());
+    let other = LatentConfig::from("pause+pause".parse::<Feedback>().unwrap());
     let error = Learner::load(transformer, other, folder.path()).unwrap_err().to_string();
     assert!(error.contains("`reinject.pause.1.weight` is missing"), "{error}");
 }

@@ -16,7 +16,7 @@ use coconut::{
     data::{Format, Method, SampleKey, Stage},
     eval::{Answer, AnswerOptions, Question, Sampling, answer},
     latent::{
-        self, LatentModel, Wanted,
+        self, LatentModel, PassPlan, ReadSet,
         batch::{Batch, Row},
     },
     model::Transformer,
@@ -70,8 +70,9 @@ const OPTIONS: AnswerOptions =
 fn read_before(checkpoint: &Checkpoint, ids: &[u32], position: usize) -> Vec<(String, f64)> {
     let fed_back = matches!(checkpoint.latent.method, Method::Coconut);
     let latent = fed_back.then_some(checkpoint.tokenizer.markers().latent);
-    let batch = Batch::new(&[Row { ids, labels: &[] }], latent).unwrap();
-    let trace = latent::forward(&checkpoint.model, &batch, Wanted::Everything);
+    let batch =
+        Batch::new(&[Row { ids, labels: &[] }], &checkpoint.model.config.plan(latent)).unwrap();
+    let trace = latent::forward(&checkpoint.model, &batch, ReadSet::ALL);
     // One row alone has no padding: column and position are the same.
     let hidden = trace.last_hidden(&batch, &[(0, position - 1)]).unwrap();
     let logits = checkpoint.model.transformer.logits(hidden);
@@ -87,8 +88,8 @@ fn read_before(checkpoint: &Checkpoint, ids: &[u32], position: usize) -> Vec<(St
 /// The last hidden state before a position of a prompt run alone, which `hs[-1]` feeds back: its length.
 fn length_before(checkpoint: &Checkpoint, ids: &[u32], position: usize) -> f64 {
     let latent = checkpoint.tokenizer.markers().latent;
-    let batch = Batch::new(&[Row { ids, labels: &[] }], Some(latent)).unwrap();
-    let trace = latent::forward(&checkpoint.model, &batch, Wanted::Everything);
+    let batch = Batch::new(&[Row { ids, labels: &[] }], &PassPlan::sequential(latent)).unwrap();
+    let trace = latent::forward(&checkpoint.model, &batch, ReadSet::ALL);
     let hidden: Tensor<2> = trace.last_hidden(&batch, &[(0, position - 1)]).unwrap();
     let values = hidden.into_data().try_into_vec::<f32>().unwrap();
     values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()

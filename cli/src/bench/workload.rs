@@ -16,7 +16,7 @@ use coconut::{
     },
     eval::{GenerateOptions, Sampling, generate},
     latent::{
-        LatentModel, Recompute,
+        LatentModel, PassPlan, Recompute,
         batch::{Batch, Row},
     },
     memory,
@@ -278,7 +278,8 @@ impl Workload {
         let start = Instant::now();
         let layout: Vec<Row> =
             rows.iter().map(|s| Row { ids: &s.ids, labels: &s.labels }).collect();
-        let batch = Batch::new(&layout, Some(self.markers.latent)).map_err(Error::Internal)?;
+        let batch = Batch::new(&layout, &PassPlan::sequential(self.markers.latent))
+            .map_err(Error::Internal)?;
         let batches = StepBatches::one(batch, examples);
         let (learner, report) = step(
             self.learner,

@@ -1,5 +1,5 @@
-//! What is fed back: the reinjection R of docs/method.md 5, a sum of terms such as
-//! `hs[-1]+suppressed[0.5:]`. [`parse`] reads it, [`terms`] computes it.
+//! What is fed back: the function R of docs/method.md 5, a sum of terms such as `hs[-1]+suppressed[0.5:]`.
+//! [`parse`] reads it, [`terms`] computes it. Recipes call it `replacement_method`, results `reinject`.
 
 pub mod parse;
 pub mod terms;
@@ -9,13 +9,13 @@ use std::{fmt, ops::Range, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 pub use parse::ParseError;
-pub use terms::{Learned, Source};
+pub use terms::{FeedbackContext, FeedbackInputs, Learned};
 
 /// The function of what was computed at the position before a latent that becomes the latent's input
 /// embedding: a sum of terms. Read from and written as text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "String")]
-pub struct Reinject {
+pub struct Feedback {
     terms: Vec<Term>,
 }
 
@@ -29,11 +29,11 @@ pub enum Term {
     /// `suppressed[a:b]`: Σ over differences l of `h_t^{l+1} ⊙ 1[Δ_l < −ε]`, see [`terms`].
     Suppressed(Index),
     /// `norm(x)`: x scaled to the mean length of the token embeddings.
-    Norm(Reinject),
+    Norm(Feedback),
     /// `proj(x)`: the `usize`-th learned linear map of the expression.
-    Proj(Reinject, usize),
+    Proj(Feedback, usize),
     /// `mlp(x)`: the `usize`-th learned layer norm, linear, GELU, linear of the expression.
-    Mlp(Reinject, usize),
+    Mlp(Feedback, usize),
     /// `soft[τ]`: the expected token embedding under softmax(W h^L / τ).
     Soft(f64),
     /// `zero`: nothing is fed back.
@@ -98,14 +98,14 @@ impl Index {
     }
 }
 
-impl Default for Reinject {
+impl Default for Feedback {
     /// `hs[-1]` (Hao et al. 2024).
     fn default() -> Self {
         Self { terms: vec![Term::Hidden(Index::At(Bound::Integer(-1)))] }
     }
 }
 
-impl Reinject {
+impl Feedback {
     /// The zero vector.
     pub fn zero() -> Self {
         Self { terms: vec![Term::Zero] }
@@ -114,6 +114,11 @@ impl Reinject {
     /// The terms, in order.
     pub fn terms(&self) -> &[Term] {
         &self.terms
+    }
+
+    /// Whether any term reads differences of hidden states through the head.
+    pub fn reads_head(&self) -> bool {
+        self.any(&|term| matches!(term, Term::Suppressed(_)))
     }
 
     /// Refuses an index that picks nothing in a model of `n_layer` blocks.
@@ -178,7 +183,7 @@ impl Reinject {
     }
 }
 
-impl fmt::Display for Reinject {
+impl fmt::Display for Feedback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, term) in self.terms.iter().enumerate() {
             let plus = if number == 0 { "" } else { "+" };
@@ -234,7 +239,7 @@ enum Written {
     Fraction(f64),
 }
 
-impl TryFrom<Written> for Reinject {
+impl TryFrom<Written> for Feedback {
     type Error = ParseError;
 
     fn try_from(written: Written) -> Result<Self, ParseError> {
@@ -246,7 +251,7 @@ impl TryFrom<Written> for Reinject {
     }
 }
 
-impl FromStr for Reinject {
+impl FromStr for Feedback {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
@@ -254,9 +259,9 @@ impl FromStr for Reinject {
     }
 }
 
-impl From<Reinject> for String {
-    fn from(reinject: Reinject) -> Self {
-        reinject.to_string()
+impl From<Feedback> for String {
+    fn from(feedback: Feedback) -> Self {
+        feedback.to_string()
     }
 }
 
@@ -265,7 +270,7 @@ mod tests {
     use super::*;
 
     fn index(text: &str) -> Index {
-        match text.parse::<Reinject>().unwrap().terms[0] {
+        match text.parse::<Feedback>().unwrap().terms[0] {
             Term::Hidden(index) | Term::Suppressed(index) => index,
             ref other => panic!("{other}"),
         }
@@ -289,10 +294,10 @@ mod tests {
         assert_eq!(of("suppressed[:0.5]", 8), 0..4);
         // int(0.9 · 9) = 8 of 8 differences: nothing, which is refused by name.
         assert!(of("suppressed[0.9:]", 8).is_empty());
-        let refused = "ie+suppressed[0.90:]".parse::<Reinject>().unwrap().check(8).unwrap_err();
+        let refused = "ie+suppressed[0.90:]".parse::<Feedback>().unwrap().check(8).unwrap_err();
         assert!(refused.contains("`suppressed[0.9:]` picks nothing: it starts at 8"), "{refused}");
-        assert!("norm(hs[9])".parse::<Reinject>().unwrap().check(8).is_err());
-        assert!("norm(hs[-9])+ie".parse::<Reinject>().unwrap().check(8).is_ok());
+        assert!("norm(hs[9])".parse::<Feedback>().unwrap().check(8).is_err());
+        assert!("norm(hs[-9])+ie".parse::<Feedback>().unwrap().check(8).is_ok());
     }
 
     #[test]
@@ -318,13 +323,13 @@ mod tests {
             ("0.5", "hs[0.5]"),
             ("hs+supressed[0.5:]", "hs[-1]+suppressed[0.5:]"),
         ] {
-            let read: Reinject = written.parse().unwrap();
+            let read: Feedback = written.parse().unwrap();
             assert_eq!(read.to_string(), canonical);
-            assert_eq!(canonical.parse::<Reinject>().unwrap(), read);
+            assert_eq!(canonical.parse::<Feedback>().unwrap(), read);
             let json = serde_json::to_string(&read).unwrap();
             assert_eq!(json, format!("\"{canonical}\""));
-            assert_eq!(serde_json::from_str::<Reinject>(&json).unwrap(), read);
+            assert_eq!(serde_json::from_str::<Feedback>(&json).unwrap(), read);
         }
-        assert_eq!(serde_json::from_str::<Reinject>("-1").unwrap(), Reinject::default());
+        assert_eq!(serde_json::from_str::<Feedback>("-1").unwrap(), Feedback::default());
     }
 }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::{Bound, Index, Reinject, Term};
+use super::{Bound, Feedback, Index, Term};
 
-/// Why a text is no reinjection, and at which character.
+/// Why a text is no expression, and at which character.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
     /// The text.
@@ -28,7 +28,7 @@ const TERMS: &str = "hs[k], ie, suppressed[a:b], norm(x), proj(x), mlp(x), soft[
 /// Terms nest this deep and no deeper.
 const DEEPEST: usize = 32;
 
-pub(super) fn parse(text: &str) -> Result<Reinject, ParseError> {
+pub(super) fn parse(text: &str) -> Result<Feedback, ParseError> {
     let mut reader = Reader { text, chars: text.chars().collect(), at: 0, learned: [0; 3] };
     let expression = reader.sum(0)?;
     match reader.next_visible() {
@@ -83,7 +83,7 @@ impl Reader<'_> {
         word
     }
 
-    fn sum(&mut self, depth: usize) -> Result<Reinject, ParseError> {
+    fn sum(&mut self, depth: usize) -> Result<Feedback, ParseError> {
         if depth > DEEPEST {
             return Err(self.error(format!("terms are nested more than {DEEPEST} deep")));
         }
@@ -91,7 +91,7 @@ impl Reader<'_> {
         while self.take('+') {
             terms.push(self.term(depth)?);
         }
-        Ok(Reinject { terms })
+        Ok(Feedback { terms })
     }
 
     fn term(&mut self, depth: usize) -> Result<Term, ParseError> {
@@ -134,7 +134,7 @@ impl Reader<'_> {
         self.learned[kind] - 1
     }
 
-    fn argument(&mut self, name: &str, depth: usize) -> Result<Reinject, ParseError> {
+    fn argument(&mut self, name: &str, depth: usize) -> Result<Feedback, ParseError> {
         self.expect('(', &format!("`{name}`"))?;
         let x = self.sum(depth + 1)?;
         self.expect(')', "the argument")?;

@@ -11,12 +11,14 @@ use burn::{
 };
 use coconut_kernels as kernels;
 
-use super::{Reinject, Term};
+use super::{Feedback, Term};
 use crate::{
-    latent::Thinking,
+    latent::LatentConfig,
+    linalg::extend_basis,
     model::{
-        HiddenStates, Transformer,
+        HiddenStates, TokenLayout, Transformer,
         layers::{Conv1d, LayerNorm},
+        parameters::constant_like,
     },
     rng,
 };
@@ -24,11 +26,11 @@ use crate::{
 /// The learned parts of an expression, in the order in which they are written.
 #[derive(Module, Debug)]
 pub struct Learned {
-    /// One a `proj`.
+    /// The maps of the `proj`s.
     pub proj: Vec<Conv1d>,
-    /// One an `mlp`.
+    /// The networks of the `mlp`s.
     pub mlp: Vec<ThoughtMlp>,
-    /// One a `pause`.
+    /// The vectors of the `pause`s.
     pub pause: Vec<Vector>,
 }
 
@@ -52,8 +54,8 @@ pub struct Vector {
 
 impl Learned {
     /// Fresh parts of width `d`: `proj` the identity, the others normal with `std`.
-    pub fn new(reinject: &Reinject, d: usize, std: f64, seed: u64, device: &Device) -> Self {
-        let [projs, mlps, pauses] = reinject.learned();
+    pub fn new(feedback: &Feedback, d: usize, std: f64, seed: u64, device: &Device) -> Self {
+        let [projs, mlps, pauses] = feedback.learned();
         let mut rng = rng::stream(seed, &[rng::THOUGHTS]);
         let mut normal = |shape: [usize; 2]| {
             let values: Vec<f32> = rng::normals(&mut rng, shape[0] * shape[1], std as f32);
@@ -81,134 +83,134 @@ impl Learned {
     }
 }
 
-/// What the latents of one pass are made of.
-#[derive(Debug)]
-pub struct Source<'a> {
-    /// The pass before.
+/// What the thoughts of one pass are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct FeedbackInputs<'a> {
+    /// Hidden states of an earlier pass.
     pub states: &'a HiddenStates,
-    /// Its input embeddings, which lie as its states do: `[batch, seq, d_model]` or `[1, cells, d_model]`.
-    pub inputs: &'a Tensor<3>,
-    /// The first pass's input embeddings; `compat: replication` reads them.
-    pub first: &'a Tensor<3>,
-    /// For each row, the column of the pass before to feed back.
+    /// The columns of it that are fed back, row after row: `[batch, thoughts]`.
     pub columns: &'a [usize],
+    /// Input embeddings of an earlier pass, `[batch, seq, d_model]` or `[1, tokens, d_model]`.
+    pub embeddings: &'a Tensor<3>,
+    /// How these lie.
+    pub embedding_tokens: &'a TokenLayout,
+    /// The columns of them that `ie` feeds back, row after row: `[batch, thoughts]`.
+    pub embedding_columns: &'a [usize],
     /// The span of the head's rows where it is not everything ([`row_space`]).
     pub row_space: Option<&'a Tensor<2>>,
 }
 
-impl Source<'_> {
-    /// Hidden state `k` at each row's column: `[batch, 1, d_model]`.
-    fn state(&self, k: usize) -> Tensor<3> {
-        self.states.column(k, self.columns)
-    }
+/// Everything that a term is computed from.
+#[derive(Debug)]
+pub struct FeedbackContext<'a> {
+    /// The transformer.
+    pub transformer: &'a Transformer,
+    /// The learned parts of the expression.
+    pub learned: &'a Learned,
+    /// How thoughts are made.
+    pub config: &'a LatentConfig,
+    /// What they are made of.
+    pub inputs: FeedbackInputs<'a>,
 }
 
-impl Reinject {
-    /// Whether any term reads differences of hidden states through the head.
-    pub fn reads_head(&self) -> bool {
-        self.any(&|term| matches!(term, Term::Suppressed(_)))
+impl FeedbackContext<'_> {
+    /// The thoughts of an expression: `[batch, thoughts, d_model]`.
+    pub fn thoughts(&self, feedback: &Feedback) -> Tensor<3> {
+        let terms = feedback.terms().iter().map(|term| self.term(term));
+        terms.reduce(|sum, x| sum + x).unwrap_or_else(|| self.zero())
     }
 
-    /// The thoughts: `[batch, 1, d_model]`.
-    pub fn thoughts(
-        &self,
-        model: &Transformer,
-        learned: &Learned,
-        thinking: &Thinking,
-        source: &Source,
-    ) -> Tensor<3> {
-        let term = |term| self.term(term, model, learned, thinking, source);
-        let mut terms = self.terms.iter().map(term);
-        let first = terms.next().unwrap_or_else(|| source.state(0).detach().zeros_like());
-        terms.fold(first, |sum, x| sum + x)
-    }
-
-    fn term(
-        &self,
-        term: &Term,
-        model: &Transformer,
-        learned: &Learned,
-        thinking: &Thinking,
-        source: &Source,
-    ) -> Tensor<3> {
-        let replication = thinking.replicates();
-        let inner = |x: &Self| x.thoughts(model, learned, thinking, source);
-        let n = source.states.all().len();
-        let state = |k: usize| {
-            let raw = thinking.last_state_unnormed && k + 1 == n;
-            match raw {
-                true => source.states.last_cells().column(source.states.unnormed(), source.columns),
-                false => source.state(k),
-            }
-        };
-        let zero = || state(0).detach().zeros_like();
+    fn term(&self, term: &Term) -> Tensor<3> {
+        let precision = self.transformer.config.precision;
         match term {
-            Term::Hidden(index) => index
-                .resolve(n, n, replication)
-                .map(state)
-                .reduce(|a, b| a + b)
-                .unwrap_or_else(zero),
-            Term::Input if replication => {
-                // inputs_embeds[:, :To][:, -1]: the pass's length counted from the row's start.
-                let [_, columns, _] = source.first.dims();
-                let last = source.inputs.dims()[1].min(columns) - 1;
-                source.first.clone().narrow(1, last, 1)
+            Term::Hidden(index) => {
+                let n = self.inputs.states.count();
+                let indices = index.resolve(n, n, self.config.replicates());
+                self.sum(indices.map(|k| self.state(k)))
             }
-            Term::Input => source.states.cells().column(source.inputs.clone(), source.columns),
+            Term::Input => {
+                let FeedbackInputs { embeddings, embedding_tokens, embedding_columns, .. } =
+                    self.inputs;
+                embedding_tokens.pick_columns(embeddings.clone(), embedding_columns)
+            }
             Term::Suppressed(index) => {
-                let kept = |l: usize| {
-                    let after = state(l + 1);
-                    let mut change = after.clone().detach() - state(l).detach();
-                    if let Some(basis) = source.row_space {
-                        let [batch, _, d] = change.dims();
-                        let coefficients =
-                            change.reshape([batch, d]).matmul(basis.clone().transpose());
-                        change = coefficients.matmul(basis.clone()).reshape([batch, 1, d]);
-                    }
-                    let epsilon = thinking.suppressed_epsilon;
-                    let mask = if thinking.suppressed_relative {
-                        let rms = after.clone().detach().square().mean_dim(2).sqrt(); // [batch, 1, 1]
-                        (change + rms * epsilon).lower_elem(0.0)
-                    } else {
-                        change.lower_elem(-epsilon)
-                    };
-                    after * mask.float()
-                };
-                index
-                    .resolve(n - 1, n, replication)
-                    .map(kept)
-                    .reduce(|a, b| a + b)
-                    .unwrap_or_else(zero)
+                let n = self.inputs.states.count();
+                let indices = index.resolve(n - 1, n, self.config.replicates());
+                self.sum(indices.map(|l| self.suppressed(l)))
             }
             Term::Norm(x) => {
-                let x = inner(x);
-                let norm = (x.clone().square().sum_dim(2) + 1e-12).sqrt(); // [batch, 1, 1]
-                x / norm * mean_length(model).unsqueeze()
+                let x = self.thoughts(x);
+                let norm = (x.clone().square().sum_dim(2) + 1e-12).sqrt(); // [batch, thoughts, 1]
+                x / norm * mean_length(self.transformer).unsqueeze()
             }
             Term::Proj(x, number) => {
-                learned.proj[*number].forward(inner(x), model.config.precision)
+                self.learned.proj[*number].forward(self.thoughts(x), precision)
             }
             Term::Mlp(x, number) => {
-                let mlp = &learned.mlp[*number];
-                let x = mlp.ln.forward(inner(x), 1e-5);
-                let precision = model.config.precision;
+                let mlp = &self.learned.mlp[*number];
+                let x = mlp.ln.forward(self.thoughts(x), 1e-5);
                 let x = kernels::gelu(mlp.c_fc.forward(x, precision));
                 mlp.c_proj.forward(x, precision)
             }
             Term::Soft(temperature) => {
-                let last = source.state(n - 1);
-                let [batch, _, d] = last.dims();
-                let logits = model.logits(last.reshape([batch, d])) / *temperature; // [batch, vocab]
-                let shares = activation::softmax(logits, 1);
-                model.embeddings().mix(shares).reshape([batch, 1, d])
+                let last = self.normed(self.inputs.states.count() - 1);
+                let [batch, thoughts, d] = last.dims();
+                let logits = self.transformer.logits(last.reshape([batch * thoughts, d]));
+                let shares = activation::softmax(logits / *temperature, 1); // [batch · thoughts, vocab]
+                self.transformer.embeddings().mix(shares).reshape([batch, thoughts, d])
             }
-            Term::Zero => zero(),
+            Term::Zero => self.zero(),
             Term::Pause(number) => {
-                let weight = learned.pause[*number].weight.val();
-                let (batch, [d]) = (source.columns.len(), weight.dims());
-                weight.reshape([1, 1, d]).expand([batch, 1, d])
+                let weight = self.learned.pause[*number].weight.val();
+                let (rows, [d]) = (self.inputs.embedding_tokens.rows(), weight.dims());
+                let thoughts = self.inputs.columns.len() / rows;
+                weight.reshape([1, 1, d]).expand([rows, thoughts, d])
             }
         }
+    }
+
+    /// `h^{l+1} ⊙ 1[Δ_l < −ε]`: the part of a state that the block before it took back.
+    fn suppressed(&self, l: usize) -> Tensor<3> {
+        let after = self.state(l + 1);
+        let change = self.seen(after.clone().detach() - self.state(l).detach());
+        let epsilon = self.config.suppressed_epsilon;
+        let mask = match self.config.suppressed_relative {
+            true => {
+                let rms = after.clone().detach().square().mean_dim(2).sqrt(); // [batch, thoughts, 1]
+                (change + rms * epsilon).lower_elem(0.0)
+            }
+            false => change.lower_elem(-epsilon),
+        };
+        after * mask.float()
+    }
+
+    /// `W⁺ W x`, what of a change is seen through the head: shape kept.
+    fn seen(&self, x: Tensor<3>) -> Tensor<3> {
+        let Some(basis) = self.inputs.row_space else { return x };
+        let [batch, thoughts, d] = x.dims();
+        let coefficients = x.reshape([batch * thoughts, d]).matmul(basis.clone().transpose());
+        coefficients.matmul(basis.clone()).reshape([batch, thoughts, d])
+    }
+
+    /// Hidden state `k` at the columns that are fed back, the last one as the configuration wants it.
+    fn state(&self, k: usize) -> Tensor<3> {
+        let FeedbackInputs { states, columns, .. } = self.inputs;
+        match self.config.last_state_unnormed && k + 1 == states.count() {
+            true => states.pick_unnormed(columns),
+            false => states.pick_columns(k, columns),
+        }
+    }
+
+    fn normed(&self, k: usize) -> Tensor<3> {
+        self.inputs.states.pick_columns(k, self.inputs.columns)
+    }
+
+    fn sum(&self, states: impl Iterator<Item = Tensor<3>>) -> Tensor<3> {
+        states.reduce(|a, b| a + b).unwrap_or_else(|| self.zero())
+    }
+
+    fn zero(&self) -> Tensor<3> {
+        self.normed(0).detach().zeros_like()
     }
 }
 
@@ -229,25 +231,9 @@ pub fn row_space(model: &Transformer) -> Option<Tensor<2>> {
     }
     let values = head.clone().into_data().convert::<f64>().try_into_vec::<f64>().ok()?;
     let mut basis: Vec<Vec<f64>> = Vec::new();
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    for row in values.chunks(d) {
-        let (mut rest, length) = (row.to_vec(), dot(row, row).sqrt());
-        for _ in 0..2 {
-            for unit in &basis {
-                let along = dot(unit, &rest);
-                rest.iter_mut().zip(unit).for_each(|(x, u)| *x -= along * u);
-            }
-        }
-        let left = dot(&rest, &rest).sqrt();
-        if left > 1e-6 * length {
-            basis.push(rest.into_iter().map(|x| x / left).collect());
-        }
-    }
+    values.chunks(d).for_each(|row| extend_basis(&mut basis, row.to_vec(), 1e-6));
     let rank = basis.len();
     let values: Vec<f32> = basis.concat().into_iter().map(|x| x as f32).collect();
-    (rank > 0).then(|| {
-        // A constant on the side of autodiff that the states are on.
-        let basis = Tensor::<2>::from_data(TensorData::new(values, [rank, d]), &head.device());
-        if head.is_autodiff() && !basis.is_autodiff() { Tensor::from_inner(basis) } else { basis }
-    })
+    let basis = || Tensor::from_data(TensorData::new(values, [rank, d]), &head.device());
+    (rank > 0).then(|| constant_like(basis(), &head))
 }

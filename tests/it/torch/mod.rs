@@ -1,16 +1,25 @@
 //! What the tests against PyTorch share: its fixtures (`python/fixtures/make_fixtures.py`), and how ours are held
 //! against them.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use coconut::{
     latent::{
-        self, LatentModel, Wanted,
+        self, LatentModel, PassPlan, ReadSet,
         batch::{Batch, Row},
     },
     model::{Transformer, weights},
 };
 use serde::{Deserialize, de::DeserializeOwned};
+
+/// The device's generator, which all tests share, for one that draws dropout.
+pub fn generator() -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 pub fn fixtures() -> PathBuf {
     crate::fixture("torch")
@@ -51,7 +60,7 @@ impl Case {
         let rows: Vec<Row> = (self.rows.iter().zip(&labels))
             .map(|(row, labels)| Row { ids: &row.ids, labels })
             .collect();
-        Batch::new(&rows, Some(latent)).unwrap()
+        Batch::new(&rows, &PassPlan::sequential(latent)).unwrap()
     }
 
     /// All rows without labels.
@@ -67,10 +76,10 @@ pub fn thinking(model: Transformer) -> LatentModel {
 
 /// Logits at every position of each row of a batch.
 pub fn logits(model: &LatentModel, batch: &Batch) -> Vec<Vec<f32>> {
-    let trace = latent::forward(model, batch, Wanted::Everything);
+    let trace = latent::forward(model, batch, ReadSet::ALL);
     let of_row = |row| {
-        let cells: Vec<_> = batch.columns_of(row).into_iter().map(|column| (row, column)).collect();
-        let hidden = trace.last_hidden(batch, &cells).unwrap();
+        let tokens: Vec<_> = batch.columns_of(row).iter().map(|&column| (row, column)).collect();
+        let hidden = trace.last_hidden(batch, &tokens).unwrap();
         model.transformer.logits(hidden).into_data().try_into_vec().unwrap()
     };
     (0..batch.rows).map(of_row).collect()

@@ -1,0 +1,101 @@
+//! Everything that a forward pass computed.
+
+use burn::tensor::Tensor;
+
+use super::batch::{Batch, Target};
+use crate::model::{Cache, HiddenStates};
+
+/// Everything that a forward pass computed. Losses, generation and probes read the same one.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// Per pass, its hidden states, as far as they were to be read; columns count from the pass's first.
+    pub hidden: Vec<HiddenStates>,
+    /// Per pass, what it was fed, `[batch, thoughts, d_model]`; `None` if it is text only.
+    pub thoughts: Vec<Option<Tensor<3>>>,
+    /// Keys and values of every column.
+    pub cache: Cache,
+}
+
+impl Trace {
+    /// The same with each tensor replaced.
+    pub(super) fn map(self, replace: impl Fn(Tensor<3>) -> Tensor<3> + Copy) -> Self {
+        Self {
+            hidden: self.hidden.into_iter().map(|states| states.map(replace)).collect(),
+            thoughts: self.thoughts.into_iter().map(|x| x.map(replace)).collect(),
+            cache: self.cache.map(replace),
+        }
+    }
+
+    /// The thoughts that were fed, by their number in the row: `[batch, 1, d_model]` each. Where passes compute a
+    /// column anew, the last one counts.
+    pub fn thoughts_in_order(&self, batch: &Batch) -> Vec<Tensor<3>> {
+        let kept = batch.passes.iter().zip(&self.thoughts).filter(|(pass, _)| pass.keep);
+        let fed = kept.filter_map(|(_, thoughts)| thoughts.as_ref());
+        fed.flat_map(|x| (0..x.dims()[1]).map(|at| x.clone().narrow(1, at, 1))).collect()
+    }
+
+    /// Last hidden states (after the final norm) at the columns that predict `targets`, which are
+    /// ordered by column: `[targets, d_model]`; `None` if there are none.
+    pub fn predictors(&self, batch: &Batch, targets: &[Target]) -> Option<Tensor<2>> {
+        let tokens: Vec<(usize, usize)> = targets.iter().map(|t| (t.row, t.column)).collect();
+        self.last_hidden(batch, &tokens)
+    }
+
+    /// Last hidden state of each row's last token: `[batch, d_model]`.
+    pub fn ends(&self, batch: &Batch) -> Option<Tensor<2>> {
+        let mut tokens: Vec<(usize, usize)> = batch.ends.iter().copied().enumerate().collect();
+        if tokens.iter().all(|&(_, column)| column == batch.columns - 1) {
+            return self.last_hidden(batch, &tokens);
+        }
+        tokens.sort_by_key(|&(_, column)| column);
+        let hidden = self.last_hidden(batch, &tokens)?;
+        let mut order = vec![0i32; tokens.len()];
+        for (at, &(row, _)) in tokens.iter().enumerate() {
+            order[row] = at as i32;
+        }
+        let order = Tensor::from_data(order.as_slice(), &hidden.device());
+        Some(hidden.select(0, order))
+    }
+
+    /// Last hidden states at tokens `(row, column)` ordered by column: `[tokens, d_model]`; `None` if there are
+    /// none.
+    ///
+    /// # Panics
+    /// As [`Trace::hidden_at`].
+    pub fn last_hidden(&self, batch: &Batch, tokens: &[(usize, usize)]) -> Option<Tensor<2>> {
+        let last = self.hidden.first()?.count() - 1;
+        self.hidden_at(batch, last, tokens)
+    }
+
+    /// Hidden states `k` at tokens `(row, column)` ordered by column: `[tokens, d_model]`; `None` if there are
+    /// none. Where passes compute a column anew, the last one counts.
+    ///
+    /// # Panics
+    /// If one of the tokens is padding, or was not to be read ([`ReadSet`](super::ReadSet)).
+    pub fn hidden_at(
+        &self,
+        batch: &Batch,
+        k: usize,
+        tokens: &[(usize, usize)],
+    ) -> Option<Tensor<2>> {
+        let mut parts = Vec::new();
+        let mut rest = tokens;
+        let kept = batch.passes.iter().zip(&self.hidden).filter(|(pass, _)| pass.keep);
+        for (pass, states) in kept {
+            let here = rest.partition_point(|&(_, column)| column < pass.columns.end);
+            let (these, later) = rest.split_at(here);
+            rest = later;
+            if these.is_empty() {
+                continue;
+            }
+            let own = |&(row, column): &(usize, usize)| (row, column - pass.columns.start);
+            let tokens: Vec<_> = these.iter().map(own).collect();
+            parts.push(states.pick(k, &tokens));
+        }
+        match parts.len() {
+            0 => None,
+            1 => parts.pop(),
+            _ => Some(Tensor::cat(parts, 0)),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! How the tokens of one pass lie in its tensors: integers on the host, made before any tensor exists.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use coconut_kernels::Visible;
+
+/// Which tokens `(row, column)` of a pass a tensor `[_, _, d_model]` holds; columns count from the pass's
+/// first. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct TokenLayout {
+    rows: usize,
+    columns: usize,
+    /// For each row and column, its index among the tokens held, or [`NONE`]; `None` if all are held,
+    /// padding too.
+    indices: Option<Arc<[u32]>>,
+}
+
+/// The index of a token that is not held.
+const NONE: u32 = u32::MAX;
+
+impl TokenLayout {
+    /// Every row and column, padding too: the tensor is `[rows, columns, d_model]`.
+    pub fn padded(rows: usize, columns: usize) -> Self {
+        Self { rows, columns, indices: None }
+    }
+
+    /// Some tokens, in the order of `tokens`: the tensor is `[1, tokens, d_model]`.
+    pub fn unpadded(rows: usize, columns: usize, tokens: &[(usize, usize)]) -> Self {
+        let mut indices = vec![NONE; rows * columns];
+        for (index, (row, column)) in tokens.iter().enumerate() {
+            indices[row * columns + column] = index as u32;
+        }
+        Self { rows, columns, indices: Some(indices.into()) }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns, held or not.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Whether the tensor is `[1, tokens, d_model]`.
+    pub fn is_unpadded(&self) -> bool {
+        self.indices.is_some()
+    }
+
+    /// How many tokens are held.
+    pub fn len(&self) -> usize {
+        match &self.indices {
+            None => self.rows * self.columns,
+            Some(indices) => indices.iter().filter(|&&index| index != NONE).count(),
+        }
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The indices of tokens among those held: `[tokens]`.
+    ///
+    /// # Panics
+    /// If one of them is not held.
+    fn indices(&self, tokens: &[(usize, usize)]) -> Vec<i32> {
+        let index = |&(row, column): &(usize, usize)| {
+            let at = row * self.columns + column;
+            let index = self.indices.as_ref().map_or(at as u32, |indices| indices[at]);
+            assert!(index != NONE, "row {row}, column {column} was not computed");
+            index as i32
+        };
+        tokens.iter().map(index).collect()
+    }
+
+    /// The vectors of some tokens of `x`, in the order of `tokens`: `[tokens, d_model]`.
+    ///
+    /// # Panics
+    /// If one of them is not held.
+    pub fn pick(&self, x: Tensor<3>, tokens: &[(usize, usize)]) -> Tensor<2> {
+        let [rows, columns, d_model] = x.dims();
+        let indices = Tensor::from_data(self.indices(tokens).as_slice(), &x.device());
+        x.reshape([rows * columns, d_model]).select(0, indices)
+    }
+
+    /// As many columns of each row of `x`, named row after row: `[rows, columns.len() / rows, d_model]`.
+    ///
+    /// # Panics
+    /// If one of them is not held.
+    pub fn pick_columns(&self, x: Tensor<3>, columns: &[usize]) -> Tensor<3> {
+        let [_, _, d_model] = x.dims();
+        let width = columns.len() / self.rows.max(1);
+        let Some(&first) = columns.first() else { return x };
+        let in_a_row = |(at, &column): (usize, &usize)| column == first + at % width;
+        if !self.is_unpadded() && columns.iter().enumerate().all(in_a_row) {
+            return x.narrow(1, first, width);
+        }
+        let tokens: Vec<(usize, usize)> =
+            columns.iter().enumerate().map(|(at, &column)| (at / width, column)).collect();
+        self.pick(x, &tokens).reshape([self.rows, width, d_model])
+    }
+
+    /// The same tensor with padding: `[rows, columns, d_model]`, zero at tokens that are not held.
+    pub fn pad(&self, x: Tensor<3>) -> Tensor<3> {
+        let Some(indices) = &self.indices else { return x };
+        let [_, held, d_model] = x.dims();
+        let zero = x.clone().narrow(1, 0, 1).zeros_like();
+        let x = Tensor::cat(vec![x, zero], 1).reshape([held + 1, d_model]);
+        let indices: Vec<i32> =
+            indices.iter().map(|&index| (index as usize).min(held) as i32).collect();
+        let indices = Tensor::from_data(indices.as_slice(), &x.device());
+        x.select(0, indices).reshape([self.rows, self.columns, d_model])
+    }
+}
+
+/// An integer for each token of a pass, such as its id: `[rows, columns]`, or `[1, tokens]` without padding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenInts {
+    /// Row after row.
+    pub values: Vec<i32>,
+    /// Of the tensor.
+    pub shape: [usize; 2],
+}
+
+impl TokenInts {
+    /// From rows of equal length, or one row of tokens without padding.
+    ///
+    /// # Panics
+    /// If there are not as many values as the shape says.
+    pub fn new(values: Vec<i32>, shape: [usize; 2]) -> Self {
+        assert_eq!(values.len(), shape[0] * shape[1], "one integer a token");
+        Self { values, shape }
+    }
+
+    /// The same on a device.
+    pub fn tensor(&self, device: &Device) -> Tensor<2, Int> {
+        Tensor::from_data(TensorData::new(self.values.clone(), self.shape), device)
+    }
+}
+
+/// What a pass computes, and how it lies in tensors. Cloning is cheap but for the position ids.
+#[derive(Clone, Debug)]
+pub struct PassLayout {
+    /// The pass's tokens in its tensors.
+    pub tokens: TokenLayout,
+    /// Their position ids, each below `n_positions`.
+    pub position_ids: TokenInts,
+    /// Which of all the columns, cached and new, hold tokens.
+    pub visible: Visible,
+    /// The tokens whose last hidden state is read, if they are few: of the others the last block computes
+    /// keys and values only.
+    pub reads: Option<LastReads>,
+}
+
+/// The tokens of a pass whose last hidden state is computed.
+#[derive(Clone, Debug)]
+pub struct LastReads {
+    /// Their layout once picked.
+    pub tokens: TokenLayout,
+    /// Which columns hold tokens, and from which column of each row on attention's result is read.
+    pub visible: Visible,
+    /// Where they lie among the pass's tokens.
+    indices: Vec<i32>,
+}
+
+impl PassLayout {
+    /// The layout of new columns whose every last hidden state is read.
+    pub fn new(tokens: TokenLayout, position_ids: TokenInts, visible: Visible) -> Self {
+        Self { tokens, position_ids, visible, reads: None }
+    }
+
+    /// The layout of whole rows of new columns after `visible.columns() - columns` cached ones, with
+    /// `position_ids: [rows, columns]`.
+    pub fn whole(position_ids: TokenInts, visible: Visible) -> Self {
+        let [rows, columns] = position_ids.shape;
+        Self::new(TokenLayout::padded(rows, columns), position_ids, visible)
+    }
+
+    /// The same where last hidden states are read at `tokens` only, given row after row.
+    pub fn reading(self, tokens: &[(usize, usize)]) -> Self {
+        // Where almost all is read, picking it costs more than it spares.
+        if 4 * tokens.len() > 3 * self.tokens.len() {
+            return self;
+        }
+        let TokenLayout { rows, columns, .. } = self.tokens;
+        let before = self.visible.columns() - columns;
+        let mut from = vec![self.visible.columns(); rows];
+        for &(row, column) in tokens {
+            from[row] = from[row].min(before + column);
+        }
+        let reads = LastReads {
+            tokens: TokenLayout::unpadded(rows, columns, tokens),
+            visible: self.visible.clone().wanted(from),
+            indices: self.tokens.indices(tokens),
+        };
+        Self { reads: Some(reads), ..self }
+    }
+
+    /// The tokens whose last hidden state is computed.
+    pub fn last_tokens(&self) -> &TokenLayout {
+        self.reads.as_ref().map_or(&self.tokens, |reads| &reads.tokens)
+    }
+}
+
+impl LastReads {
+    /// The vectors that are read, of those of the pass: `[1, tokens, d_model]`.
+    pub fn pick(&self, x: Tensor<3>) -> Tensor<3> {
+        let [rows, columns, d_model] = x.dims();
+        let indices = Tensor::<1, Int>::from_data(self.indices.as_slice(), &x.device());
+        x.reshape([rows * columns, d_model]).select(0, indices).unsqueeze()
+    }
+}
