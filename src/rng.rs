@@ -23,6 +23,8 @@ pub const GENERATED: u64 = 6;
 pub const THOUGHTS: u64 = 7;
 /// Stream of fresh adapters.
 pub const ADAPTERS: u64 = 8;
+/// Stream of edits of thoughts, by row and thought.
+pub const EDITS: u64 = 9;
 
 /// The generator at `place` (a stream and indices into it) of a run seeded with `seed`.
 pub fn stream(seed: u64, place: &[u64]) -> ChaCha8Rng {

@@ -78,7 +78,7 @@ fn kept<M: Module, T>(
     BackwardOptions { reads, tracked, seed, .. }: BackwardOptions,
     loss: impl FnOnce(&Trace) -> Option<(Tensor<1>, T)>,
 ) -> Option<(NamedTensors, T)> {
-    let options = ForwardOptions { reads, tracked, seed: Some(seed) };
+    let options = ForwardOptions { reads, tracked, seed: Some(seed), edit: None };
     let trace = super::forward(model, batch, options);
     let (loss, besides) = loss(&trace)?;
     drop(trace);
@@ -95,7 +95,7 @@ fn recomputed<M: Module, T>(
     loss: impl FnOnce(&Trace) -> Option<(Tensor<1>, T)>,
 ) -> Option<(NamedTensors, T)> {
     let BackwardOptions { reads, tracked, seed, .. } = options;
-    let sweep = ForwardOptions { reads, tracked, seed: Some(seed) };
+    let sweep = ForwardOptions { reads, tracked, seed: Some(seed), edit: None };
     let trace =
         run(model, batch, sweep, batch.passes.len(), |states, pass| keep(states, pass, options));
     let row_space = row_space(model);

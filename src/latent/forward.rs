@@ -6,8 +6,9 @@ use std::ops::Range;
 use burn::{module::Module, tensor::Tensor};
 
 use super::{
-    LatentModel, ReadSet, Trace,
+    Edit, LatentModel, ReadSet, Trace,
     batch::{Batch, Fed, Pass},
+    edit::Edited,
     feedback::{FeedbackContext, FeedbackInputs, terms},
     reads::ReadPositions,
 };
@@ -18,7 +19,7 @@ use crate::{
 
 /// How a batch is run.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ForwardOptions {
+pub struct ForwardOptions<'a> {
     /// What will be read of the trace.
     pub reads: ReadSet,
     /// Gradients flow through so many of the last passes, all if `None`: hidden states, thoughts, keys and
@@ -27,9 +28,11 @@ pub struct ForwardOptions {
     /// Each block of each pass draws its dropout from its own stream of this seed; `None` leaves the device's
     /// generator as it is.
     pub seed: Option<u64>,
+    /// What replaces thoughts before they are fed.
+    pub edit: Option<&'a Edit>,
 }
 
-impl From<ReadSet> for ForwardOptions {
+impl From<ReadSet> for ForwardOptions<'_> {
     fn from(reads: ReadSet) -> Self {
         Self { reads, ..Self::default() }
     }
@@ -39,7 +42,11 @@ impl From<ReadSet> for ForwardOptions {
 /// `p_1 < p_2 < …` get `e_{p_i} = R(h_{p_i − 1})` (Hao et al. 2024, section 3), differentiably.
 ///
 /// `batch` must fit the model: ids below `vocab_size`, lengths at most `n_positions`.
-pub fn forward(model: &LatentModel, batch: &Batch, options: impl Into<ForwardOptions>) -> Trace {
+pub fn forward<'a>(
+    model: &LatentModel,
+    batch: &Batch,
+    options: impl Into<ForwardOptions<'a>>,
+) -> Trace {
     let options = options.into();
     let first = first_tracked(batch, options.tracked);
     run(model, batch, options, first, |states, _| states)
@@ -55,7 +62,7 @@ pub(super) fn first_tracked(batch: &Batch, tracked: Option<usize>) -> usize {
 pub(super) fn run(
     model: &LatentModel,
     batch: &Batch,
-    options: ForwardOptions,
+    options: ForwardOptions<'_>,
     recorded: usize,
     keep: impl Fn(HiddenStates, &Pass) -> HiddenStates,
 ) -> Trace {
@@ -67,6 +74,7 @@ pub(super) fn run(
     let mut trace = Trace {
         hidden: Vec::with_capacity(batch.passes.len()),
         thoughts: Vec::with_capacity(batch.passes.len()),
+        edited: Vec::new(),
         cache: Cache::new(model.transformer.config.n_layer),
     };
     let mut inputs: Vec<Tensor<3>> = Vec::with_capacity(batch.passes.len()); // [batch, seq, d_model] a pass
@@ -76,8 +84,12 @@ pub(super) fn run(
             let from = fed.states.pass;
             // What the first tracked pass is fed is made of constants by parameters that are none.
             let records = number >= first && (from >= recorded || from < first);
-            let states = &trace.hidden[from];
-            think(chosen(records), batch, fed, states, &inputs[fed.inputs.pass], row_space.as_ref())
+            let (states, inputs) = (&trace.hidden[from], &inputs[fed.inputs.pass]);
+            let thoughts = think(chosen(records), batch, fed, states, inputs, row_space.as_ref());
+            let Some(edit) = options.edit else { return thoughts };
+            let Edited { thoughts, touched } = edit.apply(batch, fed, thoughts);
+            trace.edited.extend(touched);
+            thoughts
         });
         let (model, mut fed) = (chosen(number >= recorded), thoughts.clone());
         if number < recorded {
@@ -102,6 +114,9 @@ pub(super) fn run(
             }
         }
     }
+    // A thought that passes compute anew is edited each time.
+    trace.edited.sort_unstable();
+    trace.edited.dedup();
     trace
 }
 

@@ -3,6 +3,7 @@
 pub mod backward;
 pub mod batch;
 pub mod config;
+pub mod edit;
 pub mod feedback;
 pub mod forward;
 pub mod model;
@@ -13,6 +14,7 @@ pub mod trace;
 pub use backward::{BackwardOptions, Recompute, backward};
 pub use batch::{Batch, PassPlan};
 pub use config::{Compat, LatentConfig};
+pub use edit::{Edit, Places, Replacement};
 pub use feedback::Feedback;
 pub use forward::{ForwardOptions, forward};
 pub use model::{LatentModel, LatentSizes};

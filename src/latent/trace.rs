@@ -12,6 +12,8 @@ pub struct Trace {
     pub hidden: Vec<HiddenStates>,
     /// Per pass, what it was fed, `[batch, thoughts, d_model]`; `None` if it is text only.
     pub thoughts: Vec<Option<Tensor<3>>>,
+    /// Each thought that an edit touched, in order: its row, and which of the row's thoughts it is.
+    pub edited: Vec<(usize, usize)>,
     /// Keys and values of every column.
     pub cache: Cache,
 }
@@ -22,6 +24,7 @@ impl Trace {
         Self {
             hidden: self.hidden.into_iter().map(|states| states.map(replace)).collect(),
             thoughts: self.thoughts.into_iter().map(|x| x.map(replace)).collect(),
+            edited: self.edited,
             cache: self.cache.map(replace),
         }
     }

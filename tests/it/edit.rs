@@ -1,0 +1,147 @@
+//! Edits of thoughts against a loop that runs the whole row anew for every latent, and what they leave alone.
+
+use burn::tensor::{Device, Tensor};
+use coconut::{
+    latent::{
+        self, Batch, Edit, ForwardOptions, LatentModel, PassPlan, Places, ReadSet, Replacement,
+        Trace, batch::Row,
+    },
+    model::{Cache, PassLayout, TokenInts, Transformer},
+};
+use coconut_kernels::Visible;
+
+use crate::torch::{distance, fixtures, thinking};
+
+const LATENT: u32 = 40;
+const ROWS: [&[u32]; 3] = [
+    &[5, 6, 7, 38, LATENT, LATENT, LATENT, 39, 1, 2],
+    &[8, 9, 38, LATENT, LATENT, 39, 4],
+    &[3, 2, 4, 4, 1],
+];
+
+fn model() -> LatentModel {
+    thinking(Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap())
+}
+
+fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().try_into_vec().unwrap()
+}
+
+/// The last hidden state of every token of some rows, thoughts edited; and the trace.
+fn run(model: &LatentModel, rows: &[&[u32]], edit: Option<&Edit>) -> (Vec<Vec<f32>>, Trace) {
+    let rows: Vec<Row> = rows.iter().map(|ids| Row { ids, labels: &[] }).collect();
+    let batch = Batch::new(&rows, &PassPlan::sequential(LATENT)).unwrap();
+    let options = ForwardOptions { reads: ReadSet::ALL, edit, ..ForwardOptions::default() };
+    let trace = latent::forward(model, &batch, options);
+    let of_row = |row| {
+        let tokens: Vec<_> = batch.columns_of(row).iter().map(|&column| (row, column)).collect();
+        numbers(trace.last_hidden(&batch, &tokens).unwrap())
+    };
+    ((0..rows.len()).map(of_row).collect(), trace)
+}
+
+/// The same of one row without cache, passes and batch: `feed` gives what thought `index` is fed.
+fn by_hand(
+    model: &LatentModel,
+    ids: &[u32],
+    feed: impl Fn(usize, Tensor<3>) -> Tensor<3>,
+) -> Vec<f32> {
+    let transformer = &model.transformer;
+    let hidden = |embeddings: &[Tensor<3>]| {
+        let n = embeddings.len();
+        let layout =
+            PassLayout::whole(TokenInts::new((0..n as i32).collect(), [1, n]), Visible::all(1, n));
+        let cache = Cache::new(transformer.config.n_layer);
+        transformer.forward(Tensor::cat(embeddings.to_vec(), 1), &cache, &layout, None).0.last()
+    };
+    let (mut embeddings, mut thoughts) = (Vec::new(), 0);
+    for &id in ids {
+        embeddings.push(match id {
+            LATENT => {
+                thoughts += 1;
+                feed(thoughts - 1, hidden(&embeddings).narrow(1, embeddings.len() - 1, 1))
+            }
+            id => transformer.embed(Tensor::from_data([[id as i32]], &Device::flex())),
+        });
+    }
+    numbers(hidden(&embeddings))
+}
+
+#[test]
+fn zero_at_the_second_thought_is_zero_fed_by_hand() {
+    let model = model();
+    let edit = Edit { places: Places::One(1), replacement: Replacement::Zero };
+    let (plain, _) = run(&model, &ROWS, None);
+    let (ours, trace) = run(&model, &ROWS, Some(&edit));
+    assert_eq!(trace.edited, [(0, 1), (1, 1)], "the third row has no thoughts");
+    for ((ids, ours), plain) in ROWS.iter().zip(&ours).zip(&plain) {
+        assert!(distance(plain, &by_hand(&model, ids, |_, thought| thought)) < 1e-5);
+        let zero =
+            |index, thought: Tensor<3>| if index == 1 { thought.zeros_like() } else { thought };
+        assert!(distance(ours, &by_hand(&model, ids, zero)) < 1e-5);
+    }
+    assert!(distance(&ours[0], &plain[0]) > 1e-3, "and that is something else");
+    assert_eq!(ours[2], plain[2]);
+}
+
+#[test]
+fn a_patch_leaves_the_rows_mates_alone_to_the_last_bit() {
+    let model = model();
+    let (plain, clean) = run(&model, &ROWS, None);
+    let value = numbers(clean.thoughts[1].clone().unwrap().narrow(0, 1, 1));
+    let value = Tensor::from_data(value.as_slice(), &Device::flex());
+    let replacement = Replacement::Patch { row: 0, value: value.clone() };
+    let (ours, trace) = run(&model, &ROWS, Some(&Edit { places: Places::One(2), replacement }));
+    assert_eq!(trace.edited, [(0, 2)]);
+    assert_eq!(ours[1..], plain[1..]);
+    let patched = |index, thought| if index == 2 { value.clone().unsqueeze() } else { thought };
+    assert!(distance(&ours[0], &by_hand(&model, ROWS[0], patched)) < 1e-5);
+    // The third thought stands at position 6: what is before is as it was.
+    assert_eq!(ours[0][..6 * 16], plain[0][..6 * 16]);
+    assert!(distance(&ours[0], &plain[0]) > 1e-3);
+}
+
+#[test]
+fn a_rows_own_thoughts_transplanted_change_no_bit() {
+    let model = model();
+    let (plain, clean) = run(&model, &ROWS, None);
+    let own = Tensor::cat(clean.thoughts.iter().flatten().cloned().collect(), 1); // [batch, 3, d_model]
+    let transplant = |donors: Tensor<3>, places| {
+        run(&model, &ROWS, Some(&Edit { places, replacement: Replacement::Transplant(donors) }))
+    };
+    let (ours, trace) = transplant(own.clone(), Places::All);
+    assert_eq!(ours, plain);
+    assert_eq!(trace.edited, [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]);
+    // In another order it is the row's own thoughts permuted; two of them reach two places only.
+    let turned = own.clone().flip([1]);
+    let (ours, _) = transplant(turned.clone(), Places::All);
+    let fed = |index, _| turned.clone().narrow(0, 0, 1).narrow(1, index, 1);
+    assert!(distance(&ours[0], &by_hand(&model, ROWS[0], fed)) < 1e-5);
+    let (_, trace) = transplant(own.narrow(1, 0, 2), Places::Last(2));
+    assert_eq!(trace.edited, [(0, 1), (1, 0), (1, 1)]);
+}
+
+#[test]
+fn other_rows_thoughts_reach_only_rows_that_have_others() {
+    let model = model();
+    let seed = 3;
+    for replacement in [Replacement::Mean, Replacement::Permute { seed }] {
+        let edit = Edit { places: Places::All, replacement };
+        let (ours, trace) = run(&model, &ROWS, Some(&edit));
+        // The third thought is the first row's alone.
+        assert_eq!(trace.edited, [(0, 0), (0, 1), (1, 0), (1, 1)]);
+        // Of two rows each is fed the other's, as it is then, itself fed the first's.
+        let [a, b] = [0, 1].map(|row| run(&model, &ROWS[row..row + 1], None).1);
+        let first = |trace: &Trace| trace.thoughts[1].clone().unwrap();
+        let second = |row: usize, donor: Tensor<3>| {
+            let edit = Edit { places: Places::One(0), replacement: Replacement::Transplant(donor) };
+            run(&model, &ROWS[row..row + 1], Some(&edit)).1.thoughts[2].clone().unwrap()
+        };
+        let [second_a, second_b] = [second(0, first(&b)), second(1, first(&a))];
+        let fed = [[first(&b), second_b], [first(&a), second_a]];
+        for row in 0..2 {
+            let fed = |index: usize, thought| fed[row].get(index).cloned().unwrap_or(thought);
+            assert!(distance(&ours[row], &by_hand(&model, ROWS[row], fed)) < 1e-5);
+        }
+    }
+}
