@@ -16,11 +16,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     LatentModel, Trace,
     batch::{Batch, Fed, Pass},
-    forward::{
-        ForwardOptions, add_positions, embed, first_tracked, pass_seed, row_space, run, run_pass,
-        think,
-    },
+    forward::{ForwardOptions, add_positions, embed, pass_seed, row_space, run, run_pass, think},
     reads::{ReadLayers, ReadSet},
+    tracking::{Tracked, tracked},
 };
 use crate::model::{
     Cache, HiddenStates,
@@ -47,7 +45,7 @@ pub struct BackwardOptions {
     pub reads: ReadSet,
     /// What is computed again.
     pub recompute: Recompute,
-    /// Gradients flow through so many of the last passes, all if `None`.
+    /// Gradients flow through so many of each row's last passes, counted from its own last latent; all if `None`.
     pub tracked: Option<usize>,
     /// Each block of each pass draws its dropout from its own stream of it, to be drawn again.
     pub seed: u64,
@@ -94,10 +92,10 @@ fn recomputed<M: Module, T>(
     vjp: fn(&M, &PassReplay, OutputGrads) -> InputGrads,
     loss: impl FnOnce(&Trace) -> Option<(Tensor<1>, T)>,
 ) -> Option<(NamedTensors, T)> {
-    let BackwardOptions { reads, tracked, seed, .. } = options;
-    let sweep = ForwardOptions { reads, tracked, seed: Some(seed), edit: None };
-    let trace =
-        run(model, batch, sweep, batch.passes.len(), |states, pass| keep(states, pass, options));
+    let BackwardOptions { reads, seed, .. } = options;
+    let sweep = ForwardOptions { reads, tracked: options.tracked, seed: Some(seed), edit: None };
+    let trace = run(model, batch, sweep, false, |states, pass| keep(states, pass, options));
+    let tracked = tracked(batch, options.tracked);
     let row_space = row_space(model);
     let leaves = trace.clone().map(leaf);
     let (loss, besides) = loss(&leaves)?;
@@ -106,24 +104,28 @@ fn recomputed<M: Module, T>(
     let mut upstream = Upstream::new(&leaves, batch, &mut found);
     drop((leaves, found));
 
-    let first = first_tracked(batch, tracked);
-    for number in (first..batch.passes.len()).rev() {
+    for (number, pass) in batch.passes.iter().enumerate().rev() {
+        let grad_new = upstream.take_columns(pass);
+        if !tracked[number].any() {
+            continue;
+        }
         let replay = PassReplay {
             model,
             batch,
             number,
             options,
+            tracked: &tracked,
             row_space: row_space.as_ref(),
             states: &trace.hidden[number],
             thoughts: trace.thoughts[number].clone().map(leaf),
-            past: trace.cache.before(batch.passes[number].columns.start, upstream.prefix).map(leaf),
+            past: trace.cache.before(pass.columns.start, upstream.prefix).map(leaf),
         };
-        let grads = vjp(module, &replay, upstream.outputs(batch, number));
+        let grads = vjp(module, &replay, upstream.outputs(&replay, grad_new));
         add(&mut upstream.grad_thoughts[number], grads.thoughts);
         upstream.add_past(grads.past);
         total = accumulate(Some(total), grads.parameters);
     }
-    // What the first tracked pass is fed was made of constants, and parameters that the sweep recorded.
+    // Where a tracked pass is fed from one that is not, the sweep recorded what parameters made of constants.
     let mut made = Vjp::default();
     for (thoughts, grad) in trace.thoughts.into_iter().zip(upstream.grad_thoughts) {
         thoughts.into_iter().for_each(|thoughts| made.add(thoughts, grad.clone()));
@@ -179,17 +181,31 @@ impl Upstream {
         Self { grad_states, grad_unnormed, grad_thoughts, grad_cache, prefix }
     }
 
-    /// What is known of a pass's results when all later passes are done.
-    fn outputs<'a>(&mut self, batch: &'a Batch, number: usize) -> OutputGrads<'a> {
-        let fed = |(later, grad): (&'a Pass, &mut Option<Tensor<3>>)| {
-            let fed = later.fed.as_ref().filter(|fed| fed.states.pass == number)?;
-            Some((fed, grad.take()?))
+    /// What is known of a pass's results when all later passes are done; `grad_new` is of its columns of the cache.
+    /// Rows that are not tracked have none.
+    fn outputs<'a>(
+        &mut self,
+        replay: &PassReplay<'a>,
+        grad_new: Vec<Option<Tensor<3>>>,
+    ) -> OutputGrads<'a> {
+        let PassReplay { batch, number, tracked, states, .. } = *replay;
+        let own = &tracked[number];
+        let fed = |(later, pass): (usize, &'a Pass)| {
+            let fed = pass.fed.as_ref().filter(|fed| fed.states.pass == number)?;
+            let grad = self.grad_thoughts[later].take()?;
+            Some((fed, tracked[later].cut(grad, &fed.tokens(batch.rows))?))
         };
+        let thoughts = batch.passes.iter().enumerate().filter_map(fed).collect();
+        let grad_states = std::mem::take(&mut self.grad_states[number]);
+        let first = states.count() - grad_states.len();
+        let of_state = |(k, grad): (usize, Option<Tensor<3>>)| own.cut(grad?, states.tokens(k));
+        let last = states.tokens(states.count() - 1);
+        let tokens = batch.passes[number].tokens();
         OutputGrads {
-            states: std::mem::take(&mut self.grad_states[number]),
-            unnormed: self.grad_unnormed[number].take(),
-            thoughts: batch.passes.iter().zip(&mut self.grad_thoughts).filter_map(fed).collect(),
-            new: self.take_columns(&batch.passes[number]),
+            states: (first..).zip(grad_states).map(of_state).collect(),
+            unnormed: self.grad_unnormed[number].take().and_then(|grad| own.cut(grad, last)),
+            thoughts,
+            new: grad_new.into_iter().map(|grad| own.cut(grad?, tokens)).collect(),
         }
     }
 
@@ -224,6 +240,8 @@ struct PassReplay<'a> {
     batch: &'a Batch,
     number: usize,
     options: BackwardOptions,
+    /// The rows of each pass through which gradients flow.
+    tracked: &'a [Tracked],
     row_space: Option<&'a Tensor<2>>,
     /// What it computed, as far as it was kept.
     states: &'a HiddenStates,
@@ -266,14 +284,17 @@ impl PassReplay<'_> {
 
     /// The input embeddings that `ie` feeds back: this pass's own, or those of one of text only.
     fn inputs(&self, fed: &Fed, embeddings: &Tensor<3>) -> Tensor<3> {
-        match fed.inputs.pass == self.number {
+        let pass = &self.batch.passes[fed.inputs.pass];
+        let inputs = match fed.inputs.pass == self.number {
             true => embeddings.clone(),
-            false => embed(self.model, &self.batch.passes[fed.inputs.pass], None),
-        }
+            false => embed(self.model, pass, None),
+        };
+        self.tracked[fed.inputs.pass].gate(inputs, pass.tokens())
     }
 
     fn think(&self, fed: &Fed, states: &HiddenStates, inputs: &Tensor<3>) -> Tensor<3> {
-        think(self.model, self.batch, fed, states, inputs, self.row_space)
+        let states = self.tracked[self.number].gate_states(states.clone());
+        think(self.model, self.batch, fed, &states, inputs, self.row_space)
     }
 }
 
@@ -331,7 +352,7 @@ fn vjp_blocks<M: Module>(module: &M, replay: &PassReplay, grads: OutputGrads) ->
     let mut grad_inputs = Vec::with_capacity(grads.thoughts.len()); // what `ie` read, and its gradient
     for (fed, grad_thoughts) in grads.thoughts {
         let inputs = replay.inputs(fed, &embeddings);
-        let (states, leaf_inputs) = ((*states).clone().map(leaf), leaf(inputs.clone()));
+        let (states, leaf_inputs) = ((*states).clone().map(|x, _| leaf(x)), leaf(inputs.clone()));
         let mut vjp = Vjp::default();
         vjp.add(replay.think(fed, &states, &leaf_inputs), Some(grad_thoughts));
         let mut found = pull(vjp);

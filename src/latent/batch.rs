@@ -74,6 +74,8 @@ pub struct Pass {
     pub fed: Option<Fed>,
     /// Whether later passes see its keys and values.
     pub keep: bool,
+    /// For each row, after how many thoughts its tokens in this pass come; `None` if it has none there.
+    pub depths: Vec<Option<usize>>,
     /// Token ids of the text before and after the thoughts.
     pub(super) text: [TokenInts; 2],
     layout: PassLayout,
@@ -102,6 +104,13 @@ pub struct FedFrom {
     pub pass: usize,
     /// Its columns, counted from its first, row after row: `[rows, thoughts]`.
     pub columns: Vec<usize>,
+}
+
+impl Fed {
+    /// How the thoughts of a batch's rows lie: `[rows, thoughts, d_model]`.
+    pub fn tokens(&self, rows: usize) -> TokenLayout {
+        TokenLayout::padded(rows, self.columns.len())
+    }
 }
 
 impl Pass {
@@ -176,7 +185,7 @@ impl Batch {
 
     fn pass(&self, number: usize, runs: &[Run], plan: &PassPlan) -> Pass {
         let (grid, run) = (&self.grid, &runs[number]);
-        let Run { columns, fed, keep } = run.clone();
+        let Run { columns, fed, keep, depths } = run.clone();
         // The first pass is long, and its rows differ in length: it leaves padding out.
         let first = runs[0].columns.clone();
         let unpads = !plan.replication && grid.has_padding(&first);
@@ -197,7 +206,13 @@ impl Batch {
         let before = columns.start..columns.start + fed_columns.start;
         let after = columns.start + fed_columns.end..columns.end;
         let text = [before, after].map(|columns| grid.ints(&grid.ids, &columns, unpadded));
-        Pass { columns, fed, keep, text, layout, predicting }
+        let has_tokens = |row: usize| grid.token_columns[row].iter().any(|c| columns.contains(c));
+        let depths = depths
+            .iter()
+            .enumerate()
+            .map(|(row, &depth)| has_tokens(row).then_some(depth))
+            .collect();
+        Pass { columns, fed, keep, depths, text, layout, predicting }
     }
 
     /// The tokens `(row, column)` of a pass that predict a label, end their row or feed a thought, row after row;
@@ -250,6 +265,8 @@ struct Run {
     columns: Range<usize>,
     fed: Option<Fed>,
     keep: bool,
+    /// For each row, after how many thoughts its tokens come.
+    depths: Vec<usize>,
 }
 
 /// A pass for each slot, fed one thought of each row after the first; all are kept.
@@ -270,7 +287,10 @@ fn sequential(grid: &Grid, slots: &[Vec<Slot>], plan: &PassPlan) -> Vec<Run> {
             let states = FedFrom { pass: before, columns: states };
             Fed { columns: 0..1, first_thought: before, states, inputs }
         });
-        Run { columns: columns.clone(), fed, keep: true }
+        let latents =
+            slots.iter().map(|row| row.iter().filter(|slot| !slot.left.is_empty()).count());
+        let depths = latents.map(|latents| latents.min(number)).collect();
+        Run { columns: columns.clone(), fed, keep: true, depths }
     };
     grid.blocks.iter().enumerate().map(run).collect()
 }
@@ -547,16 +567,20 @@ mod tests {
         };
         let grid = Grid::new(rows, &rows.iter().map(slot).collect::<Vec<_>>(), &plan);
         let [before, region, after] = [0, 1, 2].map(|block| grid.blocks[block].clone());
-        let run = |columns: &Range<usize>, fed, keep| Run { columns: columns.clone(), fed, keep };
-        let mut runs = vec![run(&before, None, true), run(&region, None, iterations == 0)];
+        let run = |columns: &Range<usize>, fed, keep, depth: usize| {
+            let most = |row| if latents(row, plan.latent).count() > 0 { iterations } else { 0 };
+            let depths = rows.iter().map(|row| most(row).min(depth)).collect();
+            Run { columns: columns.clone(), fed, keep, depths }
+        };
+        let mut runs = vec![run(&before, None, true, 0), run(&region, None, iterations == 0, 0)];
         for t in 1..=iterations {
             let columns = rows.iter().flat_map(|_| 0..region.len() - 1).collect();
             let states = FedFrom { pass: t, columns };
             let inputs = states.clone();
             let fed = Fed { columns: 1..region.len(), first_thought: 0, states, inputs };
-            runs.push(run(&region, Some(fed), t == iterations));
+            runs.push(run(&region, Some(fed), t == iterations, t));
         }
-        runs.push(run(&after, None, true));
+        runs.push(run(&after, None, true, iterations));
         Batch::from_runs(rows, grid, runs, &plan)
     }
 

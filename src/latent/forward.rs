@@ -11,6 +11,7 @@ use super::{
     edit::Edited,
     feedback::{FeedbackContext, FeedbackInputs, terms},
     reads::ReadPositions,
+    tracking::tracked,
 };
 use crate::{
     model::{Cache, HiddenStates, NewColumns, TokenInts},
@@ -22,8 +23,8 @@ use crate::{
 pub struct ForwardOptions<'a> {
     /// What will be read of the trace.
     pub reads: ReadSet,
-    /// Gradients flow through so many of the last passes, all if `None`: hidden states, thoughts, keys and
-    /// values of earlier ones are constants.
+    /// Gradients flow through so many of each row's last passes, counted from its own last latent, all if
+    /// `None`: hidden states, thoughts, keys and values of earlier ones are constants.
     pub tracked: Option<usize>,
     /// Each block of each pass draws its dropout from its own stream of this seed; `None` leaves the device's
     /// generator as it is.
@@ -48,27 +49,22 @@ pub fn forward<'a>(
     options: impl Into<ForwardOptions<'a>>,
 ) -> Trace {
     let options = options.into();
-    let first = first_tracked(batch, options.tracked);
-    run(model, batch, options, first, |states, _| states)
+    run(model, batch, options, true, |states, _| states)
 }
 
-/// The first pass through which gradients flow.
-pub(super) fn first_tracked(batch: &Batch, tracked: Option<usize>) -> usize {
-    batch.passes.len().saturating_sub(tracked.unwrap_or(usize::MAX))
-}
-
-/// Runs a batch; passes before `recorded` leave no graph. `keep` says what stays of a pass's hidden states once
-/// all thoughts are made of them.
+/// Runs a batch; the passes through which gradients flow leave a graph if they are `recorded`. `keep` says what
+/// stays of a pass's hidden states once all thoughts are made of them.
 pub(super) fn run(
     model: &LatentModel,
     batch: &Batch,
     options: ForwardOptions<'_>,
-    recorded: usize,
+    recorded: bool,
     keep: impl Fn(HiddenStates, &Pass) -> HiddenStates,
 ) -> Trace {
-    let first = first_tracked(batch, options.tracked);
+    let tracked = tracked(batch, options.tracked);
+    let records: Vec<bool> = tracked.iter().map(|tracked| recorded && tracked.any()).collect();
     // Untracked parameters record no graph; dropout stays as it is in training.
-    let constant = (recorded > 0).then(|| model.clone().no_grad());
+    let constant = records.contains(&false).then(|| model.clone().no_grad());
     let chosen = |records: bool| constant.as_ref().filter(|_| !records).unwrap_or(model);
     let row_space = row_space(model);
     let mut trace = Trace {
@@ -82,17 +78,18 @@ pub(super) fn run(
     for (number, pass) in batch.passes.iter().enumerate() {
         let thoughts = pass.fed.as_ref().map(|fed| {
             let from = fed.states.pass;
-            // What the first tracked pass is fed is made of constants by parameters that are none.
-            let records = number >= first && (from >= recorded || from < first);
+            // What a tracked pass is fed from one that is not is made of constants by parameters that are none.
+            let records = tracked[number].any() && (records[from] || !tracked[from].any());
             let (states, inputs) = (&trace.hidden[from], &inputs[fed.inputs.pass]);
             let thoughts = think(chosen(records), batch, fed, states, inputs, row_space.as_ref());
+            let thoughts = tracked[number].gate(thoughts, &fed.tokens(batch.rows));
             let Some(edit) = options.edit else { return thoughts };
             let Edited { thoughts, touched } = edit.apply(batch, fed, thoughts);
             trace.edited.extend(touched);
             thoughts
         });
-        let (model, mut fed) = (chosen(number >= recorded), thoughts.clone());
-        if number < recorded {
+        let (model, mut fed) = (chosen(records[number]), thoughts.clone());
+        if !records[number] {
             fed = fed.map(Tensor::detach);
         }
         let embeddings = embed(model, pass, fed);
@@ -101,11 +98,12 @@ pub(super) fn run(
         let (states, new) =
             run_pass(model, pass, embeddings.clone(), &trace.cache, positions, seed);
         if pass.keep {
+            let new = tracked[number].gate_columns(new, pass.tokens());
             trace.cache = trace.cache.push(new);
         }
         trace.thoughts.push(thoughts);
-        trace.hidden.push(states);
-        inputs.push(embeddings);
+        trace.hidden.push(tracked[number].gate_states(states));
+        inputs.push(tracked[number].gate(embeddings, pass.tokens()));
         let before = pass.fed.as_ref().map(|fed| fed.states.pass);
         for done in before.into_iter().chain([number]) {
             if !batch.passes[number + 1..].iter().any(|later| later.is_fed_from(done)) {

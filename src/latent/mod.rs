@@ -10,6 +10,7 @@ pub mod model;
 pub mod position;
 pub mod reads;
 pub mod trace;
+mod tracking;
 
 pub use backward::{BackwardOptions, Recompute, backward};
 pub use batch::{Batch, PassPlan};

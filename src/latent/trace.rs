@@ -22,7 +22,7 @@ impl Trace {
     /// The same with each tensor replaced.
     pub(super) fn map(self, replace: impl Fn(Tensor<3>) -> Tensor<3> + Copy) -> Self {
         Self {
-            hidden: self.hidden.into_iter().map(|states| states.map(replace)).collect(),
+            hidden: self.hidden.into_iter().map(|states| states.map(|x, _| replace(x))).collect(),
             thoughts: self.thoughts.into_iter().map(|x| x.map(replace)).collect(),
             edited: self.edited,
             cache: self.cache.map(replace),

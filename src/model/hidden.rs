@@ -104,9 +104,13 @@ impl HiddenStates {
         Self { tokens: self.last_tokens.clone(), ..self }
     }
 
-    /// The same with each state replaced.
-    pub fn map(self, replace: impl Fn(Tensor<3>) -> Tensor<3>) -> Self {
-        let states: Vec<_> = self.states.into_iter().map(&replace).collect();
-        Self { states, unnormed: replace(self.unnormed), ..self }
+    /// The same with each state replaced, given the tokens that it holds.
+    pub fn map(self, replace: impl Fn(Tensor<3>, &TokenLayout) -> Tensor<3>) -> Self {
+        let Self { states, unnormed, n, tokens, last_tokens } = self;
+        let first = n - states.len();
+        let of = |k: usize| if k + 1 == n { &last_tokens } else { &tokens };
+        let states = (first..).zip(states).map(|(k, x)| replace(x, of(k))).collect();
+        let unnormed = replace(unnormed, &last_tokens);
+        Self { states, unnormed, n, tokens, last_tokens }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use coconut_kernels::Visible;
 
 /// Which tokens `(row, column)` of a pass a tensor `[_, _, d_model]` holds; columns count from the pass's
@@ -101,6 +101,23 @@ impl TokenLayout {
         let tokens: Vec<(usize, usize)> =
             columns.iter().enumerate().map(|(at, &column)| (at / width, column)).collect();
         self.pick(x, &tokens).reshape([self.rows, width, d_model])
+    }
+
+    /// Which tokens are those of some rows, `rows[row]`: `[rows, 1, 1]`, or `[1, tokens, 1]` without padding.
+    pub fn of_rows(&self, rows: &[bool], device: &Device) -> Tensor<3, Bool> {
+        let (values, shape) = match &self.indices {
+            None => (rows.to_vec(), [self.rows, 1, 1]),
+            Some(indices) => {
+                let mut values = vec![false; self.len()];
+                for (at, &index) in indices.iter().enumerate().filter(|(_, index)| **index != NONE)
+                {
+                    values[index as usize] = rows[at / self.columns];
+                }
+                let tokens = values.len();
+                (values, [1, tokens, 1])
+            }
+        };
+        Tensor::from_data(TensorData::new(values, shape), device)
     }
 
     /// The same tensor with padding: `[rows, columns, d_model]`, zero at tokens that are not held.

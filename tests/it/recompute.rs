@@ -15,12 +15,13 @@ use coconut::{
     model::{
         Lora, Transformer,
         lora::{ALL_LINEAR, Targets},
-        parameters::{FlatTensor, NamedTensors, constant_like},
+        parameters::{FlatTensor, NamedTensors, accumulate, constant_like},
     },
-    objective::{Denominators, Learner, Objective, SeqVcr, Term, seq_vcr},
+    objective::{self, Denominators, Learner, Objective, SeqVcr, Term, seq_vcr},
+    optim::global_norm,
 };
 
-use crate::torch::{fixtures, generator};
+use crate::torch::{distance, fixtures, generator};
 
 const L: u32 = 40;
 const ROWS: [&[u32]; 4] = [
@@ -124,6 +125,7 @@ fn what_is_computed_again_gives_the_same_gradients() {
         ("latent", "pause", Some(1), 0.3, Compat::None, LatentPositions::None),
         ("latent", "zero", None, 0.0, Compat::None, LatentPositions::None),
         ("latent", "ie+hs[-2]", None, 0.0, Compat::Replication, LatentPositions::None),
+        ("latent", "ie+hs[-2]", Some(2), 0.0, Compat::Replication, LatentPositions::None),
         ("families/qwen3", "hs[-1]", None, 0.0, Compat::None, LatentPositions::Offset(3)),
         ("families/qwen2", "ie+hs[1]", Some(2), 0.0, Compat::None, LatentPositions::None),
         ("adapters", "hs[-1]", None, 0.3, Compat::None, LatentPositions::None),
@@ -210,6 +212,69 @@ fn a_trace_keeps_its_word() {
             }
         }
     }
+}
+
+/// Passes are tracked from each row's own last latent: mates, their order and micro-batches change no row's gradient,
+/// whatever is computed again.
+#[test]
+fn detached_passes_are_counted_row_by_row() {
+    let _alone = generator();
+    for (place, text) in [
+        ("latent", "hs[-1]"),
+        ("latent", "mlp(hs[1])+ie+pause"),
+        ("adapters", "proj(hs[-1])+soft[0.7]"),
+        ("families/qwen3", "ie+suppressed[0:]"),
+    ] {
+        let model = model(place, 0.0, text.parse::<Feedback>().unwrap().into());
+        let gradients = |numbers: &[usize], tracked, recompute| {
+            let batch = batch_of(&model, numbers);
+            // Besides labels, thoughts and last states are read at every row's end, in whichever pass that is.
+            let reads = ReadSet { layers: ReadLayers::All, ..ReadSet::PREDICTIONS };
+            let options = BackwardOptions { reads, tracked, recompute, seed: 0 };
+            let loss = |trace: &Trace| {
+                let targets = &batch.targets;
+                let sum = objective::cross_entropy(&model.transformer, &batch, trace, targets);
+                let ends = trace.ends(&batch)?;
+                let sum = sum.unwrap_or_else(|| ends.clone().sum() * 0.0);
+                Some((sum + (ends.clone() * ends).sum(), ()))
+            };
+            backward(&model, &model, &batch, options, loss).unwrap().0
+        };
+        for tracked in [Some(1), Some(2), Some(3), None] {
+            let alone = (0..4).map(|row| gradients(&[row], tracked, Recompute::None));
+            let sum = alone.fold(None, |sum, found| Some(accumulate(sum, found))).unwrap();
+            for recompute in [Recompute::None, Recompute::Passes, Recompute::Blocks] {
+                for numbers in [[0, 1, 2, 3], [3, 1, 0, 2]] {
+                    let together = gradients(&numbers, tracked, recompute);
+                    let what = format!("{place} {text} {tracked:?} {recompute:?} {numbers:?}");
+                    off(&what, &sum, &together, 1e-5);
+                }
+                let halves = [[2, 3], [0, 1]].map(|half| gradients(&half, tracked, recompute));
+                let [a, b] = halves;
+                let what = format!("{place} {text} {tracked:?} {recompute:?} in two");
+                off(&what, &sum, &accumulate(Some(a), b), 1e-5);
+            }
+        }
+        // The row without latents has all of its gradient, and the others do not.
+        let norm = |row, tracked| global_norm(&gradients(&[row], tracked, Recompute::None));
+        assert_eq!(norm(3, Some(1)), norm(3, None));
+        assert!((norm(0, Some(1)) / norm(0, None) - 1.0).abs() > 1e-3);
+    }
+}
+
+/// Fails where a gradient is off the expected one by more than `most` parts of the largest value.
+fn off(what: &str, expected: &NamedTensors, ours: &NamedTensors, most: f32) {
+    let values =
+        |x: &FlatTensor| -> Vec<f32> { x.values.clone().into_data().try_into_vec().unwrap() };
+    for (name, flat) in expected {
+        let theirs = values(flat);
+        let ours = ours.get(name).map_or(vec![0.0; theirs.len()], values);
+        let distance = distance(&ours, &theirs);
+        // A gradient that is all rounding has no largest value to speak of.
+        let size = theirs.iter().fold(0f32, |m, x| m.max(x.abs()));
+        assert!(distance < most || size < 1e-5, "{what}: {name} {distance:e} of {size:e}");
+    }
+    assert!(ours.keys().all(|name| expected.contains_key(name)), "{what}");
 }
 
 /// A number that depends on every element: `Σ_i (x_i + x_i²) sin i / n`.

@@ -73,11 +73,22 @@ impl Rows {
         detached: Option<usize>,
         (about, tensors): (&Value, &weights::HostTensors),
     ) {
-        // The reference counts each row's own passes, so with passes detached rows run alone.
         let rows: Vec<Row> = self.rows.iter().map(|(ids, labels)| Row { ids, labels }).collect();
-        let batches: Vec<&[Row]> =
-            if detached.is_some() { rows.chunks(1).collect() } else { vec![&rows] };
-        let labels: usize = rows.iter().map(|r| r.labels.iter().flatten().count()).sum();
+        for batches in [vec![&rows[..]], rows.chunks(1).collect()] {
+            self.check_batches(name, model, detached, (about, tensors), &batches);
+        }
+    }
+
+    fn check_batches(
+        &self,
+        name: &str,
+        model: &LatentModel,
+        detached: Option<usize>,
+        (about, tensors): (&Value, &weights::HostTensors),
+        batches: &[&[Row]],
+    ) {
+        let labels: usize =
+            self.rows.iter().map(|(_, labels)| labels.iter().flatten().count()).sum();
         let (mut value, mut gradients) = (0.0, None);
         for rows in batches {
             let batch = Batch::new(rows, &model.config.plan(Some(self.latent))).unwrap();
