@@ -1,11 +1,11 @@
-//! What each operation costs, forward and backward, fused and from primitive operations.
+//! What each operation costs, forward and backward, fused and by the reference body.
 //!
 //! `cargo bench -p coconut-kernels [-- part of a name]`
 
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use coconut_kernels::{self as kernels, AdamW, Heads, Precision, Visible, Weight, primitive};
+use coconut_kernels::{self as kernels, AdamW, Heads, Precision, Visible, Weight, reference};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -65,7 +65,7 @@ macro_rules! bench {
                 time(|| $call)
             };
             let plain = {
-                use primitive as $module;
+                use reference as $module;
                 time(|| $call)
             };
             report(&name, fused, plain);
@@ -148,7 +148,7 @@ fn main() {
         let (mut x, mut moments, grad) = (tensor(), [tensor().abs(), tensor().abs()], tensor());
         let times = (0..REPEATS).map(|_| {
             let start = Instant::now();
-            let step = if fused { kernels::adamw } else { primitive::adamw };
+            let step = if fused { kernels::adamw } else { reference::adamw };
             let empty = || Tensor::zeros([0], &Device::flex());
             let operands = (
                 std::mem::replace(&mut x, empty()),

@@ -1,6 +1,6 @@
-//! Milliseconds of one training step of a GPT, fused against primitive bodies.
+//! Milliseconds of one training step of a GPT, fused against reference bodies.
 //!
-//! `cargo run --release --workspace --example step [-- primitive] [number of the shape]`
+//! `cargo run --release --workspace --example step [-- reference] [number of the shape]`
 //!
 //! With `paced`, each step waits for a line of standard input and answers with its milliseconds, so
 //! that another program can take turns with it (`python/compare/compare_step.py`).
@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use coconut_kernels::{self as kernels, AdamW, Heads, Visible, primitive};
+use coconut_kernels::{self as kernels, AdamW, Heads, Visible, reference};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -99,7 +99,7 @@ fn loss(
 ) -> Tensor<1> {
     macro_rules! call {
         ($name:ident($($argument:expr),* $(,)?)) => {
-            if fused { kernels::$name($($argument),*) } else { primitive::$name($($argument),*) }
+            if fused { kernels::$name($($argument),*) } else { reference::$name($($argument),*) }
         };
     }
     let [batch, seq] = ids.dims();
@@ -210,7 +210,7 @@ fn measure(shape: Shape, fused: bool, steps: usize, paced: bool) {
 fn main() {
     kernels::allocator::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let fused = !arguments.iter().any(|x| x == "primitive");
+    let fused = !arguments.iter().any(|x| x == "reference");
     let paced = arguments.iter().any(|x| x == "paced");
     let only = arguments.iter().find_map(|x| x.parse::<usize>().ok());
     let shapes = [

@@ -1,8 +1,9 @@
 //! Fused tensor operations for Burn, forward and backward.
 //!
-//! Every operation here is a plain function on [`Tensor`]; it chooses the fused body where one
-//! exists for the tensor's backend and type, and a body of Burn's primitive operations
-//! ([`primitive`]) everywhere else. Both give the same values and gradients to rounding.
+//! Every operation here is a plain function on [`Tensor`]. It checks shapes and chooses a body: the
+//! fused one where there is one for the tensors' device and type (the CPU, in f32), and the one made of
+//! Burn's primitive operations ([`reference`]) everywhere else. Both give the same values and gradients
+//! to rounding.
 //!
 //! The matrix of [`linear`], [`projection`], [`embedding`] and [`cross_entropy`] ([`Weight`]) may be
 //! stored in bf16 if it is a constant: results are those of the same values in f32. Products with it
@@ -10,106 +11,75 @@
 
 mod adamw;
 pub mod allocator;
-mod attention;
-mod cross_entropy;
-mod embedding;
-mod flex;
-mod gelu;
-mod linear;
-mod matrix;
-mod norm;
-pub mod primitive;
-mod projection;
-mod rotary;
-pub mod simd;
-mod swiglu;
+mod cpu;
+pub mod reference;
 mod table;
 mod visible;
 mod weight;
 
 use burn::tensor::{Int, Tensor};
 
-use cross_entropy::CrossEntropy;
-use embedding::Embedding;
-use flex::{apply, fusable};
-use gelu::Gelu;
-use linear::Linear;
-use norm::{LayerNorm, RmsNorm};
-use rotary::{HeadNorm, Rotary};
-use swiglu::SwiGlu;
+use cpu::{fusable, readable};
 
 pub use adamw::AdamW;
-pub use matrix::Precision;
+pub use cpu::simd;
 pub use table::{Apart, Table};
 pub use visible::{Heads, Visible};
-pub use weight::Weight;
+pub use weight::{Precision, Weight};
 
 /// Gaussian error linear unit in its tanh form, GPT-2's `gelu_new`.
 ///
 /// `x`: any shape; the result has the same shape. Source: Hendrycks and Gimpel 2016.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if !fusable(&x) {
-        return primitive::gelu(x);
-    }
-    apply(Gelu, [x.into_dispatch()])
+    if fusable(&x) { cpu::gelu(x) } else { reference::gelu(x) }
 }
 
 /// `gate · σ(gate) · up`, the gated unit of Llama and its kin.
 ///
 /// `gate` and `up` have one shape, and so has the result.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
-    if !(fusable(&gate) && fusable(&up)) {
-        return primitive::swiglu(gate, up);
-    }
     assert_eq!(gate.dims(), up.dims(), "gate and up have one shape");
-    apply(SwiGlu, [gate.into_dispatch(), up.into_dispatch()])
+    if fusable(&gate) && fusable(&up) { cpu::swiglu(gate, up) } else { reference::swiglu(gate, up) }
 }
 
 /// Layer norm over the last dimension with its affine part.
 ///
 /// `x: [batch, seq, d_model]`, `weight, bias: [d_model]`; result `[batch, seq, d_model]`.
 pub fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<3> {
-    if !(fusable(&x) && fusable(&weight) && fusable(&bias)) {
-        return primitive::layer_norm(x, weight, bias, eps);
-    }
     let [_, _, d_model] = x.dims();
     assert_eq!([weight.dims(), bias.dims()], [[d_model]; 2], "one weight and bias a feature");
-    apply(
-        LayerNorm { eps: eps as f32 },
-        [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()],
-    )
+    if fusable(&x) && fusable(&weight) && fusable(&bias) {
+        cpu::layer_norm(x, weight, bias, eps)
+    } else {
+        reference::layer_norm(x, weight, bias, eps)
+    }
 }
 
 /// RMS norm over the last dimension with its weight.
 ///
 /// `x: [batch, seq, d_model]`, `weight: [d_model]`; result `[batch, seq, d_model]`.
 pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
-    if !(fusable(&x) && fusable(&weight)) {
-        return primitive::rms_norm(x, weight, eps);
-    }
     let [_, _, d_model] = x.dims();
     assert_eq!(weight.dims(), [d_model], "one weight a feature");
-    apply(RmsNorm { eps: eps as f32 }, [x.into_dispatch(), weight.into_dispatch()])
+    if fusable(&x) && fusable(&weight) {
+        cpu::rms_norm(x, weight, eps)
+    } else {
+        reference::rms_norm(x, weight, eps)
+    }
 }
 
 /// `x · weight + bias`, the weight stored `[d_in, d_out]` as GPT-2's checkpoints have it.
 ///
 /// `x: [batch, seq, d_in]`, `bias: [d_out]`; result `[batch, seq, d_out]`.
 pub fn linear(x: Tensor<3>, weight: impl Into<Weight>, bias: Option<Tensor<1>>) -> Tensor<3> {
-    let Weight { values: weight, precision } = weight.into();
-    if !(fusable(&x) && weight::readable(&weight) && bias.as_ref().is_none_or(fusable)) {
-        return primitive::linear(x, weight, bias);
-    }
-    let ([_, _, width], [d_in, d_out]) = (x.dims(), weight.dims());
+    let weight = weight.into();
+    let ([_, _, width], [d_in, d_out]) = (x.dims(), weight.values.dims());
     assert_eq!(width, d_in, "the weight takes rows of x");
-    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
-    let op = Linear { precision };
-    match bias {
-        None => apply(op, [x, weight]),
-        Some(bias) => {
-            assert_eq!(bias.dims(), [d_out], "one bias a feature");
-            apply(op, [x, weight, bias.into_dispatch()])
-        }
+    assert!(bias.as_ref().is_none_or(|bias| bias.dims() == [d_out]), "one bias a feature");
+    if fusable(&x) && readable(&weight.values) && bias.as_ref().is_none_or(fusable) {
+        cpu::linear(x, weight, bias)
+    } else {
+        reference::linear(x, weight, bias)
     }
 }
 
@@ -126,23 +96,19 @@ pub fn projection<W: Clone + Into<Weight>>(
     weights: &[W],
     biases: &[Tensor<1>],
 ) -> Tensor<3> {
-    let (weights, precisions): (Vec<_>, Vec<_>) = weights
-        .iter()
-        .map(|weight| weight.clone().into())
-        .map(|weight| (weight.values, weight.precision))
-        .unzip();
+    let weights: Vec<Weight> = weights.iter().map(|weight| weight.clone().into()).collect();
     let [_, _, d_in] = x.dims();
+    let sizes = || weights.iter().map(|weight| weight.values.dims()); // [d_out, d_in] each
     assert!((1..=3).contains(&weights.len()), "one to three weights");
-    assert!(weights.iter().all(|weight| weight.dims()[1] == d_in), "the weights take rows of x");
+    assert!(sizes().all(|[_, width]| width == d_in), "the weights take rows of x");
     assert!(biases.is_empty() || biases.len() == weights.len(), "a bias a weight, or none");
-    assert!(
-        weights.iter().zip(biases).all(|(weight, bias)| weight.dims()[0] == bias.dims()[0]),
-        "one bias a feature"
-    );
-    if !(fusable(&x) && weights.iter().all(weight::readable) && biases.iter().all(fusable)) {
-        return primitive::projection(x, &weights, biases);
+    assert!(sizes().zip(biases).all(|([d_out, _], b)| b.dims() == [d_out]), "one bias a feature");
+    let matrices = weights.iter().all(|weight| readable(&weight.values));
+    if fusable(&x) && matrices && biases.iter().all(fusable) {
+        cpu::projection(x, weights, biases)
+    } else {
+        reference::projection(x, &weights, biases)
     }
-    projection::projection(x, &weights, biases, precisions)
 }
 
 /// Rotary positions: each pair `(i, i + dim/2)` of a query or key head is turned by an angle.
@@ -160,11 +126,11 @@ pub fn rotary(qkv: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: Heads) -> T
     assert_eq!(packed, heads.packed(), "width of a packed row");
     assert!(heads.dim.is_multiple_of(2), "a head has two halves");
     assert_eq!([cos.dims(), sin.dims()], [[batch, seq, heads.dim / 2]; 2], "an angle a pair");
-    if !(fusable(&qkv) && fusable(&cos) && fusable(&sin)) {
-        return primitive::rotary(qkv, cos, sin, heads);
+    if fusable(&qkv) && fusable(&cos) && fusable(&sin) {
+        cpu::rotary(qkv, cos, sin, heads)
+    } else {
+        reference::rotary(qkv, cos, sin, heads)
     }
-    let [cos, sin] = [cos, sin].map(|x| flex::contiguous(flex::plain(x.into_dispatch())));
-    apply(Rotary { cos, sin, heads }, [qkv.into_dispatch()])
 }
 
 /// RMS norm of every query head and every key head over its own width, as Qwen3 has it.
@@ -183,11 +149,11 @@ pub fn head_norm(
 ) -> Tensor<3> {
     assert_eq!(qkv.dims()[2], heads.packed(), "width of a packed row");
     assert_eq!([query.dims(), key.dims()], [[heads.dim]; 2], "one weight a feature of a head");
-    if !(fusable(&qkv) && fusable(&query) && fusable(&key)) {
-        return primitive::head_norm(qkv, query, key, heads, eps);
+    if fusable(&qkv) && fusable(&query) && fusable(&key) {
+        cpu::head_norm(qkv, query, key, heads, eps)
+    } else {
+        reference::head_norm(qkv, query, key, heads, eps)
     }
-    let op = HeadNorm { heads, eps: eps as f32 };
-    apply(op, [qkv.into_dispatch(), query.into_dispatch(), key.into_dispatch()])
 }
 
 /// Rows of `table: [vocab, d_model]` picked by `ids: [batch, seq]`; result `[batch, seq, d_model]`.
@@ -196,14 +162,11 @@ pub fn head_norm(
 /// If an id is not below `vocab`.
 pub fn embedding(table: impl Into<Table>, ids: Tensor<2, Int>) -> Tensor<3> {
     let table = table.into();
-    if !weight::readable(&table.weight.values) {
-        return primitive::embedding(table, ids);
+    if readable(&table.weight.values) {
+        cpu::embedding(table, ids)
+    } else {
+        reference::embedding(table, ids)
     }
-    let Table { weight: Weight { values: weight, .. }, apart } = table;
-    let shape = ids.dims();
-    let picked = flex::indices(ids.clone(), weight.dims()[0]);
-    let rows = apply(Embedding { ids: picked, shape }, [weight.into_dispatch()]);
-    apart.map_or(rows.clone(), |apart| apart.replace(rows, ids))
 }
 
 /// Causal attention of the newest columns over all columns so far.
@@ -233,10 +196,11 @@ pub fn attention(
     visible.chunks(&shapes); // they fit
     assert!(shapes.iter().all(|shape| shape[2] == heads.packed()), "width of a packed row");
     assert!(heads.query.is_multiple_of(heads.key_value), "query heads share key heads evenly");
-    if dropout > 0.0 || !fusable(&qkv) || !past.iter().all(fusable) {
-        return primitive::attention(qkv, past, heads, visible, dropout);
+    if dropout == 0.0 && fusable(&qkv) && past.iter().all(fusable) {
+        cpu::attention(qkv, past, heads, visible)
+    } else {
+        reference::attention(qkv, past, heads, visible, dropout)
     }
-    attention::attention(qkv, past, heads, visible)
 }
 
 /// Sum over rows of the cross entropy of `hidden · headᵀ` against `targets`.
@@ -253,23 +217,15 @@ pub fn cross_entropy(
     targets: Tensor<1, Int>,
 ) -> Tensor<1> {
     let head = head.into();
-    let apart_fusable = head.apart.as_ref().is_none_or(|apart| fusable(&apart.rows));
-    if !(fusable(&hidden) && weight::readable(&head.weight.values) && apart_fusable) {
-        return primitive::cross_entropy(hidden, head, targets);
-    }
-    let ([rows, d_model], [vocab, width]) = (hidden.dims(), head.dims());
+    let ([rows, d_model], [_, width]) = (hidden.dims(), head.dims());
     assert_eq!((rows, d_model), (targets.dims()[0], width), "hidden fits targets and head");
-    let targets = flex::indices(targets, vocab);
-    let precision = head.weight.precision;
-    let operands = [hidden.into_dispatch(), head.weight.values.into_dispatch()];
-    match head.apart {
-        None => apply(CrossEntropy { targets, apart: [].into(), precision }, operands),
-        Some(apart) => {
-            assert_eq!(apart.rows.dims(), [apart.ids.len(), width], "a row an id");
-            let [hidden, weight] = operands;
-            let op = CrossEntropy { targets, apart: apart.ids, precision };
-            apply(op, [hidden, weight, apart.rows.into_dispatch()])
-        }
+    let apart = head.apart.as_ref();
+    assert!(apart.is_none_or(|apart| apart.rows.dims() == [apart.ids.len(), width]), "a row an id");
+    let table = readable(&head.weight.values) && apart.is_none_or(|apart| fusable(&apart.rows));
+    if fusable(&hidden) && table {
+        cpu::cross_entropy(hidden, head, targets)
+    } else {
+        reference::cross_entropy(hidden, head, targets)
     }
 }
 
@@ -285,18 +241,19 @@ pub fn adamw<const D: usize>(
     moments: [Tensor<D>; 2],
     settings: &AdamW,
 ) -> (Tensor<D>, [Tensor<D>; 2]) {
-    if !(fusable(&param) && fusable(&grad) && moments.iter().all(fusable)) {
-        return primitive::adamw(param, grad, moments, settings);
-    }
     assert!(
         [&grad, &moments[0], &moments[1]].iter().all(|x| x.dims() == param.dims()),
         "gradient and moments have the parameter's shape"
     );
-    adamw::step(param, grad, moments, settings)
+    if fusable(&param) && fusable(&grad) && moments.iter().all(fusable) {
+        cpu::adamw(param, grad, moments, settings)
+    } else {
+        reference::adamw(param, grad, moments, settings)
+    }
 }
 
 /// `Σ x²` in double precision. The norm of all gradients is the root of these, summed in a fixed
 /// order; clipping it is [`AdamW::grad_scale`]` = min(1, max_norm / norm)`.
 pub fn squared_norm<const D: usize>(x: &Tensor<D>) -> f64 {
-    if fusable(x) { adamw::squared_norm(x.clone()) } else { primitive::squared_norm(x) }
+    if fusable(x) { cpu::squared_norm(x) } else { reference::squared_norm(x) }
 }

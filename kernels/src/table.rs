@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Bool, Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use crate::weight::{Weight, wide};
 
@@ -75,25 +75,5 @@ impl Table {
             let row = |at: usize| apart.rows.clone().narrow(0, at, 1);
             apart.ids.iter().enumerate().map(move |(at, &id)| (id as usize, row(at)))
         })
-    }
-}
-
-impl Apart {
-    /// `x: [batch, seq, d_model]`, the rows that the weight gives for `ids: [batch, seq]`, with those
-    /// that are given apart put in their place.
-    pub(crate) fn replace(&self, x: Tensor<3>, ids: Tensor<2, Int>) -> Tensor<3> {
-        let [batch, seq] = ids.dims();
-        let host: Vec<u32> = ids.clone().into_data().iter::<u32>().collect();
-        let at = |id: &u32| self.ids.iter().position(|own| own == id);
-        if host.iter().all(|id| at(id).is_none()) {
-            return x;
-        }
-        let places: Vec<i32> = host.iter().map(|id| at(id).unwrap_or(0) as i32).collect();
-        let places = Tensor::from_data(TensorData::new(places, [batch, seq]), &ids.device());
-        let own = crate::embedding(self.rows.clone(), places);
-        let mask: Vec<bool> = host.iter().map(|id| at(id).is_some()).collect();
-        let mask = TensorData::new(mask, [batch, seq, 1]);
-        let mask = Tensor::<3, Bool>::from_data(mask, &ids.device());
-        x.mask_where(mask.expand(own.dims()), own)
     }
 }

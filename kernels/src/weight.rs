@@ -1,13 +1,6 @@
-//! Matrices that stand still may be stored in bf16, half the memory: products widen them a part at a
-//! time, so that the result is that of the same values in f32 to rounding.
+//! A matrix to multiply with. Constant ones may be stored in bf16, half the memory.
 
-use burn::backend::{BackendTensor, DispatchTensorKind};
-use burn::tensor::{DType, Tensor, bf16};
-use burn_flex::FlexTensor;
-use rayon::prelude::*;
-
-use crate::flex::{Sinks, fusable, slice, slice_mut, tensor, unfilled};
-use crate::matrix::{Matrix, Precision, multiply_in};
+use burn::tensor::{DType, Tensor};
 
 /// A matrix to multiply with, and how.
 #[derive(Clone, Debug)]
@@ -24,135 +17,18 @@ impl From<Tensor<2>> for Weight {
     }
 }
 
-/// Elements widened at once: 16 MiB.
-const WIDENED: usize = 1 << 22;
-
-/// Whether a fused body can read this as a weight: f32, or a constant in bf16, on Flex.
-pub(crate) fn readable(weight: &Tensor<2>) -> bool {
-    fusable(weight) || (weight.dtype() == DType::BF16 && on_flex(weight))
-}
-
-fn on_flex(x: &Tensor<2>) -> bool {
-    match x.clone().into_dispatch().kind {
-        DispatchTensorKind::Flex(BackendTensor::Float(_)) => true,
-        DispatchTensorKind::Autodiff(inner) => {
-            let flex = matches!(*inner, DispatchTensorKind::Flex(BackendTensor::Autodiff(_)));
-            flex && !x.is_tracked()
-        }
-        _ => false,
-    }
+/// What the operands of a product with a matrix are rounded to. Sums are in f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Not rounded.
+    #[default]
+    F32,
+    /// The nearest bf16, forward and backward, in the fused bodies; primitive bodies do not round. Faster on
+    /// processors with AVX512-BF16 only ([`Level::Avx512Bf16`](crate::simd::Level)).
+    Bf16,
 }
 
 /// A weight's values in f32, whatever they are stored in.
 pub(crate) fn wide(weight: Tensor<2>) -> Tensor<2> {
     if weight.dtype() == DType::BF16 { weight.cast(DType::F32) } else { weight }
-}
-
-/// Which product with a weight.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// `x · weight`.
-    Plain,
-    /// `x · weightᵀ`.
-    Transposed,
-}
-
-/// [`multiply_in`] of `x` and a weight.
-pub(crate) fn multiply_weight(
-    precision: Precision,
-    dst: &mut [f32],
-    row_stride: usize,
-    add: bool,
-    x: Matrix,
-    weight: &FlexTensor,
-    side: Side,
-) {
-    let shape = weight.layout().shape();
-    let (rows, cols) = (shape[0], shape[1]);
-    if weight.dtype() == DType::F32 {
-        let weight = Matrix::new(slice(weight), rows, cols);
-        let weight = if side == Side::Plain { weight } else { weight.t() };
-        return multiply_in(precision, dst, row_stride, add, x, weight);
-    }
-    // Parts are columns of the result, so that no sum is split between them.
-    let stored = narrow_slice(weight);
-    let (inner, outer) = if side == Side::Plain { (rows, cols) } else { (cols, rows) };
-    let count = (WIDENED / inner.max(1)).clamp(16, outer.max(16));
-    let mut part = unfilled(count.min(outer) * inner);
-    for first in (0..outer).step_by(count) {
-        let count = count.min(outer - first);
-        let part = &mut part[..count * inner];
-        let dst = dst.get_mut(first..).unwrap_or_default();
-        match side {
-            Side::Plain => {
-                let from = |row: usize| &stored[row * cols + first..][..count];
-                part.par_chunks_exact_mut(count)
-                    .with_min_len((1 << 14) / count + 1)
-                    .enumerate()
-                    .for_each(|(row, part)| widen(from(row), part));
-                let part = Matrix::new(part, rows, count);
-                multiply_in(precision, dst, row_stride, add, x, part);
-            }
-            Side::Transposed => {
-                widen_all(&stored[first * cols..][..count * cols], part);
-                let part = Matrix::new(part, count, cols).t();
-                multiply_in(precision, dst, row_stride, add, x, part);
-            }
-        }
-    }
-}
-
-/// Gives a weight, operand `operand` of an operation that accumulates it, the gradient `lhs · rhs`.
-///
-/// Adding to what other passes gave spares a tensor and an addition the size of the weight, which is most of
-/// the cost of a pass of few rows.
-pub(crate) fn put_product<const N: usize>(
-    sinks: &mut Sinks<'_, N>,
-    operand: usize,
-    precision: Precision,
-    lhs: Matrix,
-    rhs: Matrix,
-) {
-    if !sinks.wants(operand) {
-        return;
-    }
-    let [rows, cols] = [lhs.rows(), rhs.cols()];
-    let sum = match sinks.take(operand) {
-        Some(mut sum) => {
-            multiply_in(precision, slice_mut(&mut sum), cols, true, lhs, rhs);
-            sum
-        }
-        None => {
-            let mut sum = unfilled(rows * cols);
-            multiply_in(precision, &mut sum, cols, false, lhs, rhs);
-            tensor(sum, [rows, cols])
-        }
-    };
-    sinks.put(operand, sum);
-}
-
-/// A row of a weight, copied.
-pub(crate) fn copy_row(weight: &FlexTensor, row: usize, to: &mut [f32]) {
-    let first = row * to.len();
-    match weight.dtype() {
-        DType::F32 => to.copy_from_slice(&slice(weight)[first..][..to.len()]),
-        _ => widen(&narrow_slice(weight)[first..][..to.len()], to),
-    }
-}
-
-fn narrow_slice(x: &FlexTensor) -> &[bf16] {
-    let start = x.layout().start_offset();
-    &x.storage::<bf16>()[start..start + x.layout().num_elements()]
-}
-
-fn widen_all(from: &[bf16], to: &mut [f32]) {
-    const CHUNK: usize = 1 << 14;
-    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| widen(from, to));
-}
-
-/// The upper half of an f32 is a bf16.
-fn widen(from: &[bf16], to: &mut [f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = f32::from_bits(u32::from(from.to_bits()) << 16);
-    }
 }

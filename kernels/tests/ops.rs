@@ -3,7 +3,7 @@
 mod common;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use coconut_kernels::{self as kernels, Apart, Heads, Table, Visible, primitive};
+use coconut_kernels::{self as kernels, Apart, Heads, Table, Visible, reference};
 use common::{Body, Random, assert_close, check, constant, leaf, numbers, run};
 
 /// Calls an operation by either body.
@@ -11,7 +11,7 @@ macro_rules! call {
     ($body:expr, $name:ident($($argument:expr),* $(,)?)) => {
         match $body {
             Body::Fused => kernels::$name($($argument),*),
-            Body::Primitive => primitive::$name($($argument),*),
+            Body::Reference => reference::$name($($argument),*),
         }
     };
 }
@@ -366,7 +366,7 @@ fn adamw() {
     }
     for (body, dtype, tolerance) in [
         (Body::Fused, DType::F32, 1e-6),
-        (Body::Primitive, DType::F32, 1e-6),
+        (Body::Reference, DType::F32, 1e-6),
         (Body::Fused, DType::F64, 1e-12),
     ] {
         for (i, (got, want)) in train(body, dtype).iter().zip(&want).enumerate() {

@@ -1,4 +1,4 @@
-//! Holding a fused body against the primitive one, and the primitive one against differences.
+//! Holding a fused body against the reference one, and the reference one against differences.
 #![allow(dead_code)] // each test binary uses a part
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Body {
     Fused,
-    Primitive,
+    Reference,
 }
 
 /// A reproducible stream of numbers in −1..1 (SplitMix64).
@@ -63,21 +63,21 @@ pub fn assert_close(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
     }
 }
 
-/// Holds the fused body in f32 against the primitive body in f32 and f64, and the latter's gradients
+/// Holds the fused body in f32 against the reference body in f32 and f64, and the latter's gradients
 /// against central differences. `f` takes flat operands and gives a flat result.
 pub fn check(name: &str, operands: &[Vec<f64>], f: impl Fn(&[Tensor<1>], Body) -> Tensor<1>) {
     let (values, grads) = run(operands, DType::F32, |x| f(x, Body::Fused));
     for dtype in [DType::F32, DType::F64] {
-        let (want_values, want_grads) = run(operands, dtype, |x| f(x, Body::Primitive));
+        let (want_values, want_grads) = run(operands, dtype, |x| f(x, Body::Reference));
         assert_close(&format!("{name} against {dtype:?}"), &values, &want_values, 1e-5);
         for (i, (got, want)) in grads.iter().zip(&want_grads).enumerate() {
             assert_close(&format!("{name}, gradient {i} against {dtype:?}"), got, want, 1e-5);
         }
         if dtype == DType::F64 {
-            // Through the public function, which must fall back on the primitive body.
+            // Through the public function, which must choose the reference body.
             let (fallen, _) = run(operands, dtype, |x| f(x, Body::Fused));
             assert_close(&format!("{name} in f64"), &fallen, &want_values, 1e-14);
-            check_differences(name, operands, &want_grads, |x| f(x, Body::Primitive));
+            check_differences(name, operands, &want_grads, |x| f(x, Body::Reference));
         }
     }
 }

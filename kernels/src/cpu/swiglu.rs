@@ -1,17 +1,23 @@
 //! SwiGLU: `gate · σ(gate) · up`. Source: Shazeer 2020, arXiv 2002.05202.
 
+use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
-use crate::simd::{fma, sigmoid, simd};
+use super::bridge::{Fused, Sinks, apply, slice, slice_mut, tensor, unfilled};
+use super::simd::{fma, sigmoid, simd};
 
 /// Elements that one task takes.
 const CHUNK: usize = 8192;
 
+/// [`crate::swiglu`] on operands that were found fit.
+pub(crate) fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    apply(SwiGlu, [gate.into_dispatch(), up.into_dispatch()])
+}
+
 /// Operands: `gate` and `up`, of one shape.
 #[derive(Debug)]
-pub(crate) struct SwiGlu;
+struct SwiGlu;
 
 impl Fused<2> for SwiGlu {
     type Saved = [FlexTensor; 2];

@@ -3,11 +3,12 @@
 //! `½x(1 + tanh u)` is `x · σ(2u)`, which needs one exponential and one division, and does not
 //! cancel for negative `x`. Source: Hendrycks and Gimpel 2016, arXiv 1606.08415.
 
+use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
-use crate::simd::{fma, sigmoid, simd};
+use super::bridge::{Fused, Sinks, apply, slice, slice_mut, tensor, unfilled};
+use super::simd::{fma, sigmoid, simd};
 
 /// Elements that one task takes: enough to hide what it costs to start it, few enough to stay in
 /// the first-level cache.
@@ -17,8 +18,13 @@ const CHUNK: usize = 8192;
 const SCALE: f32 = 1.595_769;
 const CUBIC: f32 = 0.044_715;
 
+/// [`crate::gelu`] on an operand that was found fit.
+pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    apply(Gelu, [x.into_dispatch()])
+}
+
 #[derive(Debug)]
-pub(crate) struct Gelu;
+struct Gelu;
 
 impl Fused<1> for Gelu {
     type Saved = FlexTensor;

@@ -3,25 +3,44 @@
 //! Sources: Su et al. 2021, arXiv 2104.09864, with the halves of a head paired as Hugging Face's
 //! checkpoints have them; for the norms, Henry et al. 2020, arXiv 2010.04245, with RMS norm.
 
+use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
+use super::bridge::{Fused, Sinks, apply, contiguous, plain, slice, slice_mut, tensor, unfilled};
+use super::matrix::add_up;
+use super::norm::{rms_norm_rows, rms_norm_rows_backward};
+use super::simd::{fma, simd};
 use crate::Heads;
-use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
-use crate::matrix::add_up;
-use crate::norm::{rms_norm, rms_norm_backward};
-use crate::simd::{fma, simd};
 
 /// Rows that one task takes. Sums over rows are made per task and then added in order, so this must
 /// not depend on the number of threads.
 const ROWS: usize = 64;
 
+/// [`crate::rotary`] on operands that were found fit.
+pub(crate) fn rotary(qkv: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: Heads) -> Tensor<3> {
+    let [cos, sin] = [cos, sin].map(|x| contiguous(plain(x.into_dispatch())));
+    apply(Rotary { cos, sin, heads }, [qkv.into_dispatch()])
+}
+
+/// [`crate::head_norm`] on operands that were found fit.
+pub(crate) fn head_norm(
+    qkv: Tensor<3>,
+    query: Tensor<1>,
+    key: Tensor<1>,
+    heads: Heads,
+    eps: f64,
+) -> Tensor<3> {
+    let operands = [qkv.into_dispatch(), query.into_dispatch(), key.into_dispatch()];
+    apply(HeadNorm { heads, eps: eps as f32 }, operands)
+}
+
 /// Operand: packed rows. The angles' cosines and sines, `[batch, seq, dim / 2]`, are constants.
 #[derive(Debug)]
-pub(crate) struct Rotary {
-    pub(crate) cos: FlexTensor,
-    pub(crate) sin: FlexTensor,
-    pub(crate) heads: Heads,
+struct Rotary {
+    cos: FlexTensor,
+    sin: FlexTensor,
+    heads: Heads,
 }
 
 impl Rotary {
@@ -62,9 +81,9 @@ impl Fused<1> for Rotary {
 /// RMS norm of each query head and each key head. Operands: packed rows, and the weights of queries
 /// and of keys, `[dim]` each.
 #[derive(Debug)]
-pub(crate) struct HeadNorm {
-    pub(crate) heads: Heads,
-    pub(crate) eps: f32,
+struct HeadNorm {
+    heads: Heads,
+    eps: f32,
 }
 
 impl Fused<3> for HeadNorm {
@@ -80,8 +99,8 @@ impl Fused<3> for HeadNorm {
         y.par_chunks_mut(ROWS * packed).zip(slice(&x).par_chunks(ROWS * packed)).for_each(
             |(y, x)| {
                 for (y, x) in y.chunks_exact_mut(packed).zip(x.chunks_exact(packed)) {
-                    rms_norm(&x[..q], slice(&query), self.eps, &mut y[..q]);
-                    rms_norm(&x[q..k], slice(&key), self.eps, &mut y[q..k]);
+                    rms_norm_rows(&x[..q], slice(&query), self.eps, &mut y[..q]);
+                    rms_norm_rows(&x[q..k], slice(&key), self.eps, &mut y[q..k]);
                     y[k..].copy_from_slice(&x[k..]);
                 }
             },
@@ -106,8 +125,8 @@ impl Fused<3> for HeadNorm {
                 let (of_query, of_key) = sums.split_at_mut(dim);
                 for (grad, x) in grad.chunks_exact_mut(packed).zip(x.chunks_exact(packed)) {
                     let (grad_q, grad_k) = grad[..k].split_at_mut(q);
-                    rms_norm_backward(&x[..q], slice(&query), self.eps, grad_q, of_query);
-                    rms_norm_backward(&x[q..k], slice(&key), self.eps, grad_k, of_key);
+                    rms_norm_rows_backward(&x[..q], slice(&query), self.eps, grad_q, of_query);
+                    rms_norm_rows_backward(&x[q..k], slice(&key), self.eps, grad_k, of_key);
                 }
                 sums
             })

@@ -2,16 +2,7 @@
 
 mod bf16;
 
-/// What the operands of a product with a matrix are rounded to. Sums are in f32 either way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// Not rounded.
-    #[default]
-    F32,
-    /// The nearest bf16, forward and backward, in the fused bodies; primitive bodies do not round. Faster on
-    /// processors with AVX512-BF16 only ([`Level::Avx512Bf16`](crate::simd::Level)).
-    Bf16,
-}
+use crate::Precision;
 
 /// A view of a matrix.
 #[derive(Clone, Copy)]

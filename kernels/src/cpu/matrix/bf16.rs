@@ -12,8 +12,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Matrix;
-use crate::flex::Shared;
-use crate::simd::{BASE_FMA, Level, fma, level, simd};
+use crate::cpu::bridge::Shared;
+use crate::cpu::simd::{BASE_FMA, Level, fma, level, simd};
 
 /// Inner dimension of a block, even: a strip of the right side, 24 KiB, stays in the first cache.
 const INNER: usize = 384;

@@ -16,10 +16,10 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::flex::{Fused, Shared, Sinks, apply, slice, slice_mut, tensor, unfilled};
-use crate::linear::sizes;
-use crate::matrix::{Matrix, Threads, multiply};
-use crate::simd::{axpy, dot, exp, max, prefetch, simd, sum};
+use super::bridge::{Fused, Shared, Sinks, apply, slice, slice_mut, tensor, unfilled};
+use super::linear::sizes;
+use super::matrix::{Matrix, Threads, multiply};
+use super::simd::{axpy, dot, exp, max, prefetch, simd, sum};
 use crate::{Heads, Visible};
 
 /// Queries that a block holds. The weights above the diagonal of a block are wasted work, so it is
@@ -68,9 +68,9 @@ pub(crate) fn attention(
 
 /// Operands: the past chunks, oldest first, then the packed rows of the new columns.
 #[derive(Debug)]
-pub(crate) struct Attention {
-    pub(crate) heads: Heads,
-    pub(crate) visible: Visible,
+struct Attention {
+    heads: Heads,
+    visible: Visible,
 }
 
 impl Attention {

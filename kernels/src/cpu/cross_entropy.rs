@@ -7,27 +7,43 @@
 
 use std::sync::Arc;
 
+use burn::tensor::{Int, Tensor};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
-use crate::matrix::{Matrix, Precision, Threads, multiply, multiply_in};
-use crate::simd::{exp, max, simd, sum};
-use crate::weight::{Side, multiply_weight};
+use super::bridge::{Fused, Sinks, apply, indices, slice, slice_mut, tensor, unfilled};
+use super::matrix::{Matrix, Threads, multiply, multiply_in};
+use super::simd::{exp, max, simd, sum};
+use super::weight::{Side, multiply_weight};
+use crate::{Precision, Table};
 
 /// Logits that a block of rows may take: 64 MiB. Every block adds to the whole gradient of the head,
 /// so blocks are as large as memory allows.
 const LOGITS: usize = 1 << 24;
 
+/// [`crate::cross_entropy`] on operands that were found fit.
+pub(crate) fn cross_entropy(hidden: Tensor<2>, head: Table, targets: Tensor<1, Int>) -> Tensor<1> {
+    let targets = indices(targets, head.dims()[0]);
+    let precision = head.weight.precision;
+    let [hidden, weight] = [hidden, head.weight.values].map(Tensor::into_dispatch);
+    match head.apart {
+        None => apply(CrossEntropy { targets, apart: [].into(), precision }, [hidden, weight]),
+        Some(apart) => {
+            let op = CrossEntropy { targets, apart: apart.ids, precision };
+            apply(op, [hidden, weight, apart.rows.into_dispatch()])
+        }
+    }
+}
+
 /// Operands: `hidden: [rows, d_model]`, `weight: [vocab, d_model]` and, if there are three, the rows
 /// `[apart, d_model]` that stand in place of the weight's.
 #[derive(Debug)]
-pub(crate) struct CrossEntropy {
-    pub(crate) targets: Vec<u32>,
+struct CrossEntropy {
+    targets: Vec<u32>,
     /// Whose rows the third operand has.
-    pub(crate) apart: Arc<[u32]>,
+    apart: Arc<[u32]>,
     /// Of products with the weight; rows apart are few, and multiplied in f32.
-    pub(crate) precision: Precision,
+    precision: Precision,
 }
 
 impl<const N: usize> Fused<N> for CrossEntropy {

@@ -4,22 +4,19 @@
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
-use crate::flex::{Fused, Sinks, apply, slice, tensor, unfilled};
-use crate::linear::{sizes, sum_rows};
-use crate::matrix::{Matrix, Precision};
-use crate::weight::{Side, multiply_weight, put_product};
+use super::bridge::{Fused, Sinks, apply, slice, tensor, unfilled};
+use super::linear::{sizes, sum_rows};
+use super::matrix::Matrix;
+use super::weight::{Side, multiply_weight, put_product};
+use crate::{Precision, Weight};
 
 /// [`crate::projection`] on operands that were found fit.
-pub(crate) fn projection(
-    x: Tensor<3>,
-    weights: &[Tensor<2>],
-    biases: &[Tensor<1>],
-    precisions: Vec<Precision>,
-) -> Tensor<3> {
-    let op = Projection { parts: precisions };
+pub(crate) fn projection(x: Tensor<3>, weights: Vec<Weight>, biases: &[Tensor<1>]) -> Tensor<3> {
+    let op = Projection { parts: weights.iter().map(|weight| weight.precision).collect() };
+    let n_operands = 1 + weights.len() + biases.len();
     let mut operands = [x.into_dispatch()]
         .into_iter()
-        .chain(weights.iter().map(|weight| weight.clone().into_dispatch()))
+        .chain(weights.into_iter().map(|weight| weight.values.into_dispatch()))
         .chain(biases.iter().map(|bias| bias.clone().into_dispatch()));
     macro_rules! run {
         ($n:literal) => {
@@ -27,7 +24,7 @@ pub(crate) fn projection(
         };
     }
     // The number of operands is part of a step's type.
-    match 1 + weights.len() + biases.len() {
+    match n_operands {
         2 => run!(2),
         3 => run!(3),
         4 => run!(4),
@@ -40,7 +37,7 @@ pub(crate) fn projection(
 /// Operands: `x: [batch, seq, d_in]`, then a weight `[d_out, d_in]` a part, then as many biases
 /// `[d_out]` or none.
 #[derive(Debug)]
-pub(crate) struct Projection {
+struct Projection {
     /// Precision of the products with each.
     parts: Vec<Precision>,
 }

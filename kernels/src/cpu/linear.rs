@@ -1,21 +1,33 @@
 //! A linear map with bias, its weight `[d_in, d_out]`; `projection.rs` has the other orientation.
 
+use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::flex::{Fused, Sinks, slice, tensor, unfilled};
-use crate::matrix::{Matrix, Precision, add_up};
-use crate::simd::simd;
-use crate::weight::{Side, multiply_weight, put_product};
+use super::bridge::{Fused, Sinks, apply, slice, tensor, unfilled};
+use super::matrix::{Matrix, add_up};
+use super::simd::simd;
+use super::weight::{Side, multiply_weight, put_product};
+use crate::{Precision, Weight};
 
 /// Rows that one task sums. The tasks' sums are added in order, so this must not depend on the
 /// number of threads.
 const ROWS: usize = 64;
 
+/// [`crate::linear`] on operands that were found fit.
+pub(crate) fn linear(x: Tensor<3>, weight: Weight, bias: Option<Tensor<1>>) -> Tensor<3> {
+    let op = Linear { precision: weight.precision };
+    let (x, weight) = (x.into_dispatch(), weight.values.into_dispatch());
+    match bias {
+        None => apply(op, [x, weight]),
+        Some(bias) => apply(op, [x, weight, bias.into_dispatch()]),
+    }
+}
+
 /// Operands: `x: [batch, seq, d_in]`, `weight: [d_in, d_out]` and, if there are three, `bias: [d_out]`.
 #[derive(Debug)]
-pub(crate) struct Linear {
-    pub(crate) precision: Precision,
+struct Linear {
+    precision: Precision,
 }
 
 impl<const N: usize> Fused<N> for Linear {

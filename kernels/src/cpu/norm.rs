@@ -2,21 +2,33 @@
 //!
 //! Sources: Ba et al. 2016, arXiv 1607.06450; Zhang and Sennrich 2019, arXiv 1910.07467.
 
+use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::flex::{Fused, Sinks, slice, slice_mut, tensor, unfilled};
-use crate::matrix::add_up;
-use crate::simd::{LANES, fma, fold, simd, sum};
+use super::bridge::{Fused, Sinks, apply, slice, slice_mut, tensor, unfilled};
+use super::matrix::add_up;
+use super::simd::{LANES, fma, fold, simd, sum};
 
 /// Rows that one task takes. The sums over rows are made per task and then added in order, so this
 /// must not depend on the number of threads.
 const ROWS: usize = 64;
 
+/// [`crate::layer_norm`] on operands that were found fit.
+pub(crate) fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<3> {
+    let operands = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
+    apply(LayerNorm { eps: eps as f32 }, operands)
+}
+
+/// [`crate::rms_norm`] on operands that were found fit.
+pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
+    apply(RmsNorm { eps: eps as f32 }, [x.into_dispatch(), weight.into_dispatch()])
+}
+
 /// Layer norm over the last dimension: operands `x`, `weight`, `bias`.
 #[derive(Debug)]
-pub(crate) struct LayerNorm {
-    pub(crate) eps: f32,
+struct LayerNorm {
+    eps: f32,
 }
 
 impl Fused<3> for LayerNorm {
@@ -29,7 +41,7 @@ impl Fused<3> for LayerNorm {
     ) -> (FlexTensor, Option<[FlexTensor; 2]>) {
         let (weight_values, bias) = (slice(&weight), slice(&bias));
         let y = each_row(&x, weight_values.len(), |x, y| {
-            layer_norm(x, weight_values, bias, self.eps, y);
+            layer_norm_rows(x, weight_values, bias, self.eps, y);
         });
         (y, wanted.contains(&true).then_some([x, weight]))
     }
@@ -38,7 +50,7 @@ impl Fused<3> for LayerNorm {
         let [x, weight] = saved.each_ref().map(slice);
         let width = weight.len();
         let mut sums = each_gradient(x, &mut grad, width, 2 * width, |x, grad, sums| {
-            layer_norm_backward(x, weight, self.eps, grad, sums);
+            layer_norm_rows_backward(x, weight, self.eps, grad, sums);
         });
         let bias = sums.split_off(width);
         sinks.put(0, grad);
@@ -49,8 +61,8 @@ impl Fused<3> for LayerNorm {
 
 /// RMS norm over the last dimension: operands `x`, `weight`.
 #[derive(Debug)]
-pub(crate) struct RmsNorm {
-    pub(crate) eps: f32,
+struct RmsNorm {
+    eps: f32,
 }
 
 impl Fused<2> for RmsNorm {
@@ -62,7 +74,8 @@ impl Fused<2> for RmsNorm {
         wanted: [bool; 2],
     ) -> (FlexTensor, Option<[FlexTensor; 2]>) {
         let weight_values = slice(&weight);
-        let y = each_row(&x, weight_values.len(), |x, y| rms_norm(x, weight_values, self.eps, y));
+        let y =
+            each_row(&x, weight_values.len(), |x, y| rms_norm_rows(x, weight_values, self.eps, y));
         (y, wanted.contains(&true).then_some([x, weight]))
     }
 
@@ -70,7 +83,7 @@ impl Fused<2> for RmsNorm {
         let [x, weight] = saved.each_ref().map(slice);
         let width = weight.len();
         let sums = each_gradient(x, &mut grad, width, width, |x, grad, sums| {
-            rms_norm_backward(x, weight, self.eps, grad, sums);
+            rms_norm_rows_backward(x, weight, self.eps, grad, sums);
         });
         sinks.put(0, grad);
         sinks.put(1, tensor(sums, [width]));
@@ -123,7 +136,7 @@ fn inverse_rms(x: &[f32], eps: f32) -> f32 {
 }
 
 simd! {
-    fn layer_norm<FMA>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
+    fn layer_norm_rows<FMA>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
         let width = weight.len();
         for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
             let (mean, inverse) = moments(x, eps);
@@ -134,7 +147,7 @@ simd! {
     }
 
     /// Turns the result's gradient into that of `x` and adds those of weight and bias to `sums`.
-    fn layer_norm_backward<FMA>(x: &[f32], weight: &[f32], eps: f32, grad: &mut [f32], sums: &mut [f32]) {
+    fn layer_norm_rows_backward<FMA>(x: &[f32], weight: &[f32], eps: f32, grad: &mut [f32], sums: &mut [f32]) {
         let width = weight.len();
         let (weight_sums, bias_sums) = sums.split_at_mut(width);
         for (x, grad) in x.chunks_exact(width).zip(grad.chunks_exact_mut(width)) {
@@ -168,7 +181,7 @@ simd! {
         }
     }
 
-    pub(crate) fn rms_norm<FMA>(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    pub(crate) fn rms_norm_rows<FMA>(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
         let width = weight.len();
         for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
             let inverse = inverse_rms(x, eps);
@@ -179,7 +192,7 @@ simd! {
     }
 
     /// Turns the result's gradient into that of `x` and adds that of the weight to `sums`.
-    pub(crate) fn rms_norm_backward<FMA>(x: &[f32], weight: &[f32], eps: f32, grad: &mut [f32], sums: &mut [f32]) {
+    pub(crate) fn rms_norm_rows_backward<FMA>(x: &[f32], weight: &[f32], eps: f32, grad: &mut [f32], sums: &mut [f32]) {
         let width = weight.len();
         for (x, grad) in x.chunks_exact(width).zip(grad.chunks_exact_mut(width)) {
             let inverse = inverse_rms(x, eps);
