@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use crate::weight::{Weight, wide};
+use crate::weight::{Weight, to_f32};
 
 /// A table `[rows, d_model]`.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl Table {
     /// The whole table in one tensor, `[rows, d_model]`: a copy where rows are given apart.
     pub fn whole(&self) -> Tensor<2> {
         let [_, width] = self.dims();
-        self.each_apart().fold(wide(self.weight.values.clone()), |table, (id, row)| {
+        self.each_apart().fold(to_f32(self.weight.values.clone()), |table, (id, row)| {
             table.slice_assign([id..id + 1, 0..width], row)
         })
     }

@@ -29,6 +29,6 @@ pub enum Precision {
 }
 
 /// A weight's values in f32, whatever they are stored in.
-pub(crate) fn wide(weight: Tensor<2>) -> Tensor<2> {
+pub(crate) fn to_f32(weight: Tensor<2>) -> Tensor<2> {
     if weight.dtype() == DType::BF16 { weight.cast(DType::F32) } else { weight }
 }

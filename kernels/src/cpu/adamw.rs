@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::bridge::{contiguous, plain, slice, slice_mut};
+use super::bridge::{contiguous, slice, slice_mut, untracked};
 use super::simd::{fma, simd};
 use crate::AdamW;
 
@@ -42,7 +42,7 @@ pub(crate) fn adamw<const D: usize>(
         inverse_root: (1.0 / root) as f32,
         eps: settings.eps as f32,
     };
-    let into = |x: Tensor<D>| contiguous(plain(x.into_dispatch()));
+    let into = |x: Tensor<D>| contiguous(untracked(x.into_dispatch()));
     let (mut param, grad, [mut mean, mut square]) = (into(param), into(grad), moments.map(into));
     slice_mut(&mut param)
         .par_chunks_mut(CHUNK)
@@ -59,7 +59,7 @@ pub(crate) fn adamw<const D: usize>(
 
 /// [`crate::squared_norm`]: each chunk in double precision, the chunks in order.
 pub(crate) fn squared_norm<const D: usize>(x: &Tensor<D>) -> f64 {
-    let x = contiguous(plain(x.clone().into_dispatch()));
+    let x = contiguous(untracked(x.clone().into_dispatch()));
     let parts: Vec<f64> = slice(&x).par_chunks(CHUNK).map(squares).collect();
     parts.iter().sum()
 }
@@ -70,8 +70,8 @@ simd! {
             let grad = grad * f.grad_scale;
             *mean = fma::<FMA>(f.mean[0], *mean, f.mean[1] * grad);
             *square = fma::<FMA>(f.square[0], *square, f.square[1] * grad * grad);
-            let spread = fma::<FMA>(square.sqrt(), f.inverse_root, f.eps);
-            *param = fma::<FMA>(*param, f.keep, -f.rate * *mean / spread);
+            let denominator = fma::<FMA>(square.sqrt(), f.inverse_root, f.eps);
+            *param = fma::<FMA>(*param, f.keep, -f.rate * *mean / denominator);
         }
     }
 

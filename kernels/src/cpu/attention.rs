@@ -16,7 +16,7 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::bridge::{Fused, Shared, Sinks, apply, slice, slice_mut, tensor, unfilled};
+use super::bridge::{Fused, GradSinks, SendPtr, apply, slice, slice_mut, tensor, uninit};
 use super::linear::sizes;
 use super::matrix::{Matrix, Threads, multiply};
 use super::simd::{axpy, dot, exp, max, prefetch, simd, sum};
@@ -86,25 +86,25 @@ impl<const N: usize> Fused<N> for Attention {
     fn forward(
         &self,
         operands: [FlexTensor; N],
-        wanted: [bool; N],
+        needs_grad: [bool; N],
     ) -> (FlexTensor, Option<[FlexTensor; N]>) {
         let y = Call::new(self, &operands).forward();
-        (y, wanted.contains(&true).then_some(operands))
+        (y, needs_grad.contains(&true).then_some(operands))
     }
 
-    fn backward(self, saved: [FlexTensor; N], grad: FlexTensor, sinks: &mut Sinks<'_, N>) {
+    fn backward(self, saved: [FlexTensor; N], grad: FlexTensor, sinks: &mut GradSinks<'_, N>) {
         let call = Call::new(&self, &saved);
         let mut grads: Vec<_> = (0..N)
             .map(|operand| {
                 let shape = saved[operand].layout().shape().clone();
                 let len = shape.num_elements();
-                if !sinks.wants(operand) {
+                if !sinks.needs_grad(operand) {
                     None
                 } else if operand < N - 1 {
                     let zeros = || tensor(vec![0.0; len], shape);
                     Some(sinks.take(operand).unwrap_or_else(zeros))
                 } else {
-                    Some(tensor(unfilled(len), shape))
+                    Some(tensor(uninit(len), shape))
                 }
             })
             .collect();
@@ -227,8 +227,8 @@ impl<'a> Call<'a> {
 
     /// `[batch, new, query · dim]`, or `[1, cells, query · dim]`.
     fn forward(&self) -> FlexTensor {
-        let mut y = unfilled(self.shape.iter().product());
-        let out = Shared::new(&mut y);
+        let mut y = uninit(self.shape.iter().product());
+        let out = SendPtr::new(&mut y);
         if self.new <= STREAMED {
             self.streams().into_par_iter().for_each(|stream| self.stream_forward(stream, out));
         } else {
@@ -243,9 +243,9 @@ impl<'a> Call<'a> {
 
     /// Fills the gradient of the new rows and adds to those of the past chunks.
     fn backward(&self, grad: &[f32], grads: &mut [Option<FlexTensor>]) {
-        let sinks: Vec<Option<Shared>> = grads
+        let sinks: Vec<Option<SendPtr>> = grads
             .iter_mut()
-            .map(|grad| grad.as_mut().map(|grad| Shared::new(slice_mut(grad))))
+            .map(|grad| grad.as_mut().map(|grad| SendPtr::new(slice_mut(grad))))
             .collect();
         if self.new <= STREAMED {
             self.streams()
@@ -276,7 +276,7 @@ impl<'a> Call<'a> {
     // --- Blocks -------------------------------------------------------------------------------
 
     /// Attention of the query heads that share one key/value head, in one row of the batch.
-    fn forward_head(&self, task: usize, s: &mut Scratch, out: Shared) {
+    fn forward_head(&self, task: usize, s: &mut Scratch, out: SendPtr) {
         let (batch_row, kv_head) = (task / self.heads.key_value, task % self.heads.key_value);
         let (row, dim) = (&self.rows[batch_row], self.heads.dim);
         self.gather_keys(row, kv_head, s);
@@ -307,7 +307,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn backward_head(&self, task: usize, s: &mut Scratch, grad: &[f32], sinks: &[Option<Shared>]) {
+    fn backward_head(&self, task: usize, s: &mut Scratch, grad: &[f32], sinks: &[Option<SendPtr>]) {
         let (batch_row, kv_head) = (task / self.heads.key_value, task % self.heads.key_value);
         let (row, dim) = (&self.rows[batch_row], self.heads.dim);
         let (queries, keys) = (row.queries, row.keys.len());
@@ -442,7 +442,7 @@ impl<'a> Call<'a> {
         row.keys.iter().map(part).collect()
     }
 
-    fn stream_forward(&self, (batch_row, first, last): (usize, usize, usize), out: Shared) {
+    fn stream_forward(&self, (batch_row, first, last): (usize, usize, usize), out: SendPtr) {
         let (row, dim, group) = (&self.rows[batch_row], self.heads.dim, self.group());
         let (kv_len, q_len) = ((last - first) * dim, (last - first) * group * dim);
         let [.., width] = self.shape;
@@ -470,7 +470,7 @@ impl<'a> Call<'a> {
         &self,
         (batch_row, first, last): (usize, usize, usize),
         grad: &[f32],
-        sinks: &[Option<Shared>],
+        sinks: &[Option<SendPtr>],
     ) {
         let (row, dim, group) = (&self.rows[batch_row], self.heads.dim, self.group());
         let (kv_len, q_len) = ((last - first) * dim, (last - first) * group * dim);
@@ -533,7 +533,7 @@ impl<'a> Call<'a> {
                     None => &mut unwanted,
                 },
             );
-            spread(query, grad_y, weights, grad_w, dim, group, &mut sums[..seen]);
+            scatter_grads(query, grad_y, weights, grad_w, dim, group, &mut sums[..seen]);
         }
     }
 }
@@ -595,7 +595,7 @@ simd! {
     }
 
     /// Adds each query head's share to the gradients `[keys, values]` of the rows it saw.
-    fn spread<FMA>(
+    fn scatter_grads<FMA>(
         query: &[f32],
         grad_y: &[f32],
         weights: &[f32],

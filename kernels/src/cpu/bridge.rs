@@ -1,5 +1,5 @@
 //! How a fused operation meets Burn: its operands leave the tensor API, run on Flex's storage, and
-//! the result comes back with a backward step recorded where gradients are wanted.
+//! the result comes back with a backward step recorded where gradients are needs_grad.
 //!
 //! [`fusable`] says whether an operand can take this road (f32 on Flex, with or without autodiff);
 //! [`apply`] takes it. An operation itself ([`Fused`]) sees nothing but contiguous Flex tensors.
@@ -26,18 +26,18 @@ pub(crate) trait Fused<const N: usize>: Send + Debug + 'static {
     /// What the backward pass reads.
     type Saved: Clone + Send + Debug + 'static;
 
-    /// The result, from contiguous operands. `wanted` says whose gradients will be asked for; when
+    /// The result, from contiguous operands. `needs_grad` says whose gradients will be asked for; when
     /// none are, an operand whose storage is not shared may be overwritten.
     fn forward(
         &self,
         operands: [FlexTensor; N],
-        wanted: [bool; N],
+        needs_grad: [bool; N],
     ) -> (FlexTensor, Option<Self::Saved>);
 
     /// Hands the operands' gradients to `sinks`, given that of the result (contiguous).
-    fn backward(self, saved: Self::Saved, grad: FlexTensor, sinks: &mut Sinks<'_, N>);
+    fn backward(self, saved: Self::Saved, grad: FlexTensor, sinks: &mut GradSinks<'_, N>);
 
-    /// Whether [`Sinks::take`] will be called for an operand. It costs a reference to the operand's
+    /// Whether [`GradSinks::take`] will be called for an operand. It costs a reference to the operand's
     /// node, which lets the node outlive an abandoned graph by one backward pass: worth it for
     /// parameters, and for operands that many operations share.
     fn accumulates(&self, _operand: usize) -> bool {
@@ -46,20 +46,20 @@ pub(crate) trait Fused<const N: usize>: Send + Debug + 'static {
 }
 
 /// Where the gradients of an operation's operands go.
-pub(crate) struct Sinks<'a, const N: usize> {
+pub(crate) struct GradSinks<'a, const N: usize> {
     grads: &'a mut Gradients,
     parents: [Option<NodeId>; N],
     tensors: [Option<Tracked>; N],
 }
 
-impl<const N: usize> Sinks<'_, N> {
+impl<const N: usize> GradSinks<'_, N> {
     /// Whether anyone asked for this operand's gradient.
-    pub(crate) fn wants(&self, operand: usize) -> bool {
+    pub(crate) fn needs_grad(&self, operand: usize) -> bool {
         self.parents[operand].is_some()
     }
 
     /// Removes the gradient that other operations have given this operand so far, to be added to
-    /// in place and given back with [`Sinks::put`].
+    /// in place and given back with [`GradSinks::put`].
     pub(crate) fn take(&mut self, operand: usize) -> Option<FlexTensor> {
         let tensor = self.tensors[operand].as_ref()?;
         self.grads.remove::<Flex>(tensor).map(contiguous)
@@ -84,7 +84,7 @@ impl<F: Fused<N>, const N: usize> Backward<Flex, N> for Step<F> {
         let grad = contiguous(grads.consume::<Flex>(&ops.node));
         let parents = ops.parents.map(|parent| parent.map(|node| node.id));
         let (saved, tensors) = ops.state;
-        self.0.backward(saved, grad, &mut Sinks { grads, parents, tensors });
+        self.0.backward(saved, grad, &mut GradSinks { grads, parents, tensors });
     }
 }
 
@@ -112,7 +112,7 @@ pub(crate) fn apply<F: Fused<N>, const N: usize, const D: usize>(
         .fold(DispatchAutodiffContext::Disabled, |context, x| context.merge(x.autodiff));
     let kind = match context {
         DispatchAutodiffContext::Disabled => {
-            let (result, _) = op.forward(operands.map(|x| contiguous(plain(x))), [false; N]);
+            let (result, _) = op.forward(operands.map(|x| contiguous(untracked(x))), [false; N]);
             DispatchTensorKind::Flex(BackendTensor::Float(result))
         }
         DispatchAutodiffContext::Enabled(_) => {
@@ -127,7 +127,7 @@ pub(crate) fn apply<F: Fused<N>, const N: usize, const D: usize>(
 }
 
 fn apply_tracked<F: Fused<N>, const N: usize>(op: F, operands: [Tracked; N]) -> Tracked {
-    let wanted = operands.each_ref().map(|x| x.is_tracked());
+    let needs_grad = operands.each_ref().map(|x| x.is_tracked());
     let mut operand = 0;
     let tensors = operands.each_ref().map(|x| {
         let keep = x.is_tracked() && op.accumulates(operand);
@@ -136,7 +136,7 @@ fn apply_tracked<F: Fused<N>, const N: usize>(op: F, operands: [Tracked; N]) -> 
     });
     let nodes = operands.each_ref().map(|x| x.node());
     let operands = operands.map(|x| contiguous(x.into_primitive()));
-    let (result, saved) = op.forward(operands, wanted);
+    let (result, saved) = op.forward(operands, needs_grad);
     // The strategy plays no part in an operation that is never recomputed.
     match Step(op).prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(step) => match saved {
@@ -148,7 +148,7 @@ fn apply_tracked<F: Fused<N>, const N: usize>(op: F, operands: [Tracked; N]) -> 
 }
 
 /// What lies under a [`fusable`] operand, with or without its place in the graph.
-pub(crate) fn plain(x: DispatchTensor) -> FlexTensor {
+pub(crate) fn untracked(x: DispatchTensor) -> FlexTensor {
     match x.kind {
         DispatchTensorKind::Flex(BackendTensor::Float(x)) => x,
         DispatchTensorKind::Autodiff(inner) => match *inner {
@@ -213,7 +213,7 @@ pub(crate) fn tensor(data: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
 /// `len` elements of no particular value, every one of which the caller is about to write.
 ///
 /// Clearing them first would cost as much memory traffic as computing many of the results.
-pub(crate) fn unfilled(len: usize) -> Vec<f32> {
+pub(crate) fn uninit(len: usize) -> Vec<f32> {
     if cfg!(miri) {
         return vec![0.0; len];
     }
@@ -229,14 +229,14 @@ pub(crate) fn unfilled(len: usize) -> Vec<f32> {
 
 /// A pointer that tasks may share because each touches elements of its own.
 #[derive(Clone, Copy)]
-pub(crate) struct Shared(*mut f32);
+pub(crate) struct SendPtr(*mut f32);
 
 // SAFETY: it is only dereferenced in unsafe blocks, which say why their elements are disjoint.
-unsafe impl Send for Shared {}
+unsafe impl Send for SendPtr {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for SendPtr {}
 
-impl Shared {
+impl SendPtr {
     pub(crate) fn new(slice: &mut [f32]) -> Self {
         Self(slice.as_mut_ptr())
     }

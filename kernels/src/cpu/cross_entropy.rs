@@ -11,7 +11,7 @@ use burn::tensor::{Int, Tensor};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::bridge::{Fused, Sinks, apply, indices, slice, slice_mut, tensor, unfilled};
+use super::bridge::{Fused, GradSinks, apply, indices, slice, slice_mut, tensor, uninit};
 use super::matrix::{Matrix, Threads, multiply, multiply_in};
 use super::simd::{exp, max, simd, sum};
 use super::weight::{Side, multiply_weight};
@@ -53,7 +53,7 @@ impl<const N: usize> Fused<N> for CrossEntropy {
     fn forward(
         &self,
         operands: [FlexTensor; N],
-        wanted: [bool; N],
+        needs_grad: [bool; N],
     ) -> (FlexTensor, Option<Self::Saved>) {
         let shapes = operands.each_ref().map(|x| x.layout().shape().clone());
         let (vocab, d_model) = (shapes[1][0], shapes[1][1]);
@@ -65,15 +65,15 @@ impl<const N: usize> Fused<N> for CrossEntropy {
         let apart = operands.get(2).map_or(&[][..], slice);
         let own = self.apart.len();
         let mut losses = vec![0.0; rows];
-        let mut logits = unfilled(block.min(rows) * vocab);
+        let mut logits = uninit(block.min(rows) * vocab);
         let mut own_logits = vec![0.0; block.min(rows) * own];
         let mut at = 0;
         let mut grads = operands.each_ref().map(|x| {
             at += 1;
             let elements = x.layout().num_elements();
-            wanted[at - 1].then(|| match rows {
+            needs_grad[at - 1].then(|| match rows {
                 0 => vec![0.0; elements],
-                _ => unfilled(elements),
+                _ => uninit(elements),
             })
         });
         for first in (0..rows).step_by(block) {
@@ -120,10 +120,10 @@ impl<const N: usize> Fused<N> for CrossEntropy {
         let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() as f32;
         let mut shapes = shapes.into_iter();
         let grads = grads.map(|grad| shapes.next().zip(grad).map(|(shape, x)| tensor(x, shape)));
-        (tensor(vec![loss], [1]), wanted.contains(&true).then_some(grads))
+        (tensor(vec![loss], [1]), needs_grad.contains(&true).then_some(grads))
     }
 
-    fn backward(self, saved: Self::Saved, grad: FlexTensor, sinks: &mut Sinks<'_, N>) {
+    fn backward(self, saved: Self::Saved, grad: FlexTensor, sinks: &mut GradSinks<'_, N>) {
         let upstream = slice(&grad)[0];
         for (operand, grad) in saved.into_iter().enumerate() {
             let Some(mut grad) = grad else { continue };

@@ -4,7 +4,7 @@ use burn::tensor::{Bool, Int, Tensor, TensorData};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::bridge::{Fused, Sinks, apply, indices, slice, slice_mut, tensor, unfilled};
+use super::bridge::{Fused, GradSinks, apply, indices, slice, slice_mut, tensor, uninit};
 use super::weight::copy_row;
 use crate::{Apart, Table, Weight};
 
@@ -55,7 +55,7 @@ impl Fused<1> for Embedding {
     fn forward(&self, [weight]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, Option<[usize; 2]>) {
         let shape = weight.layout().shape();
         let [vocab, d_model] = [shape[0], shape[1]];
-        let mut y = unfilled(self.ids.len() * d_model);
+        let mut y = uninit(self.ids.len() * d_model);
         y.par_chunks_exact_mut(d_model.max(1))
             .with_min_len(ROWS)
             .zip(&self.ids)
@@ -64,8 +64,13 @@ impl Fused<1> for Embedding {
         (tensor(y, [batch, seq, d_model]), Some([vocab, d_model]))
     }
 
-    fn backward(self, [vocab, d_model]: [usize; 2], grad: FlexTensor, sinks: &mut Sinks<'_, 1>) {
-        if !sinks.wants(0) {
+    fn backward(
+        self,
+        [vocab, d_model]: [usize; 2],
+        grad: FlexTensor,
+        sinks: &mut GradSinks<'_, 1>,
+    ) {
+        if !sinks.needs_grad(0) {
             return;
         }
         // Sorted by row, so that each task finds its own; a stable sort keeps each row's sum in the

@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::bridge::{Fused, Sinks, apply, slice, slice_mut, tensor, unfilled};
+use super::bridge::{Fused, GradSinks, apply, slice, slice_mut, tensor, uninit};
 use super::simd::{fma, sigmoid, simd};
 
 /// Elements that one task takes: enough to hide what it costs to start it, few enough to stay in
@@ -32,18 +32,18 @@ impl Fused<1> for Gelu {
     fn forward(
         &self,
         [mut x]: [FlexTensor; 1],
-        [wanted]: [bool; 1],
+        [needs_grad]: [bool; 1],
     ) -> (FlexTensor, Option<FlexTensor>) {
-        if !wanted && x.is_unique() {
+        if !needs_grad && x.is_unique() {
             slice_mut(&mut x).par_chunks_mut(CHUNK).for_each(in_place);
             return (x, None);
         }
-        let mut y = unfilled(slice(&x).len());
+        let mut y = uninit(slice(&x).len());
         y.par_chunks_mut(CHUNK).zip(slice(&x).par_chunks(CHUNK)).for_each(|(y, x)| forward(x, y));
-        (tensor(y, x.layout().shape().clone()), wanted.then_some(x))
+        (tensor(y, x.layout().shape().clone()), needs_grad.then_some(x))
     }
 
-    fn backward(self, x: FlexTensor, mut grad: FlexTensor, sinks: &mut Sinks<'_, 1>) {
+    fn backward(self, x: FlexTensor, mut grad: FlexTensor, sinks: &mut GradSinks<'_, 1>) {
         slice_mut(&mut grad)
             .par_chunks_mut(CHUNK)
             .zip(slice(&x).par_chunks(CHUNK))

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::bridge::{Fused, Sinks, apply, slice, tensor, unfilled};
+use super::bridge::{Fused, GradSinks, apply, slice, tensor, uninit};
 use super::matrix::{Matrix, add_up};
 use super::simd::simd;
 use super::weight::{Side, multiply_weight, put_product};
@@ -37,12 +37,12 @@ impl<const N: usize> Fused<N> for Linear {
     fn forward(
         &self,
         operands: [FlexTensor; N],
-        wanted: [bool; N],
+        needs_grad: [bool; N],
     ) -> (FlexTensor, Option<<Self as Fused<N>>::Saved>) {
         let [x, weight] = [&operands[0], &operands[1]];
         let (shape, d_in, d_out) = shapes(x, weight);
         let rows = shape[0] * shape[1];
-        let mut y = unfilled(rows * d_out);
+        let mut y = uninit(rows * d_out);
         let bias = operands.get(2);
         if let Some(bias) = bias {
             y.par_chunks_mut((ROWS * d_out).max(1)).for_each(|y| {
@@ -51,8 +51,8 @@ impl<const N: usize> Fused<N> for Linear {
         }
         let x_rows = Matrix::new(slice(x), rows, d_in);
         multiply_weight(self.precision, &mut y, d_out, bias.is_some(), x_rows, weight, Side::Plain);
-        let saved = || (wanted[1].then(|| x.clone()), weight.clone());
-        let saved = wanted.contains(&true).then(saved);
+        let saved = || (needs_grad[1].then(|| x.clone()), weight.clone());
+        let saved = needs_grad.contains(&true).then(saved);
         (tensor(y, shape), saved)
     }
 
@@ -60,21 +60,21 @@ impl<const N: usize> Fused<N> for Linear {
         self,
         (x, weight): <Self as Fused<N>>::Saved,
         grad: FlexTensor,
-        sinks: &mut Sinks<'_, N>,
+        sinks: &mut GradSinks<'_, N>,
     ) {
         let precision = self.precision;
         let ([batch, seq, d_out], d_in) = (sizes(&grad), weight.layout().shape()[0]);
         let rows = batch * seq;
         let grad_y = Matrix::new(slice(&grad), rows, d_out);
-        if N == 3 && sinks.wants(2) {
+        if N == 3 && sinks.needs_grad(2) {
             sinks.put(2, tensor(sum_rows(slice(&grad), d_out), [d_out]));
         }
         if let Some(x) = x {
             let x = Matrix::new(slice(&x), rows, d_in);
             put_product(sinks, 1, precision, x.t(), grad_y);
         }
-        if sinks.wants(0) {
-            let mut grad_x = unfilled(rows * d_in);
+        if sinks.needs_grad(0) {
+            let mut grad_x = uninit(rows * d_in);
             multiply_weight(precision, &mut grad_x, d_in, false, grad_y, &weight, Side::Transposed);
             sinks.put(0, tensor(grad_x, [batch, seq, d_in]));
         }

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::bridge::{Fused, Sinks, apply, slice, slice_mut, tensor, unfilled};
+use super::bridge::{Fused, GradSinks, apply, slice, slice_mut, tensor, uninit};
 use super::matrix::add_up;
 use super::simd::{LANES, fma, fold, simd, sum};
 
@@ -37,16 +37,16 @@ impl Fused<3> for LayerNorm {
     fn forward(
         &self,
         [x, weight, bias]: [FlexTensor; 3],
-        wanted: [bool; 3],
+        needs_grad: [bool; 3],
     ) -> (FlexTensor, Option<[FlexTensor; 2]>) {
         let (weight_values, bias) = (slice(&weight), slice(&bias));
         let y = each_row(&x, weight_values.len(), |x, y| {
             layer_norm_rows(x, weight_values, bias, self.eps, y);
         });
-        (y, wanted.contains(&true).then_some([x, weight]))
+        (y, needs_grad.contains(&true).then_some([x, weight]))
     }
 
-    fn backward(self, saved: [FlexTensor; 2], mut grad: FlexTensor, sinks: &mut Sinks<'_, 3>) {
+    fn backward(self, saved: [FlexTensor; 2], mut grad: FlexTensor, sinks: &mut GradSinks<'_, 3>) {
         let [x, weight] = saved.each_ref().map(slice);
         let width = weight.len();
         let mut sums = each_gradient(x, &mut grad, width, 2 * width, |x, grad, sums| {
@@ -71,15 +71,15 @@ impl Fused<2> for RmsNorm {
     fn forward(
         &self,
         [x, weight]: [FlexTensor; 2],
-        wanted: [bool; 2],
+        needs_grad: [bool; 2],
     ) -> (FlexTensor, Option<[FlexTensor; 2]>) {
         let weight_values = slice(&weight);
         let y =
             each_row(&x, weight_values.len(), |x, y| rms_norm_rows(x, weight_values, self.eps, y));
-        (y, wanted.contains(&true).then_some([x, weight]))
+        (y, needs_grad.contains(&true).then_some([x, weight]))
     }
 
-    fn backward(self, saved: [FlexTensor; 2], mut grad: FlexTensor, sinks: &mut Sinks<'_, 2>) {
+    fn backward(self, saved: [FlexTensor; 2], mut grad: FlexTensor, sinks: &mut GradSinks<'_, 2>) {
         let [x, weight] = saved.each_ref().map(slice);
         let width = weight.len();
         let sums = each_gradient(x, &mut grad, width, width, |x, grad, sums| {
@@ -92,7 +92,7 @@ impl Fused<2> for RmsNorm {
 
 /// A tensor of `x`'s shape, `norm` having written its rows, some at a time.
 fn each_row(x: &FlexTensor, width: usize, norm: impl Fn(&[f32], &mut [f32]) + Sync) -> FlexTensor {
-    let mut y = unfilled(slice(x).len());
+    let mut y = uninit(slice(x).len());
     y.par_chunks_mut(ROWS * width)
         .zip(slice(x).par_chunks(ROWS * width))
         .for_each(|(y, x)| norm(x, y));

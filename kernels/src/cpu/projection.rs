@@ -4,7 +4,7 @@
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
-use super::bridge::{Fused, Sinks, apply, slice, tensor, unfilled};
+use super::bridge::{Fused, GradSinks, apply, slice, tensor, uninit};
 use super::linear::{sizes, sum_rows};
 use super::matrix::Matrix;
 use super::weight::{Side, multiply_weight, put_product};
@@ -62,7 +62,7 @@ impl<const N: usize> Fused<N> for Projection {
     fn forward(
         &self,
         operands: [FlexTensor; N],
-        wanted: [bool; N],
+        needs_grad: [bool; N],
     ) -> (FlexTensor, Option<<Self as Fused<N>>::Saved>) {
         let parts = self.parts.len();
         let (x, weights, biases) = (&operands[0], &operands[1..=parts], &operands[1 + parts..]);
@@ -70,7 +70,7 @@ impl<const N: usize> Fused<N> for Projection {
         let shape = x.layout().shape();
         let [batch, seq, d_in] = [shape[0], shape[1], shape[2]];
         let rows = batch * seq;
-        let mut y = unfilled(rows * total);
+        let mut y = uninit(rows * total);
         if !biases.is_empty() {
             let bias: Vec<f32> = biases.iter().flat_map(slice).copied().collect();
             y.chunks_exact_mut(total.max(1)).for_each(|y| y.copy_from_slice(&bias));
@@ -81,9 +81,9 @@ impl<const N: usize> Fused<N> for Projection {
             let (x, add) = (Matrix::new(slice(x), rows, d_in), !biases.is_empty());
             multiply_weight(precision, y, total, add, x, weight, Side::Transposed);
         }
-        let weight_wanted = wanted[1..=weights.len()].contains(&true);
-        let saved = || (weight_wanted.then(|| x.clone()), weights.to_vec());
-        let saved = wanted.contains(&true).then(saved);
+        let weight_needs_grad = needs_grad[1..=weights.len()].contains(&true);
+        let saved = || (weight_needs_grad.then(|| x.clone()), weights.to_vec());
+        let saved = needs_grad.contains(&true).then(saved);
         (tensor(y, [batch, seq, total]), saved)
     }
 
@@ -91,7 +91,7 @@ impl<const N: usize> Fused<N> for Projection {
         self,
         (x, weights): <Self as Fused<N>>::Saved,
         grad: FlexTensor,
-        sinks: &mut Sinks<'_, N>,
+        sinks: &mut GradSinks<'_, N>,
     ) {
         let (columns, total) = self.columns(&weights);
         let ([batch, seq, _], d_in) = (sizes(&grad), weights[0].layout().shape()[1]);
@@ -100,7 +100,7 @@ impl<const N: usize> Fused<N> for Projection {
             Matrix::part(slice(&grad).get(first..).unwrap_or_default(), rows, width, total)
         };
         let parts = self.parts.len();
-        if (1 + parts..N).any(|operand| sinks.wants(operand)) {
+        if (1 + parts..N).any(|operand| sinks.needs_grad(operand)) {
             let sums = sum_rows(slice(&grad), total);
             for (i, &(first, width)) in columns.iter().enumerate() {
                 let sums = sums[first..first + width].to_vec();
@@ -113,8 +113,8 @@ impl<const N: usize> Fused<N> for Projection {
                 put_product(sinks, 1 + i, precision, part(first, width).t(), x);
             }
         }
-        if sinks.wants(0) {
-            let mut grad_x = unfilled(rows * d_in);
+        if sinks.needs_grad(0) {
+            let mut grad_x = uninit(rows * d_in);
             let parts = weights.iter().zip(&columns).zip(&self.parts);
             for (i, ((weight, &(first, width)), &precision)) in parts.enumerate() {
                 let (grad_y, add) = (part(first, width), i > 0);

@@ -7,7 +7,9 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::bridge::{Fused, Sinks, apply, contiguous, plain, slice, slice_mut, tensor, unfilled};
+use super::bridge::{
+    Fused, GradSinks, apply, contiguous, slice, slice_mut, tensor, uninit, untracked,
+};
 use super::matrix::add_up;
 use super::norm::{rms_norm_rows, rms_norm_rows_backward};
 use super::simd::{fma, simd};
@@ -19,7 +21,7 @@ const ROWS: usize = 64;
 
 /// [`crate::rotary`] on operands that were found fit.
 pub(crate) fn rotary(qkv: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: Heads) -> Tensor<3> {
-    let [cos, sin] = [cos, sin].map(|x| contiguous(plain(x.into_dispatch())));
+    let [cos, sin] = [cos, sin].map(|x| contiguous(untracked(x.into_dispatch())));
     apply(Rotary { cos, sin, heads }, [qkv.into_dispatch()])
 }
 
@@ -72,7 +74,7 @@ impl Fused<1> for Rotary {
         (x, Some(()))
     }
 
-    fn backward(self, (): (), mut grad: FlexTensor, sinks: &mut Sinks<'_, 1>) {
+    fn backward(self, (): (), mut grad: FlexTensor, sinks: &mut GradSinks<'_, 1>) {
         self.turn(&mut grad, -1.0); // a rotation's transpose
         sinks.put(0, grad);
     }
@@ -92,10 +94,10 @@ impl Fused<3> for HeadNorm {
     fn forward(
         &self,
         [x, query, key]: [FlexTensor; 3],
-        wanted: [bool; 3],
+        needs_grad: [bool; 3],
     ) -> (FlexTensor, Option<[FlexTensor; 3]>) {
         let (packed, q, k) = self.widths();
-        let mut y = unfilled(slice(&x).len());
+        let mut y = uninit(slice(&x).len());
         y.par_chunks_mut(ROWS * packed).zip(slice(&x).par_chunks(ROWS * packed)).for_each(
             |(y, x)| {
                 for (y, x) in y.chunks_exact_mut(packed).zip(x.chunks_exact(packed)) {
@@ -106,14 +108,14 @@ impl Fused<3> for HeadNorm {
             },
         );
         let y = tensor(y, x.layout().shape().clone());
-        (y, wanted.contains(&true).then_some([x, query, key]))
+        (y, needs_grad.contains(&true).then_some([x, query, key]))
     }
 
     fn backward(
         self,
         [x, query, key]: [FlexTensor; 3],
         mut grad: FlexTensor,
-        sinks: &mut Sinks<'_, 3>,
+        sinks: &mut GradSinks<'_, 3>,
     ) {
         let dim = self.heads.dim;
         let (packed, q, k) = self.widths();

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::bridge::{Fused, Sinks, apply, slice, slice_mut, tensor, unfilled};
+use super::bridge::{Fused, GradSinks, apply, slice, slice_mut, tensor, uninit};
 use super::simd::{fma, sigmoid, simd};
 
 /// Elements that one task takes.
@@ -25,18 +25,23 @@ impl Fused<2> for SwiGlu {
     fn forward(
         &self,
         [gate, up]: [FlexTensor; 2],
-        wanted: [bool; 2],
+        needs_grad: [bool; 2],
     ) -> (FlexTensor, Option<[FlexTensor; 2]>) {
-        let mut y = unfilled(slice(&gate).len());
+        let mut y = uninit(slice(&gate).len());
         y.par_chunks_mut(CHUNK)
             .zip(slice(&gate).par_chunks(CHUNK).zip(slice(&up).par_chunks(CHUNK)))
             .for_each(|(y, (gate, up))| forward(gate, up, y));
         let y = tensor(y, gate.layout().shape().clone());
-        (y, wanted.contains(&true).then_some([gate, up]))
+        (y, needs_grad.contains(&true).then_some([gate, up]))
     }
 
-    fn backward(self, [gate, up]: [FlexTensor; 2], mut grad: FlexTensor, sinks: &mut Sinks<'_, 2>) {
-        let mut grad_up = unfilled(slice(&up).len());
+    fn backward(
+        self,
+        [gate, up]: [FlexTensor; 2],
+        mut grad: FlexTensor,
+        sinks: &mut GradSinks<'_, 2>,
+    ) {
+        let mut grad_up = uninit(slice(&up).len());
         slice_mut(&mut grad)
             .par_chunks_mut(CHUNK)
             .zip(grad_up.par_chunks_mut(CHUNK))

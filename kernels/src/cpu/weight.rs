@@ -6,7 +6,7 @@ use burn::tensor::{DType, Tensor, bf16};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::bridge::{Sinks, fusable, slice, slice_mut, tensor, unfilled};
+use super::bridge::{GradSinks, fusable, slice, slice_mut, tensor, uninit};
 use super::matrix::{Matrix, multiply_in};
 use crate::Precision;
 
@@ -59,7 +59,7 @@ pub(crate) fn multiply_weight(
     let stored = narrow_slice(weight);
     let (inner, outer) = if side == Side::Plain { (rows, cols) } else { (cols, rows) };
     let count = (WIDENED / inner.max(1)).clamp(16, outer.max(16));
-    let mut part = unfilled(count.min(outer) * inner);
+    let mut part = uninit(count.min(outer) * inner);
     for first in (0..outer).step_by(count) {
         let count = count.min(outer - first);
         let part = &mut part[..count * inner];
@@ -88,13 +88,13 @@ pub(crate) fn multiply_weight(
 /// Adding to what other passes gave spares a tensor and an addition the size of the weight, which is most of
 /// the cost of a pass of few rows.
 pub(crate) fn put_product<const N: usize>(
-    sinks: &mut Sinks<'_, N>,
+    sinks: &mut GradSinks<'_, N>,
     operand: usize,
     precision: Precision,
     lhs: Matrix,
     rhs: Matrix,
 ) {
-    if !sinks.wants(operand) {
+    if !sinks.needs_grad(operand) {
         return;
     }
     let [rows, cols] = [lhs.rows(), rhs.cols()];
@@ -104,7 +104,7 @@ pub(crate) fn put_product<const N: usize>(
             sum
         }
         None => {
-            let mut sum = unfilled(rows * cols);
+            let mut sum = uninit(rows * cols);
             multiply_in(precision, &mut sum, cols, false, lhs, rhs);
             tensor(sum, [rows, cols])
         }

@@ -3,7 +3,7 @@
 
 use burn::tensor::{Distribution, Int, Tensor, TensorData, activation};
 
-use crate::{AdamW, Heads, Table, Visible, Weight, weight::wide};
+use crate::{AdamW, Heads, Table, Visible, Weight, weight::to_f32};
 
 /// See [`crate::gelu`].
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -33,7 +33,7 @@ pub fn linear(x: Tensor<3>, weight: impl Into<Weight>, bias: Option<Tensor<1>>) 
     let weight = weight.into().values;
     let [batch, seq, d_in] = x.dims();
     let [_, d_out] = weight.dims();
-    let y = x.reshape([batch * seq, d_in]).matmul(wide(weight));
+    let y = x.reshape([batch * seq, d_in]).matmul(to_f32(weight));
     let y = match bias {
         Some(bias) => y + bias.unsqueeze(),
         None => y,
@@ -47,7 +47,7 @@ pub fn projection<W: Clone + Into<Weight>>(
     weights: &[W],
     biases: &[Tensor<1>],
 ) -> Tensor<3> {
-    let weights = weights.iter().map(|weight| wide(weight.clone().into().values)).collect();
+    let weights = weights.iter().map(|weight| to_f32(weight.clone().into().values)).collect();
     let weight = Tensor::cat(weights, 0).transpose(); // [d_in, Σ d_out]
     let bias = (!biases.is_empty()).then(|| Tensor::cat(biases.to_vec(), 0));
     linear(x, weight, bias)
@@ -105,7 +105,7 @@ pub fn attention(
     let columns = visible.packed_columns();
     if columns > 0 {
         // Spread over rows and columns for the products, and packed again.
-        let (places, cells) = spread(visible, columns);
+        let (places, cells) = unpad_indices(visible, columns);
         let index = |of: Vec<i32>| Tensor::<1, Int>::from_data(of.as_slice(), &qkv.device());
         let places = index(places);
         let unpack = |x: Tensor<3>| {
@@ -162,7 +162,7 @@ pub fn attention(
 
 /// Where each cell of the first `columns` columns lies among the visible ones (0 if it is not visible), and
 /// which cells those are.
-fn spread(visible: &Visible, columns: usize) -> (Vec<i32>, Vec<i32>) {
+fn unpad_indices(visible: &Visible, columns: usize) -> (Vec<i32>, Vec<i32>) {
     let (mut places, mut cells) = (Vec::with_capacity(visible.batch() * columns), Vec::new());
     for row in 0..visible.batch() {
         for &seen in &visible.row(row)[..columns] {

@@ -12,7 +12,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Matrix;
-use crate::cpu::bridge::Shared;
+use crate::cpu::bridge::SendPtr;
 use crate::cpu::simd::{BASE_FMA, Level, fma, level, simd};
 
 /// Inner dimension of a block, even: a strip of the right side, 24 KiB, stays in the first cache.
@@ -30,7 +30,7 @@ const SMALL: usize = 1 << 18;
 /// depends neither on the number of threads nor on the other rows and columns.
 pub(super) fn multiply(dst: &mut [f32], row_stride: usize, add: bool, lhs: Matrix, rhs: Matrix) {
     let tile = Tile::best();
-    let (rhs, dst) = (rhs.t(), Shared::new(dst));
+    let (rhs, dst) = (rhs.t(), SendPtr::new(dst));
     for inner in blocks(lhs.cols, INNER) {
         for cols in blocks(rhs.rows, OUTER) {
             let right = Packed::new(rhs, cols.clone(), inner.clone(), tile.cols);
@@ -62,7 +62,7 @@ fn blocks(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
 
 /// Where a block of the result lies.
 struct Target {
-    dst: Shared,
+    dst: SendPtr,
     row_stride: usize,
     add: bool,
     rows: Range<usize>,
