@@ -191,6 +191,12 @@ pub(crate) fn contiguous(x: FlexTensor) -> FlexTensor {
     if x.is_contiguous() { x } else { x.to_contiguous() }
 }
 
+/// The three sizes of a tensor `[batch, seq, width]`.
+pub(crate) fn sizes(x: &FlexTensor) -> [usize; 3] {
+    let shape = x.layout().shape();
+    [shape[0], shape[1], shape[2]]
+}
+
 /// The elements of a contiguous tensor.
 pub(crate) fn slice(x: &FlexTensor) -> &[f32] {
     let storage = x.storage::<f32>();
@@ -227,27 +233,33 @@ pub(crate) fn uninit(len: usize) -> Vec<f32> {
     data
 }
 
-/// A pointer that tasks may share because each touches elements of its own.
+/// A slice that tasks may write to at the same time, each to elements of its own.
 #[derive(Clone, Copy)]
-pub(crate) struct SendPtr(*mut f32);
+pub(crate) struct SendPtr {
+    start: *mut f32,
+    len: usize,
+}
 
-// SAFETY: it is only dereferenced in unsafe blocks, which say why their elements are disjoint.
+// SAFETY: it is only dereferenced in `SendPtr::slice`, whose callers answer for disjoint elements.
 unsafe impl Send for SendPtr {}
 // SAFETY: as above.
 unsafe impl Sync for SendPtr {}
 
 impl SendPtr {
     pub(crate) fn new(slice: &mut [f32]) -> Self {
-        Self(slice.as_mut_ptr())
+        Self { start: slice.as_mut_ptr(), len: slice.len() }
     }
 
     /// `len` elements from `start`.
     ///
+    /// # Panics
+    /// If they reach over the end of the slice.
+    ///
     /// # Safety
-    /// They lie inside the slice this came from, which outlives `'a`, and nothing else touches them
-    /// meanwhile.
+    /// The slice that this came from outlives `'a`, and until then nothing else reads or writes these elements.
     pub(crate) unsafe fn slice<'a>(self, start: usize, len: usize) -> &'a mut [f32] {
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+        assert!(start <= self.len && len <= self.len - start, "the elements lie inside the slice");
+        // SAFETY: they lie inside the slice, and the caller promises the rest.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
 }

@@ -12,7 +12,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::bridge::{Fused, GradSinks, apply, indices, slice, slice_mut, tensor, uninit};
-use super::matrix::{Matrix, Threads, multiply, multiply_in};
+use super::matrix::{Dst, Matrix, Threads, multiply, multiply_in};
 use super::simd::{exp, max, simd, sum};
 use super::weight::{Side, multiply_weight};
 use crate::{Precision, Table};
@@ -27,23 +27,41 @@ pub(crate) fn cross_entropy(hidden: Tensor<2>, head: Table, targets: Tensor<1, I
     let precision = head.weight.precision;
     let [hidden, weight] = [hidden, head.weight.values].map(Tensor::into_dispatch);
     match head.apart {
-        None => apply(CrossEntropy { targets, apart: [].into(), precision }, [hidden, weight]),
+        None => apply(CrossEntropy { targets, overridden: [].into(), precision }, [hidden, weight]),
         Some(apart) => {
-            let op = CrossEntropy { targets, apart: apart.ids, precision };
+            let op = CrossEntropy { targets, overridden: apart.ids, precision };
             apply(op, [hidden, weight, apart.rows.into_dispatch()])
         }
     }
 }
 
 /// Operands: `hidden: [rows, d_model]`, `weight: [vocab, d_model]` and, if there are three, the rows
-/// `[apart, d_model]` that stand in place of the weight's.
+/// `[overridden, d_model]` that take the place of some of the weight's.
 #[derive(Debug)]
 struct CrossEntropy {
     targets: Vec<u32>,
-    /// Whose rows the third operand has.
-    apart: Arc<[u32]>,
-    /// Of products with the weight; rows apart are few, and multiplied in f32.
+    /// Ids whose rows the third operand has.
+    overridden: Arc<[u32]>,
+    /// Precision of products with the weight; overriding rows are few, and multiplied in f32.
     precision: Precision,
+}
+
+/// The output head of one forward pass.
+struct Head<'a> {
+    op: &'a CrossEntropy,
+    /// `[vocab, d_model]`.
+    weight: &'a FlexTensor,
+    /// `[overridden, d_model]`.
+    rows: Matrix<'a>,
+}
+
+/// Logits of a block of rows, later their gradients.
+struct Logits<'a> {
+    vocab: usize,
+    /// `[rows, vocab]`.
+    all: &'a mut [f32],
+    /// `[rows, overridden]`: those of the rows that override.
+    own: &'a mut [f32],
 }
 
 impl<const N: usize> Fused<N> for CrossEntropy {
@@ -55,70 +73,41 @@ impl<const N: usize> Fused<N> for CrossEntropy {
         operands: [FlexTensor; N],
         needs_grad: [bool; N],
     ) -> (FlexTensor, Option<Self::Saved>) {
-        let shapes = operands.each_ref().map(|x| x.layout().shape().clone());
-        let (vocab, d_model) = (shapes[1][0], shapes[1][1]);
-        let rows = self.targets.len();
+        let weight = &operands[1];
+        let (vocab, d_model) = (weight.layout().shape()[0], weight.layout().shape()[1]);
+        let (rows, own) = (self.targets.len(), self.overridden.len());
         let blocks = (rows * vocab).div_ceil(LOGITS).max(1);
         let block = rows.div_ceil(blocks).max(1);
 
-        let (hidden, weight) = (slice(&operands[0]), &operands[1]);
-        let apart = operands.get(2).map_or(&[][..], slice);
-        let own = self.apart.len();
+        let overriding = operands.get(2).map_or(&[][..], slice);
+        let head = Head { op: self, weight, rows: Matrix::new(overriding, own, d_model) };
         let mut losses = vec![0.0; rows];
         let mut logits = uninit(block.min(rows) * vocab);
         let mut own_logits = vec![0.0; block.min(rows) * own];
-        let mut at = 0;
-        let mut grads = operands.each_ref().map(|x| {
-            at += 1;
-            let elements = x.layout().num_elements();
-            needs_grad[at - 1].then(|| match rows {
-                0 => vec![0.0; elements],
-                _ => uninit(elements),
-            })
+        let mut grads: [Option<Vec<f32>>; N] = std::array::from_fn(|operand| {
+            let len = operands[operand].layout().num_elements();
+            let grad = || if rows == 0 { vec![0.0; len] } else { uninit(len) };
+            needs_grad[operand].then(grad)
         });
         for first in (0..rows).step_by(block) {
             let count = block.min(rows - first);
-            let targets = &self.targets[first..first + count];
-            let hidden = Matrix::new(&hidden[first * d_model..], count, d_model);
-            let apart = Matrix::new(apart, own, d_model);
-            let logits = &mut logits[..count * vocab];
-            let own_logits = &mut own_logits[..count * own];
-            multiply_weight(self.precision, logits, vocab, false, hidden, weight, Side::Transposed);
-            multiply(own_logits, false, hidden, apart.t(), 1.0, Threads::One);
-            self.exchange(logits, own_logits, vocab, |logit, own| *logit = *own);
-            logits
-                .par_chunks_exact_mut(vocab)
-                .zip(targets)
-                .zip(&mut losses[first..first + count])
+            let hidden = Matrix::new(&slice(&operands[0])[first * d_model..], count, d_model);
+            let mut logits = Logits {
+                vocab,
+                all: &mut logits[..count * vocab],
+                own: &mut own_logits[..count * own],
+            };
+            head.logits(hidden, &mut logits);
+            let (targets, losses) = (&self.targets[first..], &mut losses[first..]);
+            let rows = logits.all.par_chunks_exact_mut(vocab).zip(&targets[..count]);
+            rows.zip(&mut losses[..count])
                 .for_each(|((logits, &target), loss)| *loss = take_loss(logits, target as usize));
-            // What a row that stands apart gets, the weight's row in that place does not.
-            self.exchange(logits, own_logits, vocab, |logit, own| *own = std::mem::take(logit));
-            let grad_logits = Matrix::new(logits, count, vocab);
-            let grad_own = Matrix::new(own_logits, count, own);
-            if let Some(grad) = &mut grads[0] {
-                let grad = &mut grad[first * d_model..][..count * d_model];
-                multiply_weight(
-                    self.precision,
-                    grad,
-                    d_model,
-                    false,
-                    grad_logits,
-                    weight,
-                    Side::Plain,
-                );
-                if own > 0 {
-                    multiply(grad, true, grad_own, apart, 1.0, Threads::One);
-                }
-            }
-            if let Some(grad) = &mut grads[1] {
-                multiply_in(self.precision, grad, d_model, first > 0, grad_logits.t(), hidden);
-            }
-            if let Some(grad) = grads.get_mut(2).and_then(Option::as_mut) {
-                multiply(grad, first > 0, grad_own.t(), hidden, 1.0, Threads::One);
-            }
+            // What an overriding row gets, the weight's row in that place does not.
+            logits.exchange(&self.overridden, |logit, own| *own = std::mem::take(logit));
+            head.gradients(first, hidden, &logits, &mut grads);
         }
         let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() as f32;
-        let mut shapes = shapes.into_iter();
+        let mut shapes = operands.iter().map(|x| x.layout().shape().clone());
         let grads = grads.map(|grad| shapes.next().zip(grad).map(|(shape, x)| tensor(x, shape)));
         (tensor(vec![loss], [1]), needs_grad.contains(&true).then_some(grads))
     }
@@ -138,18 +127,56 @@ impl<const N: usize> Fused<N> for CrossEntropy {
     }
 }
 
-impl CrossEntropy {
-    /// `exchange(logit, own)` for each row of logits and each row that stands apart.
-    fn exchange(
+impl Head<'_> {
+    /// `hidden · headᵀ`.
+    fn logits(&self, hidden: Matrix, logits: &mut Logits) {
+        let (vocab, own) = (logits.vocab, self.rows.rows());
+        let dst = Dst::set(logits.all, vocab);
+        multiply_weight(self.op.precision, dst, hidden, self.weight, Side::Transposed);
+        multiply(Dst::set(logits.own, own), hidden, self.rows.t(), 1.0, Threads::One);
+        logits.exchange(&self.op.overridden, |logit, own| *logit = *own);
+    }
+
+    /// The operands' gradients, given those of the logits of rows `first..`: the rows' own part of the hidden
+    /// states', and what the rows add to the others.
+    fn gradients(
         &self,
-        logits: &mut [f32],
-        own_logits: &mut [f32],
-        vocab: usize,
-        exchange: impl Fn(&mut f32, &mut f32),
+        first: usize,
+        hidden: Matrix,
+        logits: &Logits,
+        grads: &mut [Option<Vec<f32>>],
     ) {
-        let own = self.apart.len().max(1);
-        for (logits, own) in logits.chunks_exact_mut(vocab).zip(own_logits.chunks_exact_mut(own)) {
-            for (&id, own) in self.apart.iter().zip(own) {
+        let (precision, d_model) = (self.op.precision, hidden.cols());
+        let own = self.rows.rows();
+        let grad_logits = Matrix::new(logits.all, hidden.rows(), logits.vocab);
+        let grad_own = Matrix::new(logits.own, hidden.rows(), own);
+        let [of_hidden, rest @ ..] = grads else { return };
+        if let Some(grad) = of_hidden {
+            let grad = &mut grad[first * d_model..][..hidden.rows() * d_model];
+            let dst = Dst::set(grad, d_model);
+            multiply_weight(precision, dst, grad_logits, self.weight, Side::Plain);
+            if own > 0 {
+                multiply(Dst::add(grad, d_model), grad_own, self.rows, 1.0, Threads::One);
+            }
+        }
+        let add = first > 0;
+        if let Some(Some(grad)) = rest.get_mut(0) {
+            let dst = Dst { slice: grad, stride: d_model, add };
+            multiply_in(precision, dst, grad_logits.t(), hidden);
+        }
+        if let Some(Some(grad)) = rest.get_mut(1) {
+            let dst = Dst { slice: grad, stride: d_model, add };
+            multiply(dst, grad_own.t(), hidden, 1.0, Threads::One);
+        }
+    }
+}
+
+impl Logits<'_> {
+    /// `exchange(logit, own)` for each row of logits and each overridden id.
+    fn exchange(&mut self, overridden: &[u32], exchange: impl Fn(&mut f32, &mut f32)) {
+        let own = self.own.chunks_exact_mut(overridden.len().max(1));
+        for (logits, own) in self.all.chunks_exact_mut(self.vocab).zip(own) {
+            for (&id, own) in overridden.iter().zip(own) {
                 exchange(&mut logits[id as usize], own);
             }
         }

@@ -2,7 +2,14 @@
 
 mod bf16;
 
+use rayon::prelude::*;
+
+use super::simd::simd;
 use crate::Precision;
+
+/// Rows that one task takes. Sums over rows are made per task and then added in order, so this must not
+/// depend on the number of threads.
+pub(crate) const ROWS: usize = 64;
 
 /// A view of a matrix.
 #[derive(Clone, Copy)]
@@ -63,38 +70,51 @@ fn reach(rows: usize, cols: usize, row_stride: usize) -> usize {
     rows.checked_sub(1).map_or(0, |before| before * row_stride + cols)
 }
 
-/// `dst = scale · lhs · rhs`, or `dst += …` when `add`; `dst` is `[lhs.rows, rhs.cols]`, row-major.
-///
-/// Sums run over the inner dimension in an order that does not depend on the number of threads.
-pub(crate) fn multiply(
-    dst: &mut [f32],
-    add: bool,
-    lhs: Matrix,
-    rhs: Matrix,
-    scale: f32,
-    threads: Threads,
-) {
-    multiply_part(dst, rhs.cols, add, lhs, rhs, scale, threads);
+/// Where a product goes: rows that begin `stride` elements apart.
+pub(crate) struct Dst<'a> {
+    /// The elements from the first row on.
+    pub(crate) slice: &'a mut [f32],
+    pub(crate) stride: usize,
+    /// Whether the product is added to what is there; it takes its place otherwise.
+    pub(crate) add: bool,
 }
 
-/// [`multiply`] into columns of a wider matrix: the rows of `dst` begin `row_stride` elements apart.
-pub(crate) fn multiply_part(
-    dst: &mut [f32],
-    row_stride: usize,
-    add: bool,
-    lhs: Matrix,
-    rhs: Matrix,
-    scale: f32,
-    threads: Threads,
-) {
+impl<'a> Dst<'a> {
+    /// Elements whose place the product takes.
+    pub(crate) fn set(slice: &'a mut [f32], stride: usize) -> Self {
+        Self { slice, stride, add: false }
+    }
+
+    /// Elements that the product is added to.
+    pub(crate) fn add(slice: &'a mut [f32], stride: usize) -> Self {
+        Self { slice, stride, add: true }
+    }
+
+    /// The same rows from a column on.
+    pub(crate) fn from_column(&mut self, column: usize) -> Dst<'_> {
+        let slice = self.slice.get_mut(column..).unwrap_or_default();
+        Dst { slice, stride: self.stride, add: self.add }
+    }
+
+    /// Checks that a product fits.
+    fn check(&self, lhs: Matrix, rhs: Matrix) {
+        assert_eq!(lhs.cols, rhs.rows, "the inner dimensions of a product agree");
+        let room = reach(lhs.rows, rhs.cols, self.stride);
+        assert!(rhs.cols <= self.stride && self.slice.len() >= room, "the result has room");
+    }
+}
+
+/// `dst = scale · lhs · rhs`, or `dst += …`; `dst` is `[lhs.rows, rhs.cols]`.
+///
+/// Sums run over the inner dimension in an order that does not depend on the number of threads.
+pub(crate) fn multiply(dst: Dst, lhs: Matrix, rhs: Matrix, scale: f32, threads: Threads) {
+    dst.check(lhs, rhs);
     let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
-    assert_eq!(k, rhs.rows, "the inner dimensions of a product agree");
-    assert!(n <= row_stride && dst.len() >= reach(m, n, row_stride), "the result has room");
     if m == 0 || n == 0 {
         return;
     }
     if k == 0 || cfg!(miri) {
-        return multiply_plainly(dst, row_stride, add, lhs, rhs, scale);
+        return multiply_plainly(dst, lhs, rhs, scale);
     }
     let parallelism = match threads {
         Threads::One => gemm::Parallelism::None,
@@ -107,10 +127,10 @@ pub(crate) fn multiply_part(
             m,
             n,
             k,
-            dst.as_mut_ptr(),
+            dst.slice.as_mut_ptr(),
             1,
-            row_stride as isize,
-            add,
+            dst.stride as isize,
+            dst.add,
             lhs.data.as_ptr(),
             lhs.col_stride as isize,
             lhs.row_stride as isize,
@@ -127,44 +147,27 @@ pub(crate) fn multiply_part(
     }
 }
 
-/// `dst = lhs · rhs`, or `dst += …`, of operands rounded as `precision` says, on all threads; `dst` as in
-/// [`multiply_part`].
-pub(crate) fn multiply_in(
-    precision: Precision,
-    dst: &mut [f32],
-    row_stride: usize,
-    add: bool,
-    lhs: Matrix,
-    rhs: Matrix,
-) {
-    let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
-    if precision == Precision::F32 || k == 0 {
-        return multiply_part(dst, row_stride, add, lhs, rhs, 1.0, Threads::All);
+/// [`multiply`] of operands rounded as `precision` says, on all threads.
+pub(crate) fn multiply_in(precision: Precision, dst: Dst, lhs: Matrix, rhs: Matrix) {
+    if precision == Precision::F32 || lhs.cols == 0 {
+        return multiply(dst, lhs, rhs, 1.0, Threads::All);
     }
-    assert_eq!(k, rhs.rows, "the inner dimensions of a product agree");
-    assert!(n <= row_stride && dst.len() >= reach(m, n, row_stride), "the result has room");
-    bf16::multiply(dst, row_stride, add, lhs, rhs);
+    dst.check(lhs, rhs);
+    bf16::multiply(dst, lhs, rhs);
 }
 
-/// The same by three loops, for an empty inner dimension and for Miri, which has no SIMD.
-fn multiply_plainly(
-    dst: &mut [f32],
-    row_stride: usize,
-    add: bool,
-    lhs: Matrix,
-    rhs: Matrix,
-    scale: f32,
-) {
+/// [`multiply`] by three loops, for an empty inner dimension and for Miri, which has no SIMD.
+fn multiply_plainly(dst: Dst, lhs: Matrix, rhs: Matrix, scale: f32) {
     for row in 0..lhs.rows {
         for col in 0..rhs.cols {
-            let dst = &mut dst[row * row_stride + col];
             let sum: f32 = (0..lhs.cols)
                 .map(|i| {
                     lhs.data[row * lhs.row_stride + i * lhs.col_stride]
                         * rhs.data[i * rhs.row_stride + col * rhs.col_stride]
                 })
                 .sum();
-            *dst = scale * sum + if add { *dst } else { 0.0 };
+            let element = &mut dst.slice[row * dst.stride + col];
+            *element = scale * sum + if dst.add { *element } else { 0.0 };
         }
     }
 }
@@ -179,4 +182,31 @@ pub(crate) fn add_up(parts: Vec<Vec<f32>>, width: usize) -> Vec<f32> {
         }
     }
     total
+}
+
+/// Sets each row of `rows` to `row`.
+pub(crate) fn fill_rows(rows: &mut [f32], row: &[f32]) {
+    rows.par_chunks_mut((ROWS * row.len()).max(1)).for_each(|rows| {
+        rows.chunks_exact_mut(row.len().max(1)).for_each(|to| to.copy_from_slice(row));
+    });
+}
+
+/// The sum of rows of `width` elements.
+pub(crate) fn sum_rows(rows: &[f32], width: usize) -> Vec<f32> {
+    let parts = rows.par_chunks((ROWS * width).max(1)).map(|rows| {
+        let mut sums = vec![0.0; width];
+        add_rows(rows, &mut sums);
+        sums
+    });
+    add_up(parts.collect(), width)
+}
+
+simd! {
+    fn add_rows<FMA>(rows: &[f32], sums: &mut [f32]) {
+        for row in rows.chunks_exact(sums.len()) {
+            for (sum, x) in sums.iter_mut().zip(row) {
+                *sum += x;
+            }
+        }
+    }
 }

@@ -7,12 +7,8 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::bridge::{Fused, GradSinks, apply, slice, slice_mut, tensor, uninit};
-use super::matrix::add_up;
+use super::matrix::{ROWS, add_up};
 use super::simd::{LANES, fma, fold, simd, sum};
-
-/// Rows that one task takes. The sums over rows are made per task and then added in order, so this
-/// must not depend on the number of threads.
-const ROWS: usize = 64;
 
 /// [`crate::layer_norm`] on operands that were found fit.
 pub(crate) fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<3> {

@@ -4,9 +4,8 @@
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
-use super::bridge::{Fused, GradSinks, apply, slice, tensor, uninit};
-use super::linear::{sizes, sum_rows};
-use super::matrix::Matrix;
+use super::bridge::{Fused, GradSinks, apply, sizes, slice, tensor, uninit};
+use super::matrix::{Dst, Matrix, fill_rows, sum_rows};
 use super::weight::{Side, multiply_weight, put_product};
 use crate::{Precision, Weight};
 
@@ -67,19 +66,18 @@ impl<const N: usize> Fused<N> for Projection {
         let parts = self.parts.len();
         let (x, weights, biases) = (&operands[0], &operands[1..=parts], &operands[1 + parts..]);
         let (columns, total) = self.columns(weights);
-        let shape = x.layout().shape();
-        let [batch, seq, d_in] = [shape[0], shape[1], shape[2]];
+        let [batch, seq, d_in] = sizes(x);
         let rows = batch * seq;
         let mut y = uninit(rows * total);
         if !biases.is_empty() {
             let bias: Vec<f32> = biases.iter().flat_map(slice).copied().collect();
-            y.chunks_exact_mut(total.max(1)).for_each(|y| y.copy_from_slice(&bias));
+            fill_rows(&mut y, &bias);
         }
         let parts = weights.iter().zip(&columns).zip(&self.parts);
         for ((weight, &(first, _)), &precision) in parts {
-            let y = y.get_mut(first..).unwrap_or_default();
-            let (x, add) = (Matrix::new(slice(x), rows, d_in), !biases.is_empty());
-            multiply_weight(precision, y, total, add, x, weight, Side::Transposed);
+            let mut y = Dst { slice: &mut y, stride: total, add: !biases.is_empty() };
+            let x = Matrix::new(slice(x), rows, d_in);
+            multiply_weight(precision, y.from_column(first), x, weight, Side::Transposed);
         }
         let weight_needs_grad = needs_grad[1..=weights.len()].contains(&true);
         let saved = || (weight_needs_grad.then(|| x.clone()), weights.to_vec());
@@ -117,8 +115,8 @@ impl<const N: usize> Fused<N> for Projection {
             let mut grad_x = uninit(rows * d_in);
             let parts = weights.iter().zip(&columns).zip(&self.parts);
             for (i, ((weight, &(first, width)), &precision)) in parts.enumerate() {
-                let (grad_y, add) = (part(first, width), i > 0);
-                multiply_weight(precision, &mut grad_x, d_in, add, grad_y, weight, Side::Plain);
+                let dst = Dst { slice: &mut grad_x, stride: d_in, add: i > 0 };
+                multiply_weight(precision, dst, part(first, width), weight, Side::Plain);
             }
             sinks.put(0, tensor(grad_x, [batch, seq, d_in]));
         }

@@ -10,14 +10,10 @@ use rayon::prelude::*;
 use super::bridge::{
     Fused, GradSinks, apply, contiguous, slice, slice_mut, tensor, uninit, untracked,
 };
-use super::matrix::add_up;
+use super::matrix::{ROWS, add_up};
 use super::norm::{rms_norm_rows, rms_norm_rows_backward};
 use super::simd::{fma, simd};
 use crate::Heads;
-
-/// Rows that one task takes. Sums over rows are made per task and then added in order, so this must
-/// not depend on the number of threads.
-const ROWS: usize = 64;
 
 /// [`crate::rotary`] on operands that were found fit.
 pub(crate) fn rotary(qkv: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: Heads) -> Tensor<3> {

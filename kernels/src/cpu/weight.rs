@@ -7,7 +7,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::bridge::{GradSinks, fusable, slice, slice_mut, tensor, uninit};
-use super::matrix::{Matrix, multiply_in};
+use super::matrix::{Dst, Matrix, multiply_in};
 use crate::Precision;
 
 /// Elements widened at once: 16 MiB.
@@ -41,9 +41,7 @@ pub(crate) enum Side {
 /// [`multiply_in`] of `x` and a weight.
 pub(crate) fn multiply_weight(
     precision: Precision,
-    dst: &mut [f32],
-    row_stride: usize,
-    add: bool,
+    mut dst: Dst,
     x: Matrix,
     weight: &FlexTensor,
     side: Side,
@@ -53,7 +51,7 @@ pub(crate) fn multiply_weight(
     if weight.dtype() == DType::F32 {
         let weight = Matrix::new(slice(weight), rows, cols);
         let weight = if side == Side::Plain { weight } else { weight.t() };
-        return multiply_in(precision, dst, row_stride, add, x, weight);
+        return multiply_in(precision, dst, x, weight);
     }
     // Parts are columns of the result, so that no sum is split between them.
     let stored = narrow_slice(weight);
@@ -63,7 +61,7 @@ pub(crate) fn multiply_weight(
     for first in (0..outer).step_by(count) {
         let count = count.min(outer - first);
         let part = &mut part[..count * inner];
-        let dst = dst.get_mut(first..).unwrap_or_default();
+        let dst = dst.from_column(first);
         match side {
             Side::Plain => {
                 let from = |row: usize| &stored[row * cols + first..][..count];
@@ -72,12 +70,12 @@ pub(crate) fn multiply_weight(
                     .enumerate()
                     .for_each(|(row, part)| widen(from(row), part));
                 let part = Matrix::new(part, rows, count);
-                multiply_in(precision, dst, row_stride, add, x, part);
+                multiply_in(precision, dst, x, part);
             }
             Side::Transposed => {
                 widen_all(&stored[first * cols..][..count * cols], part);
                 let part = Matrix::new(part, count, cols).t();
-                multiply_in(precision, dst, row_stride, add, x, part);
+                multiply_in(precision, dst, x, part);
             }
         }
     }
@@ -100,12 +98,12 @@ pub(crate) fn put_product<const N: usize>(
     let [rows, cols] = [lhs.rows(), rhs.cols()];
     let sum = match sinks.take(operand) {
         Some(mut sum) => {
-            multiply_in(precision, slice_mut(&mut sum), cols, true, lhs, rhs);
+            multiply_in(precision, Dst::add(slice_mut(&mut sum), cols), lhs, rhs);
             sum
         }
         None => {
             let mut sum = uninit(rows * cols);
-            multiply_in(precision, &mut sum, cols, false, lhs, rhs);
+            multiply_in(precision, Dst::set(&mut sum, cols), lhs, rhs);
             tensor(sum, [rows, cols])
         }
     };

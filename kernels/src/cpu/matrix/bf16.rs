@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Matrix;
+use super::{Dst, Matrix};
 use crate::cpu::bridge::SendPtr;
 use crate::cpu::simd::{BASE_FMA, Level, fma, level, simd};
 
@@ -24,13 +24,13 @@ const TASK: [usize; 2] = [8, 4];
 /// Multiplications below which a block is not worth another thread.
 const SMALL: usize = 1 << 18;
 
-/// `dst = lhs · rhs`, or `dst += …` when `add`, into rows `row_stride` elements apart.
+/// `dst = lhs · rhs`, or `dst += …`.
 ///
-/// Sizes were checked by the caller, and the inner dimension is not zero. Sums run over it in an order that
+/// The caller has checked the sizes, and the inner dimension is not zero. Sums run over it in an order that
 /// depends neither on the number of threads nor on the other rows and columns.
-pub(super) fn multiply(dst: &mut [f32], row_stride: usize, add: bool, lhs: Matrix, rhs: Matrix) {
+pub(super) fn multiply(dst: Dst, lhs: Matrix, rhs: Matrix) {
     let tile = Tile::best();
-    let (rhs, dst) = (rhs.t(), SendPtr::new(dst));
+    let (rhs, elements) = (rhs.t(), SendPtr::new(dst.slice));
     for inner in blocks(lhs.cols, INNER) {
         for cols in blocks(rhs.rows, OUTER) {
             let right = Packed::new(rhs, cols.clone(), inner.clone(), tile.cols);
@@ -38,9 +38,9 @@ pub(super) fn multiply(dst: &mut [f32], row_stride: usize, add: bool, lhs: Matri
                 let left = Packed::new(lhs, rows.clone(), inner.clone(), tile.rows);
                 let whole = (rows.len(), cols.len(), inner.len());
                 let to = Target {
-                    dst,
-                    row_stride,
-                    add: add || inner.start > 0,
+                    elements,
+                    stride: dst.stride,
+                    add: dst.add || inner.start > 0,
                     rows,
                     cols: cols.clone(),
                 };
@@ -62,8 +62,8 @@ fn blocks(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
 
 /// Where a block of the result lies.
 struct Target {
-    dst: SendPtr,
-    row_stride: usize,
+    elements: SendPtr,
+    stride: usize,
     add: bool,
     rows: Range<usize>,
     cols: Range<usize>,
@@ -103,9 +103,8 @@ impl Tasks {
                 let width = tile.cols.min(to.cols.end - first_col);
                 let rows = (to.rows.start + row * tile.rows..to.rows.end).take(tile.rows);
                 for (row, sums) in rows.zip(sums.chunks_exact(tile.cols)) {
-                    // SAFETY: rows and columns lie inside the result, which the caller checked to reach
-                    // over them, and each tile is computed by one task.
-                    let dst = unsafe { to.dst.slice(row * to.row_stride + first_col, width) };
+                    // SAFETY: tiles do not overlap, and each is computed by one task.
+                    let dst = unsafe { to.elements.slice(row * to.stride + first_col, width) };
                     match to.add {
                         true => dst.iter_mut().zip(sums).for_each(|(dst, sum)| *dst += sum),
                         false => dst.copy_from_slice(&sums[..width]),
