@@ -3,15 +3,15 @@
 
 mod common;
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use coconut_kernels::simd::{self, Level};
 use coconut_kernels::{self as kernels, Heads, Visible};
-use common::{Random, assert_close, run};
+use common::{Random, assert_close, device, run};
 
 /// A small model through every operation.
 fn model(x: &[Tensor<1>]) -> Tensor<1> {
     let (rows, width, heads) = (2 * 19, 36, Heads { query: 4, key_value: 2, dim: 9 });
-    let device = Device::flex().autodiff();
+    let device = device();
     let ids: Vec<i64> = (0..rows as i64).collect();
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [2, 19]), &device);
     let weight = |i: usize, d_out: usize| x[i].clone().reshape([width, d_out]);

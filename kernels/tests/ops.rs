@@ -2,9 +2,9 @@
 
 mod common;
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use coconut_kernels::{self as kernels, Apart, Heads, Table, Visible, reference};
-use common::{Body, Random, assert_close, check, constant, leaf, numbers, run};
+use common::{Body, Random, assert_close, check, constant, device, leaf, numbers, run};
 
 /// Calls an operation by either body.
 macro_rules! call {
@@ -58,7 +58,7 @@ fn cross_entropy() {
         let targets: Vec<i64> = (0..rows as i64).map(|i| (i * 7) % vocab as i64).collect();
         check("cross entropy", &operands, |x, body| {
             let targets = TensorData::new(targets.clone(), [rows]);
-            let targets = Tensor::<1, Int>::from_data(targets, &Device::flex().autodiff());
+            let targets = Tensor::<1, Int>::from_data(targets, &device());
             let hidden = x[0].clone().reshape([rows, width]);
             call!(body, cross_entropy(hidden, x[1].clone().reshape([vocab, width]), targets))
         });
@@ -75,7 +75,7 @@ fn a_table_with_rows_apart() {
         // Some of the targets and inputs are rows apart, some are not.
         let tokens: Vec<i64> = (0..rows as i64).map(|i| (i * 11) % vocab as i64).collect();
         check("rows apart", &operands, |x, body| {
-            let device = Device::flex().autodiff();
+            let device = device();
             let tokens =
                 Tensor::<1, Int>::from_data(TensorData::new(tokens.clone(), [rows]), &device);
             let table = Table {
@@ -113,7 +113,7 @@ fn weights_in_bf16_give_what_their_values_give_in_f32() {
                 let x = x[0].clone().reshape([1, rows, width]);
                 let ids: Vec<i64> = (0..rows as i64).map(|i| (i * 13) % vocab as i64).collect();
                 let ids = TensorData::new(ids, [1, rows]);
-                let ids = Tensor::<2, Int>::from_data(ids, &Device::flex().autodiff());
+                let ids = Tensor::<2, Int>::from_data(ids, &device());
                 let both = kernels::projection(x.clone(), &[weight.clone(), weight.clone()], &[]);
                 let y = kernels::linear(both.narrow(2, vocab, vocab) / 100.0, weight.clone(), None);
                 let x = x + kernels::embedding(weight.clone(), ids.clone());
@@ -139,7 +139,7 @@ fn cross_entropy_in_blocks() {
     let (rows, width, vocab) = (600, 2, 50_000);
     let mut random = Random(4);
     let operands = [random.numbers(rows * width), random.numbers(vocab * width)];
-    let device = Device::flex().autodiff();
+    let device = device();
     let loss = |x: &[Tensor<1>], count: usize| {
         let hidden = x[0].clone().reshape([rows, width]);
         let weight = x[1].clone().reshape([vocab, width]);
@@ -306,7 +306,7 @@ fn embedding() {
         let ids: Vec<i64> = (0..(batch * seq) as i64).map(|i| (i * i * 7) % vocab as i64).collect();
         let ids = TensorData::new(ids, [batch, seq]);
         check("embedding", &[weight], |x, body| {
-            let ids = Tensor::<2, Int>::from_data(ids.clone(), &Device::flex().autodiff());
+            let ids = Tensor::<2, Int>::from_data(ids.clone(), &device());
             call!(body, embedding(x[0].clone().reshape([vocab, width]), ids)).flatten(0, 2)
         });
     }
@@ -318,7 +318,7 @@ fn embedding_tied_to_the_head() {
     let weight = Random(13).numbers(90 * 6);
     let ids: Vec<i64> = (0..40).map(|i| (i * 11) % 90).collect();
     check("tied", &[weight], |x, body| {
-        let device = Device::flex().autodiff();
+        let device = device();
         let weight = x[0].clone().reshape([90, 6]);
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [4, 10]), &device);
         let hidden = call!(body, embedding(weight.clone(), ids.clone()));

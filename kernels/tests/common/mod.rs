@@ -26,13 +26,18 @@ impl Random {
     }
 }
 
+/// The device that tests run on.
+pub fn device() -> Device {
+    Device::flex().autodiff()
+}
+
 pub fn leaf(data: &[f64], dtype: DType) -> Tensor<1> {
     constant(data, dtype).require_grad()
 }
 
 pub fn constant(data: &[f64], dtype: DType) -> Tensor<1> {
     let data = TensorData::new(data.to_vec(), [data.len()]);
-    Tensor::from_data(data, (&Device::flex().autodiff(), dtype))
+    Tensor::from_data(data, (&device(), dtype))
 }
 
 pub fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f64> {
