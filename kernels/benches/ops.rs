@@ -88,11 +88,11 @@ fn main() {
         bench!(format!("gelu {shape}x4"), m => m::gelu(wide.clone()));
         bench!(format!("swiglu {shape}x4"), m => m::swiglu(wide.clone(), wide.clone()));
         let (up, up_bias) = (leaf([width, 4 * width]), leaf([4 * width]));
-        bench!(format!("linear {shape} to x4"), m => m::linear(x.clone(), up.clone(), Some(up_bias.clone())));
+        bench!(format!("conv1d {shape} to x4"), m => m::conv1d(x.clone(), up.clone(), Some(up_bias.clone())));
         let narrow = Weight { values: up.clone(), precision: Precision::Bf16 };
-        bench!(format!("linear {shape} to x4 in bf16"), m => m::linear(x.clone(), narrow.clone(), Some(up_bias.clone())));
+        bench!(format!("conv1d {shape} to x4 in bf16"), m => m::conv1d(x.clone(), narrow.clone(), Some(up_bias.clone())));
         let down = leaf([4 * width, width]);
-        bench!(format!("projection {shape} to x4"), m => m::projection(x.clone(), std::slice::from_ref(&down), &[]));
+        bench!(format!("linear {shape} to x4"), m => m::linear(x.clone(), std::slice::from_ref(&down), &[]));
         let table = leaf([512, width]);
         let tokens = ids([batch, seq], 512);
         bench!(format!("embedding {shape} of 512"), m => m::embedding(table.clone(), tokens.clone()));

@@ -108,19 +108,19 @@ fn loss(
     let places = Tensor::<1, Int>::arange(0..seq as i64, &ids.device()).unsqueeze::<2>();
     let matrix = |i: usize| x.matrices[i].clone();
     let vector = |i: usize| x.vectors[i].clone();
-    let linear = |h: Tensor<3>, block: usize, i: usize| {
+    let conv1d = |h: Tensor<3>, block: usize, i: usize| {
         let bias = vector(2 + 8 * block + 4 + i);
-        call!(linear(h, matrix(3 + 4 * block + i), Some(bias)))
+        call!(conv1d(h, matrix(3 + 4 * block + i), Some(bias)))
     };
     let norm =
         |h: Tensor<3>, first: usize| call!(layer_norm(h, vector(first), vector(first + 1), 1e-5));
     let mut h = call!(embedding(matrix(0), ids.clone())) + call!(embedding(matrix(1), places));
     for block in 0..(x.vectors.len() - 2) / 8 {
-        let qkv = linear(norm(h.clone(), 2 + 8 * block), block, 0);
+        let qkv = conv1d(norm(h.clone(), 2 + 8 * block), block, 0);
         let a = call!(attention(qkv, &[], heads, &visible, 0.0));
-        h = h + linear(a, block, 1);
-        let u = linear(norm(h.clone(), 2 + 8 * block + 2), block, 2);
-        h = h + linear(call!(gelu(u)), block, 3);
+        h = h + conv1d(a, block, 1);
+        let u = conv1d(norm(h.clone(), 2 + 8 * block + 2), block, 2);
+        h = h + conv1d(call!(gelu(u)), block, 3);
     }
     let h = norm(h, 0).reshape([batch * seq, width]);
     call!(cross_entropy(h, matrix(2), targets.clone())) / (batch * seq) as f64

@@ -5,7 +5,7 @@
 //! Burn's primitive operations ([`reference`]) everywhere else. Both give the same values and gradients
 //! to rounding.
 //!
-//! The matrix of [`linear`], [`projection`], [`embedding`] and [`cross_entropy`] ([`Weight`]) may be
+//! The matrix of [`conv1d`], [`linear`], [`embedding`] and [`cross_entropy`] ([`Weight`]) may be
 //! stored in bf16 if it is a constant: results are those of the same values in f32. Products with it
 //! may round both sides to bf16 ([`Precision`]).
 
@@ -68,18 +68,18 @@ pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
     }
 }
 
-/// `x · weight + bias`, the weight stored `[d_in, d_out]` as GPT-2's checkpoints have it.
+/// `x · weight + bias`, the weight stored `[d_in, d_out]` as GPT-2's `Conv1D` has it.
 ///
 /// `x: [batch, seq, d_in]`, `bias: [d_out]`; result `[batch, seq, d_out]`.
-pub fn linear(x: Tensor<3>, weight: impl Into<Weight>, bias: Option<Tensor<1>>) -> Tensor<3> {
+pub fn conv1d(x: Tensor<3>, weight: impl Into<Weight>, bias: Option<Tensor<1>>) -> Tensor<3> {
     let weight = weight.into();
     let ([_, _, width], [d_in, d_out]) = (x.dims(), weight.values.dims());
     assert_eq!(width, d_in, "the weight takes rows of x");
     assert!(bias.as_ref().is_none_or(|bias| bias.dims() == [d_out]), "one bias a feature");
     if fusable(&x) && readable(&weight.values) && bias.as_ref().is_none_or(fusable) {
-        cpu::linear(x, weight, bias)
+        cpu::conv1d(x, weight, bias)
     } else {
-        reference::linear(x, weight, bias)
+        reference::conv1d(x, weight, bias)
     }
 }
 
@@ -91,7 +91,7 @@ pub fn linear(x: Tensor<3>, weight: impl Into<Weight>, bias: Option<Tensor<1>>) 
 ///
 /// # Panics
 /// If the shapes do not fit one another.
-pub fn projection<W: Clone + Into<Weight>>(
+pub fn linear<W: Clone + Into<Weight>>(
     x: Tensor<3>,
     weights: &[W],
     biases: &[Tensor<1>],
@@ -105,9 +105,9 @@ pub fn projection<W: Clone + Into<Weight>>(
     assert!(sizes().zip(biases).all(|([d_out, _], b)| b.dims() == [d_out]), "one bias a feature");
     let matrices = weights.iter().all(|weight| readable(&weight.values));
     if fusable(&x) && matrices && biases.iter().all(fusable) {
-        cpu::projection(x, weights, biases)
+        cpu::linear(x, weights, biases)
     } else {
-        reference::projection(x, &weights, biases)
+        reference::linear(x, &weights, biases)
     }
 }
 

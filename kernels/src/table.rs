@@ -49,7 +49,7 @@ impl Table {
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         let [n, _] = hidden.dims();
         let weight = std::slice::from_ref(&self.weight);
-        let logits = crate::projection(hidden.clone().unsqueeze(), weight, &[]).squeeze_dim(0);
+        let logits = crate::linear(hidden.clone().unsqueeze(), weight, &[]).squeeze_dim(0);
         self.each_apart().fold(logits, |logits, (id, row)| {
             let own = hidden.clone().matmul(row.transpose()); // [n, 1]
             logits.slice_assign([0..n, id..id + 1], own)
@@ -64,7 +64,7 @@ impl Table {
             let none = rest.clone().slice(own(id)).zeros_like();
             rest.slice_assign(own(id), none)
         });
-        let sum = crate::linear(rest.unsqueeze(), self.weight.clone(), None).squeeze_dim(0);
+        let sum = crate::conv1d(rest.unsqueeze(), self.weight.clone(), None).squeeze_dim(0);
         self.each_apart()
             .fold(sum, |sum, (id, row)| sum + shares.clone().slice(own(id)).matmul(row))
     }

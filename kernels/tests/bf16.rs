@@ -95,9 +95,9 @@ fn products_and_gradients() {
             let what = format!("{rows}x{d_in}x{d_out} at {level:?}");
             let (got, got_grads) = run(&operands, DType::F32, |x| {
                 let weight = narrow(x[1].clone().reshape([d_in, d_out]));
-                kernels::linear(x[0].clone().reshape([1, rows, d_in]), weight, None).flatten(0, 2)
+                kernels::conv1d(x[0].clone().reshape([1, rows, d_in]), weight, None).flatten(0, 2)
             });
-            assert_close(&format!("linear {what}"), &got, &values, 1e-6);
+            assert_close(&format!("conv1d {what}"), &got, &values, 1e-6);
             assert_close(&format!("gradient of x {what}"), &got_grads[0], &grads[0], 1e-6);
             assert_close(&format!("gradient of the weight {what}"), &got_grads[1], &grads[1], 1e-6);
 
@@ -106,10 +106,10 @@ fn products_and_gradients() {
             let (got, got_grads) = run(&operands, DType::F32, |x| {
                 let weight = narrow(x[1].clone().reshape([d_out, d_in]));
                 let x = x[0].clone().reshape([1, rows, d_in]);
-                kernels::projection(x, &[weight], &[]).flatten(0, 2)
+                kernels::linear(x, &[weight], &[]).flatten(0, 2)
             });
             let turned = Plain { data: grads[1].clone(), cols: d_out }.t().data;
-            assert_close(&format!("projection {what}"), &got, &values, 1e-6);
+            assert_close(&format!("linear {what}"), &got, &values, 1e-6);
             assert_close(&format!("gradient of x {what}"), &got_grads[0], &grads[0], 1e-6);
             assert_close(&format!("gradient of the weight {what}"), &got_grads[1], &turned, 1e-6);
         });
@@ -153,7 +153,7 @@ fn parts_passes_and_biases() {
             let weights = [narrow(a), b.into()];
             let passes = [&x, &again].map(|x| {
                 let x = constant(x, DType::F32).reshape([1, rows, d_in]);
-                kernels::projection(x, &weights, &operands[2..]).flatten(0, 2)
+                kernels::linear(x, &weights, &operands[2..]).flatten(0, 2)
             });
             Tensor::cat(passes.into(), 0)
         });
@@ -227,6 +227,6 @@ fn weights_stored_in_bf16() {
     let want = Plain::new(&x, d_in).rounded().times(&Plain::new(&weight, d_out).rounded());
     let input = constant(&x, DType::F32).reshape([1, rows, d_in]);
     let weight = constant(&weight, DType::F32).reshape([d_in, d_out]).cast(DType::BF16);
-    let y = kernels::linear(input, narrow(weight), None);
+    let y = kernels::conv1d(input, narrow(weight), None);
     assert_close("values", &numbers(y), &want.data, 1e-6);
 }

@@ -18,12 +18,12 @@ fn model(x: &[Tensor<1>]) -> Tensor<1> {
     let table = x[0].clone().reshape([50, width]);
     let h = kernels::embedding(table.clone(), ids.clone());
     let h = kernels::layer_norm(h, x[1].clone(), x[2].clone(), 1e-5);
-    let qkv = kernels::linear(h, weight(3, heads.packed()), None);
+    let qkv = kernels::conv1d(h, weight(3, heads.packed()), None);
     let past = qkv.clone().narrow(1, 0, 18);
     let last = qkv.clone().narrow(1, 18, 1);
     let a = kernels::attention(qkv, &[], heads, &Visible::all(2, 19), 0.0);
     let b = kernels::attention(last, &[past], heads, &Visible::all(2, 19), 0.0);
-    let h = kernels::linear(a + b, weight(4, width), Some(x[2].clone()));
+    let h = kernels::conv1d(a + b, weight(4, width), Some(x[2].clone()));
     let h = kernels::rms_norm(h, x[1].clone(), 1e-5);
     let h = kernels::swiglu(h.clone(), kernels::gelu(h));
     kernels::cross_entropy(h.reshape([rows, width]), table, ids.reshape([rows]))

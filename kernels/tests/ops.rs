@@ -114,8 +114,8 @@ fn weights_in_bf16_give_what_their_values_give_in_f32() {
                 let ids: Vec<i64> = (0..rows as i64).map(|i| (i * 13) % vocab as i64).collect();
                 let ids = TensorData::new(ids, [1, rows]);
                 let ids = Tensor::<2, Int>::from_data(ids, &device());
-                let both = kernels::projection(x.clone(), &[weight.clone(), weight.clone()], &[]);
-                let y = kernels::linear(both.narrow(2, vocab, vocab) / 100.0, weight.clone(), None);
+                let both = kernels::linear(x.clone(), &[weight.clone(), weight.clone()], &[]);
+                let y = kernels::conv1d(both.narrow(2, vocab, vocab) / 100.0, weight.clone(), None);
                 let x = x + kernels::embedding(weight.clone(), ids.clone());
                 let hidden = (x + y).reshape([rows, width]) / 100.0;
                 let table = Table::from(weight.clone());
@@ -168,7 +168,7 @@ fn swiglu() {
 }
 
 #[test]
-fn linear() {
+fn conv1d() {
     for (batch, seq, d_in, d_out) in [(1, 1, 1, 1), (1, 1, 7, 3), (2, 3, 16, 33), (3, 50, 9, 20)] {
         let mut random = Random(10);
         let operands = [
@@ -177,10 +177,10 @@ fn linear() {
             random.numbers(d_out),
         ];
         for bias in [false, true] {
-            check("linear", &operands[..2 + bias as usize], |x, body| {
+            check("conv1d", &operands[..2 + bias as usize], |x, body| {
                 let input = x[0].clone().reshape([batch, seq, d_in]);
                 let weight = x[1].clone().reshape([d_in, d_out]);
-                call!(body, linear(input, weight, x.get(2).cloned())).flatten(0, 2)
+                call!(body, conv1d(input, weight, x.get(2).cloned())).flatten(0, 2)
             });
         }
     }
@@ -189,22 +189,22 @@ fn linear() {
 /// Several passes through one weight, whose gradient gathers all of them; one pass takes a view
 /// that is not contiguous.
 #[test]
-fn linear_passes_share_their_weight() {
+fn conv1d_passes_share_their_weight() {
     let mut random = Random(11);
     let operands = [random.numbers(2 * 5 * 4), random.numbers(16), random.numbers(4)];
-    check("linear passes", &operands, |x, body| {
+    check("conv1d passes", &operands, |x, body| {
         let weight = x[1].clone().reshape([4, 4]);
         let bias = Some(x[2].clone());
         let input = x[0].clone().reshape([2, 5, 4]);
-        let y = call!(body, linear(input.clone(), weight.clone(), bias.clone()));
+        let y = call!(body, conv1d(input.clone(), weight.clone(), bias.clone()));
         let turned = (y + input).swap_dims(0, 1);
-        let y = call!(body, linear(turned, weight.clone(), bias));
-        call!(body, linear(y, weight.transpose(), None)).flatten(0, 2)
+        let y = call!(body, conv1d(turned, weight.clone(), bias));
+        call!(body, conv1d(y, weight.transpose(), None)).flatten(0, 2)
     });
 }
 
 #[test]
-fn projection() {
+fn linear() {
     for (batch, seq, d_in, widths) in [
         (1, 1, 1, vec![1]),
         (2, 3, 16, vec![33]),
@@ -218,12 +218,12 @@ fn projection() {
         operands.extend(widths.iter().map(|&width| random.numbers(width)));
         for biases in [0, widths.len()] {
             let parts = widths.len();
-            check("projection", &operands[..1 + parts + biases], |x, body| {
+            check("linear", &operands[..1 + parts + biases], |x, body| {
                 let input = x[0].clone().reshape([batch, seq, d_in]);
                 let weights = x[1..=parts].iter().zip(&widths);
                 let weights: Vec<Tensor<2>> =
                     weights.map(|(x, &width)| x.clone().reshape([width, d_in])).collect();
-                call!(body, projection(input, &weights, &x[1 + parts..])).flatten(0, 2)
+                call!(body, linear(input, &weights, &x[1 + parts..])).flatten(0, 2)
             });
         }
     }
@@ -231,15 +231,15 @@ fn projection() {
 
 /// Several passes through the same weights, whose gradients gather all of them.
 #[test]
-fn projection_passes_share_their_weights() {
+fn linear_passes_share_their_weights() {
     let mut random = Random(17);
     let operands = [random.numbers(2 * 5 * 6), random.numbers(12), random.numbers(24)];
-    check("projection passes", &operands, |x, body| {
+    check("linear passes", &operands, |x, body| {
         let weights = [x[1].clone().reshape([2, 6]), x[2].clone().reshape([4, 6])];
         let input = x[0].clone().reshape([2, 5, 6]);
-        let y = call!(body, projection(input.clone(), &weights, &[]));
+        let y = call!(body, linear(input.clone(), &weights, &[]));
         let turned = (y + input).swap_dims(0, 1);
-        call!(body, projection(turned, &weights, &[])).flatten(0, 2)
+        call!(body, linear(turned, &weights, &[])).flatten(0, 2)
     });
 }
 

@@ -75,8 +75,8 @@ impl Adapter {
         let x = dropout(x, self.dropout);
         let [a, b] =
             [&self.a, &self.b].map(|factor| Weight { values: factor.weight.val(), precision });
-        let low = kernels::projection(x, &[a], &[]); // [batch, seq, r]
-        kernels::projection(low * self.scale, &[b], &[])
+        let low = kernels::linear(x, &[a], &[]); // [batch, seq, r]
+        kernels::linear(low * self.scale, &[b], &[])
     }
 
     /// What the adapter adds to a weight, `[d_out, d_in]`.
@@ -100,7 +100,7 @@ impl Conv1d {
     /// `[batch, seq, d_in]` → `[batch, seq, d_out]`.
     pub fn forward(&self, x: Tensor<3>, precision: Precision) -> Tensor<3> {
         let weight = Weight { values: self.weight.val(), precision };
-        let y = kernels::linear(x.clone(), weight, Some(self.bias.val()));
+        let y = kernels::conv1d(x.clone(), weight, Some(self.bias.val()));
         self.adapter.iter().fold(y, |y, adapter| y + adapter.forward(x.clone(), precision))
     }
 }
@@ -186,7 +186,7 @@ pub fn fused_linears<const N: usize>(
     let weights = linears.map(|linear| Weight { values: linear.weight.val(), precision });
     let biases: Vec<_> =
         linears.iter().filter_map(|linear| Some(linear.bias.as_ref()?.val())).collect();
-    let y = kernels::projection(x.clone(), &weights, &biases);
+    let y = kernels::linear(x.clone(), &weights, &biases);
     if linears.iter().all(|linear| linear.adapter.is_none()) {
         return y;
     }

@@ -28,8 +28,8 @@ pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
     x / (mean_square + eps).sqrt() * weight.unsqueeze()
 }
 
-/// See [`crate::linear`].
-pub fn linear(x: Tensor<3>, weight: impl Into<Weight>, bias: Option<Tensor<1>>) -> Tensor<3> {
+/// See [`crate::conv1d`].
+pub fn conv1d(x: Tensor<3>, weight: impl Into<Weight>, bias: Option<Tensor<1>>) -> Tensor<3> {
     let weight = weight.into().values;
     let [batch, seq, d_in] = x.dims();
     let [_, d_out] = weight.dims();
@@ -41,8 +41,8 @@ pub fn linear(x: Tensor<3>, weight: impl Into<Weight>, bias: Option<Tensor<1>>) 
     y.reshape([batch, seq, d_out])
 }
 
-/// See [`crate::projection`].
-pub fn projection<W: Clone + Into<Weight>>(
+/// See [`crate::linear`].
+pub fn linear<W: Clone + Into<Weight>>(
     x: Tensor<3>,
     weights: &[W],
     biases: &[Tensor<1>],
@@ -50,7 +50,7 @@ pub fn projection<W: Clone + Into<Weight>>(
     let weights = weights.iter().map(|weight| to_f32(weight.clone().into().values)).collect();
     let weight = Tensor::cat(weights, 0).transpose(); // [d_in, Σ d_out]
     let bias = (!biases.is_empty()).then(|| Tensor::cat(biases.to_vec(), 0));
-    linear(x, weight, bias)
+    conv1d(x, weight, bias)
 }
 
 /// See [`crate::rotary`].
