@@ -23,7 +23,7 @@ use cpu::{fusable, readable};
 
 pub use adamw::AdamW;
 pub use cpu::simd;
-pub use table::{Apart, Table};
+pub use table::{RowOverride, Table};
 pub use visible::{Heads, Visible};
 pub use weight::{Precision, Weight};
 
@@ -219,9 +219,9 @@ pub fn cross_entropy(
     let head = head.into();
     let ([rows, d_model], [_, width]) = (hidden.dims(), head.dims());
     assert_eq!((rows, d_model), (targets.dims()[0], width), "hidden fits targets and head");
-    let apart = head.apart.as_ref();
-    assert!(apart.is_none_or(|apart| apart.rows.dims() == [apart.ids.len(), width]), "a row an id");
-    let table = readable(&head.weight.values) && apart.is_none_or(|apart| fusable(&apart.rows));
+    let overrides = head.overrides.as_ref();
+    assert!(overrides.is_none_or(|own| own.rows.dims() == [own.ids.len(), width]), "a row an id");
+    let table = readable(&head.weight.values) && overrides.is_none_or(|own| fusable(&own.rows));
     if fusable(&hidden) && table {
         cpu::cross_entropy(hidden, head, targets)
     } else {

@@ -3,7 +3,7 @@
 mod common;
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
-use coconut_kernels::{self as kernels, Apart, Heads, Table, Visible, reference};
+use coconut_kernels::{self as kernels, Heads, RowOverride, Table, Visible, reference};
 use common::{Body, Random, assert_close, check, constant, device, leaf, numbers, run};
 
 /// Calls an operation by either body.
@@ -65,22 +65,22 @@ fn cross_entropy() {
     }
 }
 
-/// Rows given apart: the gradient goes to them and not to the weight's rows in their place.
+/// Overridden rows: the gradient goes to them and not to the weight's rows in their place.
 #[test]
-fn a_table_with_rows_apart() {
+fn a_table_with_overridden_rows() {
     for (rows, width, vocab, ids) in [(5, 8, 33, &[32u32, 0, 7][..]), (40, 6, 90, &[11])] {
         let mut random = Random(21);
         let operands =
             [rows * width, vocab * width, ids.len() * width].map(|len| random.numbers(len));
-        // Some of the targets and inputs are rows apart, some are not.
+        // Some of the targets and inputs are overridden, some are not.
         let tokens: Vec<i64> = (0..rows as i64).map(|i| (i * 11) % vocab as i64).collect();
-        check("rows apart", &operands, |x, body| {
+        check("overridden rows", &operands, |x, body| {
             let device = device();
             let tokens =
                 Tensor::<1, Int>::from_data(TensorData::new(tokens.clone(), [rows]), &device);
             let table = Table {
                 weight: x[1].clone().reshape([vocab, width]).into(),
-                apart: Some(Apart {
+                overrides: Some(RowOverride {
                     ids: ids.into(),
                     rows: x[2].clone().reshape([ids.len(), width]),
                 }),

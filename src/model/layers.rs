@@ -4,7 +4,7 @@ use burn::{
     module::{Module, Param},
     tensor::{DType, Distribution, Int, Tensor},
 };
-use coconut_kernels::{self as kernels, Apart, Precision, Table, Weight};
+use coconut_kernels::{self as kernels, Precision, RowOverride, Table, Weight};
 
 /// A table of vectors, `weight: [rows, d_model]`.
 #[derive(Module, Debug)]
@@ -33,11 +33,11 @@ impl Embedding {
 
     /// The table with its overrides, for products in `precision`.
     pub fn table(&self, precision: Precision) -> Table {
-        let apart = self.token_adapter.as_ref().map(|own| Apart {
+        let overrides = self.token_adapter.as_ref().map(|own| RowOverride {
             ids: own.ids.as_slice().into(),
             rows: own.trainable_tokens_delta.val(),
         });
-        Table { weight: Weight { values: self.weight.val(), precision }, apart }
+        Table { weight: Weight { values: self.weight.val(), precision }, overrides }
     }
 }
 

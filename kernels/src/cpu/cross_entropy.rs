@@ -26,11 +26,11 @@ pub(crate) fn cross_entropy(hidden: Tensor<2>, head: Table, targets: Tensor<1, I
     let targets = indices(targets, head.dims()[0]);
     let precision = head.weight.precision;
     let [hidden, weight] = [hidden, head.weight.values].map(Tensor::into_dispatch);
-    match head.apart {
+    match head.overrides {
         None => apply(CrossEntropy { targets, overridden: [].into(), precision }, [hidden, weight]),
-        Some(apart) => {
-            let op = CrossEntropy { targets, overridden: apart.ids, precision };
-            apply(op, [hidden, weight, apart.rows.into_dispatch()])
+        Some(overrides) => {
+            let op = CrossEntropy { targets, overridden: overrides.ids, precision };
+            apply(op, [hidden, weight, overrides.rows.into_dispatch()])
         }
     }
 }

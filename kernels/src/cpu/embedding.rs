@@ -6,34 +6,34 @@ use rayon::prelude::*;
 
 use super::bridge::{Fused, GradSinks, apply, indices, slice, slice_mut, tensor, uninit};
 use super::weight::copy_row;
-use crate::{Apart, Table, Weight};
+use crate::{RowOverride, Table, Weight};
 
 /// Rows of the table that one task owns in the backward pass.
 const ROWS: usize = 64;
 
 /// [`crate::embedding`] of a table that was found fit.
 pub(crate) fn embedding(table: Table, ids: Tensor<2, Int>) -> Tensor<3> {
-    let Table { weight: Weight { values: weight, .. }, apart } = table;
+    let Table { weight: Weight { values: weight, .. }, overrides } = table;
     let op = Embedding { ids: indices(ids.clone(), weight.dims()[0]), shape: ids.dims() };
     let rows = apply(op, [weight.into_dispatch()]);
-    match apart {
+    match overrides {
         None => rows,
-        Some(apart) => replace(rows, apart, ids),
+        Some(overrides) => replace(rows, overrides, ids),
     }
 }
 
-/// `x: [batch, seq, d_model]`, the rows that the weight gives for `ids: [batch, seq]`, with those
-/// that are given apart put in their place.
-fn replace(x: Tensor<3>, apart: Apart, ids: Tensor<2, Int>) -> Tensor<3> {
+/// `x: [batch, seq, d_model]`, the rows that the weight gives for `ids: [batch, seq]`, with the overriding ones
+/// in their place.
+fn replace(x: Tensor<3>, overrides: RowOverride, ids: Tensor<2, Int>) -> Tensor<3> {
     let [batch, seq] = ids.dims();
     let host: Vec<u32> = ids.clone().into_data().iter::<u32>().collect();
-    let at = |id: &u32| apart.ids.iter().position(|own| own == id);
+    let at = |id: &u32| overrides.ids.iter().position(|own| own == id);
     if host.iter().all(|id| at(id).is_none()) {
         return x;
     }
     let places: Vec<i32> = host.iter().map(|id| at(id).unwrap_or(0) as i32).collect();
     let places = Tensor::from_data(TensorData::new(places, [batch, seq]), &ids.device());
-    let own = crate::embedding(apart.rows.clone(), places);
+    let own = crate::embedding(overrides.rows.clone(), places);
     let mask: Vec<bool> = host.iter().map(|id| at(id).is_some()).collect();
     let mask = TensorData::new(mask, [batch, seq, 1]);
     let mask = Tensor::<3, Bool>::from_data(mask, &ids.device());
