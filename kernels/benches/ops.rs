@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use coconut_kernels::{self as kernels, AdamW, Heads, Precision, Visible, Weight, reference};
+use coconut_kernels::{self as kernels, AdamW, Heads, Precision, TokenMask, Weight, reference};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -101,23 +101,23 @@ fn main() {
         [(32, 128, 4, 32), (32, 192, 8, 32), (32, 192, 8, 96), (4, 128, 12, 64)]
     {
         let heads = Heads { query: heads, key_value: heads, dim };
-        let visible = Visible::all(batch, seq);
-        let qkv = leaf([batch, seq, heads.packed()]);
+        let mask = TokenMask::all(batch, seq);
+        let qkv = leaf([batch, seq, heads.qkv_width()]);
         let shape = format!("{batch}x{seq}x{}x{dim}", heads.query);
-        bench!(format!("attention {shape}"), m => m::attention(qkv.clone(), &[], heads, &visible, 0.0));
-        let past = [leaf([batch, seq, heads.packed()]), leaf([batch, 1, heads.packed()])];
+        bench!(format!("attention {shape}"), m => m::attention(qkv.clone(), &[], heads, &mask, 0.0));
+        let past = [leaf([batch, seq, heads.qkv_width()]), leaf([batch, 1, heads.qkv_width()])];
         for new in [1, 2, 4, 16] {
-            let visible = Visible::all(batch, seq + 1 + new);
-            let qkv = leaf([batch, new, heads.packed()]);
-            bench!(format!("attention {shape} + {new}"), m => m::attention(qkv.clone(), &past, heads, &visible, 0.0));
+            let mask = TokenMask::all(batch, seq + 1 + new);
+            let qkv = leaf([batch, new, heads.qkv_width()]);
+            bench!(format!("attention {shape} + {new}"), m => m::attention(qkv.clone(), &past, heads, &mask, 0.0));
         }
     }
     for (batch, seq, query, key_value, dim) in [(32, 128, 4, 4, 32), (8, 128, 16, 8, 128)] {
         let heads = Heads { query, key_value, dim };
-        let qkv = leaf([batch, seq, heads.packed()]);
+        let qkv = leaf([batch, seq, heads.qkv_width()]);
         let angles = random([batch, seq, dim / 2]);
         let (query, key) = (leaf([dim]), leaf([dim]));
-        let shape = format!("{batch}x{seq}x{}", heads.packed());
+        let shape = format!("{batch}x{seq}x{}", heads.qkv_width());
         bench!(format!("rotary {shape}"), m => m::rotary(qkv.clone(), angles.clone().cos(), angles.clone().sin(), heads));
         bench!(format!("head_norm {shape}"), m => m::head_norm(qkv.clone(), query.clone(), key.clone(), heads, 1e-6));
     }
@@ -125,13 +125,13 @@ fn main() {
     for (batch, seq, heads, dim) in [(32, 64, 4, 32), (8, 128, 12, 64)] {
         let heads = Heads { query: heads, key_value: heads, dim };
         let chunks: Vec<_> =
-            [seq, 1, 1, 1, 1, 1, 1].map(|n| leaf([batch, n, heads.packed()])).into();
+            [seq, 1, 1, 1, 1, 1, 1].map(|n| leaf([batch, n, heads.qkv_width()])).into();
         bench!(format!("six latent passes {batch}x{seq}x{}x{dim}", heads.query), m => {
             let chunks: Vec<_> = chunks.iter().map(|x| x.clone() * 1.0).collect();
             (1..7)
                 .map(|i| {
-                    let visible = Visible::all(batch, seq + i);
-                    m::attention(chunks[i].clone(), &chunks[..i], heads, &visible, 0.0).sum()
+                    let mask = TokenMask::all(batch, seq + i);
+                    m::attention(chunks[i].clone(), &chunks[..i], heads, &mask, 0.0).sum()
                 })
                 .reduce(|a, b| a + b)
                 .unwrap_or_else(|| unreachable!("there are six"))

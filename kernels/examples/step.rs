@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use coconut_kernels::{self as kernels, AdamW, Heads, Visible, reference};
+use coconut_kernels::{self as kernels, AdamW, Heads, TokenMask, reference};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -104,7 +104,7 @@ fn loss(
     }
     let [batch, seq] = ids.dims();
     let width = heads.query * heads.dim;
-    let visible = Visible::all(batch, seq);
+    let mask = TokenMask::all(batch, seq);
     let places = Tensor::<1, Int>::arange(0..seq as i64, &ids.device()).unsqueeze::<2>();
     let matrix = |i: usize| x.matrices[i].clone();
     let vector = |i: usize| x.vectors[i].clone();
@@ -117,7 +117,7 @@ fn loss(
     let mut h = call!(embedding(matrix(0), ids.clone())) + call!(embedding(matrix(1), places));
     for block in 0..(x.vectors.len() - 2) / 8 {
         let qkv = conv1d(norm(h.clone(), 2 + 8 * block), block, 0);
-        let a = call!(attention(qkv, &[], heads, &visible, 0.0));
+        let a = call!(attention(qkv, &[], heads, &mask, 0.0));
         h = h + conv1d(a, block, 1);
         let u = conv1d(norm(h.clone(), 2 + 8 * block + 2), block, 2);
         h = h + conv1d(call!(gelu(u)), block, 3);

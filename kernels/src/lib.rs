@@ -12,9 +12,10 @@
 mod adamw;
 pub mod allocator;
 mod cpu;
+mod heads;
 pub mod reference;
 mod table;
-mod visible;
+mod token_mask;
 mod weight;
 
 use burn::tensor::{Int, Tensor};
@@ -23,8 +24,9 @@ use cpu::{fusable, readable};
 
 pub use adamw::AdamW;
 pub use cpu::simd;
+pub use heads::Heads;
 pub use table::{RowOverride, Table};
-pub use visible::{Heads, Visible};
+pub use token_mask::TokenMask;
 pub use weight::{Precision, Weight};
 
 /// Gaussian error linear unit in its tanh form, GPT-2's `gelu_new`.
@@ -113,17 +115,17 @@ pub fn linear<W: Clone + Into<Weight>>(
 
 /// Rotary positions: each pair `(i, i + dim/2)` of a query or key head is turned by an angle.
 ///
-/// * `qkv: [batch, seq, (q + 2·kv) · dim]`: packed rows, as [`attention`] takes them; values are left
-///   as they are.
-/// * `cos`, `sin: [batch, seq, dim / 2]`: of the angles; constants.
+/// * `qkv: [batch, seq, (q + 2·kv) · dim]`: queries, keys and values as [`attention`] takes them; values are
+///   left as they are.
+/// * `cos`, `sin: [batch, seq, dim / 2]`: the angles' cosines and sines; constants.
 ///
 /// Result: the shape of `qkv`. Source: Su et al. 2021.
 ///
 /// # Panics
 /// If the shapes do not fit one another, or `dim` is odd.
 pub fn rotary(qkv: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: Heads) -> Tensor<3> {
-    let [batch, seq, packed] = qkv.dims();
-    assert_eq!(packed, heads.packed(), "width of a packed row");
+    let [batch, seq, width] = qkv.dims();
+    assert_eq!(width, heads.qkv_width(), "width of a row");
     assert!(heads.dim.is_multiple_of(2), "a head has two halves");
     assert_eq!([cos.dims(), sin.dims()], [[batch, seq, heads.dim / 2]; 2], "an angle a pair");
     if fusable(&qkv) && fusable(&cos) && fusable(&sin) {
@@ -135,8 +137,8 @@ pub fn rotary(qkv: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: Heads) -> T
 
 /// RMS norm of every query head and every key head over its own width, as Qwen3 has it.
 ///
-/// `qkv`: packed rows as [`attention`] takes them, values left as they are; `query, key: [dim]`, the
-/// weights of all query and of all key heads. Result: the shape of `qkv`.
+/// `qkv: [batch, seq, (q + 2·kv) · dim]`: queries, keys and values as [`attention`] takes them, values left as
+/// they are; `query, key: [dim]`: the weights of all query and of all key heads. Result: the shape of `qkv`.
 ///
 /// # Panics
 /// If the shapes do not fit one another.
@@ -147,7 +149,7 @@ pub fn head_norm(
     heads: Heads,
     eps: f64,
 ) -> Tensor<3> {
-    assert_eq!(qkv.dims()[2], heads.packed(), "width of a packed row");
+    assert_eq!(qkv.dims()[2], heads.qkv_width(), "width of a row");
     assert_eq!([query.dims(), key.dims()], [[heads.dim]; 2], "one weight a feature of a head");
     if fusable(&qkv) && fusable(&query) && fusable(&key) {
         cpu::head_norm(qkv, query, key, heads, eps)
@@ -171,17 +173,17 @@ pub fn embedding(table: impl Into<Table>, ids: Tensor<2, Int>) -> Tensor<3> {
 
 /// Causal attention of the newest columns over all columns so far.
 ///
-/// * `qkv: [batch, new, (q + 2·kv) · dim]`: queries, keys and values of the new columns, packed in
-///   that order along the last dimension.
-/// * `past`: the packed tensors of the earlier columns, oldest first, each `[batch, n, …]` like
-///   `qkv`. They are the cache; gradients flow into them unless they were detached.
-/// * `visible`: which of the `past + new` columns of each row hold tokens. A query sees the visible
-///   columns up to and including its own. The result at a column that is not visible is finite and
-///   has no meaning. It may say that the oldest chunk (`qkv` if there is no past) is packed,
-///   `[1, cells, …]`, and that some results are not wanted.
+/// * `qkv: [batch, new, (q + 2·kv) · dim]`: queries, keys and values of the new columns, side by side in
+///   that order.
+/// * `past`: the same of the earlier columns, oldest first, each `[batch, n, …]` like `qkv`. They are the
+///   cache; gradients flow into them unless they were detached.
+/// * `mask`: which of the `past + new` columns of each row hold tokens. A query sees the tokens up to and
+///   including its own. The result at a column of padding is finite and has no meaning. The mask may say
+///   that padding is left out of the oldest chunk (`qkv` if there is no past), `[1, cells, …]`
+///   ([`TokenMask::unpadded`]), and that some columns do not ask ([`TokenMask::queries_from`]).
 /// * `dropout`: the probability with which an attention weight is zeroed (0 when evaluating).
 ///
-/// Result: `[batch, new, q · dim]`, heads side by side; `[1, cells, q · dim]` if `qkv` is packed.
+/// Result: `[batch, new, q · dim]`, heads side by side; `[1, cells, q · dim]` if padding is left out of `qkv`.
 ///
 /// # Panics
 /// If the shapes do not fit one another.
@@ -189,24 +191,24 @@ pub fn attention(
     qkv: Tensor<3>,
     past: &[Tensor<3>],
     heads: Heads,
-    visible: &Visible,
+    mask: &TokenMask,
     dropout: f64,
 ) -> Tensor<3> {
     let shapes: Vec<[usize; 3]> = past.iter().chain([&qkv]).map(|x| x.dims()).collect();
-    visible.chunks(&shapes); // they fit
-    assert!(shapes.iter().all(|shape| shape[2] == heads.packed()), "width of a packed row");
+    mask.chunks(&shapes); // they fit
+    assert!(shapes.iter().all(|shape| shape[2] == heads.qkv_width()), "width of a row");
     assert!(heads.query.is_multiple_of(heads.key_value), "query heads share key heads evenly");
     if dropout == 0.0 && fusable(&qkv) && past.iter().all(fusable) {
-        cpu::attention(qkv, past, heads, visible)
+        cpu::attention(qkv, past, heads, mask)
     } else {
-        reference::attention(qkv, past, heads, visible, dropout)
+        reference::attention(qkv, past, heads, mask, dropout)
     }
 }
 
 /// Sum over rows of the cross entropy of `hidden · headᵀ` against `targets`.
 ///
 /// `hidden: [rows, d_model]`, `head: [vocab, d_model]`, `targets: [rows]`; result `[1]`, in nats.
-/// Where gradients are wanted they are computed along with the loss: for evaluation, call this
+/// Gradients that are needed are computed along with the loss: for evaluation, call this
 /// without autodiff.
 ///
 /// # Panics

@@ -5,7 +5,7 @@ mod common;
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use coconut_kernels::simd::{self, Level};
-use coconut_kernels::{self as kernels, Heads, Visible};
+use coconut_kernels::{self as kernels, Heads, TokenMask};
 use common::{Random, assert_close, device, run};
 
 /// A small model through every operation.
@@ -18,11 +18,11 @@ fn model(x: &[Tensor<1>]) -> Tensor<1> {
     let table = x[0].clone().reshape([50, width]);
     let h = kernels::embedding(table.clone(), ids.clone());
     let h = kernels::layer_norm(h, x[1].clone(), x[2].clone(), 1e-5);
-    let qkv = kernels::conv1d(h, weight(3, heads.packed()), None);
+    let qkv = kernels::conv1d(h, weight(3, heads.qkv_width()), None);
     let past = qkv.clone().narrow(1, 0, 18);
     let last = qkv.clone().narrow(1, 18, 1);
-    let a = kernels::attention(qkv, &[], heads, &Visible::all(2, 19), 0.0);
-    let b = kernels::attention(last, &[past], heads, &Visible::all(2, 19), 0.0);
+    let a = kernels::attention(qkv, &[], heads, &TokenMask::all(2, 19), 0.0);
+    let b = kernels::attention(last, &[past], heads, &TokenMask::all(2, 19), 0.0);
     let h = kernels::conv1d(a + b, weight(4, width), Some(x[2].clone()));
     let h = kernels::rms_norm(h, x[1].clone(), 1e-5);
     let h = kernels::swiglu(h.clone(), kernels::gelu(h));

@@ -3,7 +3,7 @@
 mod common;
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
-use coconut_kernels::{self as kernels, Heads, RowOverride, Table, Visible, reference};
+use coconut_kernels::{self as kernels, Heads, RowOverride, Table, TokenMask, reference};
 use common::{Body, Random, assert_close, check, constant, device, leaf, numbers, run};
 
 /// Calls an operation by either body.
@@ -250,11 +250,11 @@ fn rotary() {
     {
         let heads = Heads { query, key_value, dim };
         let mut random = Random(18);
-        let operands = [random.numbers(batch * seq * heads.packed())];
+        let operands = [random.numbers(batch * seq * heads.qkv_width())];
         let angles = random.numbers(batch * seq * dim / 2);
         check("rotary", &operands, |x, body| {
             let angles = constant(&angles, x[0].dtype()).reshape([batch, seq, dim / 2]) * 4.0;
-            let rows = x[0].clone().reshape([batch, seq, heads.packed()]);
+            let rows = x[0].clone().reshape([batch, seq, heads.qkv_width()]);
             call!(body, rotary(rows, angles.clone().cos(), angles.sin(), heads)).flatten(0, 2)
         });
     }
@@ -290,10 +290,10 @@ fn head_norm() {
     {
         let heads = Heads { query, key_value, dim };
         let mut random = Random(19);
-        let rows = random.numbers(batch * seq * heads.packed());
+        let rows = random.numbers(batch * seq * heads.qkv_width());
         let operands = [rows, random.numbers(dim), random.numbers(dim)];
         check("head norm", &operands, |x, body| {
-            let rows = x[0].clone().reshape([batch, seq, heads.packed()]);
+            let rows = x[0].clone().reshape([batch, seq, heads.qkv_width()]);
             call!(body, head_norm(rows, x[1].clone(), x[2].clone(), heads, 1e-3)).flatten(0, 2)
         });
     }
@@ -397,12 +397,12 @@ fn squared_norm() {
     assert!((got - want).abs() <= 1e-6 * want, "{got} {want}");
 }
 
-/// A case of attention: the lengths of past chunks, the new columns, and who is visible.
+/// A case of attention: the lengths of past chunks, the new columns, and which of them hold tokens.
 struct Case {
     heads: Heads,
     past: Vec<usize>,
     new: usize,
-    visible: Visible,
+    mask: TokenMask,
 }
 
 impl Case {
@@ -414,29 +414,28 @@ impl Case {
         } else {
             rows.iter().flat_map(|row| row.chars().map(|c| c == 'x')).collect()
         };
-        let visible = Visible::new(cells.len() / columns, columns, cells);
-        Self { heads: Heads { query, key_value, dim }, past: past.to_vec(), new, visible }
+        let mask = TokenMask::new(cells.len() / columns, columns, cells);
+        Self { heads: Heads { query, key_value, dim }, past: past.to_vec(), new, mask }
     }
 
-    /// The same with the oldest chunk packed.
-    fn packed(mut self) -> Self {
+    /// The same case with padding left out of the oldest chunk.
+    fn unpadded(mut self) -> Self {
         let oldest = *self.past.first().unwrap_or(&self.new);
-        self.visible = self.visible.packed(oldest);
+        self.mask = self.mask.unpadded(oldest);
         self
     }
 
-    /// The same with results wanted from a column of each row on.
-    fn wanted(mut self, from: &[usize]) -> Self {
-        self.visible = self.visible.wanted(from);
+    /// The same case where each row asks from a column on.
+    fn queries_from(mut self, from: &[usize]) -> Self {
+        self.mask = self.mask.queries_from(from);
         self
     }
 
     /// The cells of a chunk of columns that its tensor holds.
     fn held(&self, columns: std::ops::Range<usize>) -> Vec<(usize, usize)> {
-        let all = columns.start >= self.visible.packed_columns();
-        let cells =
-            (0..self.visible.batch()).flat_map(|row| columns.clone().map(move |c| (row, c)));
-        cells.filter(|&(row, column)| all || self.visible.row(row)[column]).collect()
+        let all = columns.start >= self.mask.unpadded_columns();
+        let cells = (0..self.mask.batch()).flat_map(|row| columns.clone().map(move |c| (row, c)));
+        cells.filter(|&(row, column)| all || self.mask.row(row)[column]).collect()
     }
 
     /// Operands are flat: past chunks, then the new rows.
@@ -447,27 +446,25 @@ impl Case {
             start += len;
             self.held(start - len..start).len()
         });
-        lens.map(|len| random.numbers(len * self.heads.packed()))
+        lens.map(|len| random.numbers(len * self.heads.qkv_width()))
             .map(|x| x.iter().map(|x| 2.0 * x).collect())
             .collect()
     }
 
     /// The result, zero where it would have no meaning.
     fn attend(&self, x: &[Tensor<1>], body: Body) -> Tensor<1> {
-        let (batch, packed) = (self.visible.batch(), self.heads.packed());
+        let (batch, width) = (self.mask.batch(), self.heads.qkv_width());
         let shape = |(chunk, x): (usize, &Tensor<1>)| {
-            let rows = if chunk == 0 && self.visible.packed_columns() > 0 { 1 } else { batch };
-            x.clone().reshape([rows as i32, -1, packed as i32])
+            let rows = if chunk == 0 && self.mask.unpadded_columns() > 0 { 1 } else { batch };
+            x.clone().reshape([rows as i32, -1, width as i32])
         };
         let mut chunks: Vec<Tensor<3>> = x.iter().enumerate().map(shape).collect();
         let qkv = chunks.pop().unwrap();
-        let y = call!(body, attention(qkv, &chunks, self.heads, &self.visible, 0.0));
+        let y = call!(body, attention(qkv, &chunks, self.heads, &self.mask, 0.0));
         let width = self.heads.query * self.heads.dim;
-        let columns = self.visible.columns();
+        let columns = self.mask.columns();
         let mask: Vec<f64> = (self.held(columns - self.new..columns).into_iter())
-            .map(|(row, column)| {
-                self.visible.row(row)[column] && column >= self.visible.first_wanted(row)
-            })
+            .map(|(row, column)| self.mask.row(row)[column] && column >= self.mask.first_query(row))
             .flat_map(|meant| vec![if meant { 1.0 } else { 0.0 }; width])
             .collect();
         y.flatten::<1>(0, 2) * constant(&mask, x[0].dtype())
@@ -517,53 +514,53 @@ fn attention_with_padding() {
 }
 
 #[test]
-fn attention_of_packed_cells_and_wanted_results() {
+fn attention_of_unpadded_cells_and_some_queries() {
     let rows = &["..xxxxxx", "xxxxxx..", "xx.x..xx", "........", "xxxxxxxx", ".....x.."];
     for heads in [(2, 2, 4), (4, 2, 3)] {
         for past in [&[][..], &[4], &[5, 1], &[2, 1, 1], &[7], &[6]] {
             let case = || Case::new(heads, past, 8 - past.iter().sum::<usize>(), rows);
-            case().packed().check();
+            case().unpadded().check();
             for from in [[8, 0, 7, 3, 5, 6], [7, 4, 6, 8, 7, 5]] {
-                case().wanted(&from).check();
-                case().packed().wanted(&from).check();
+                case().queries_from(&from).check();
+                case().unpadded().queries_from(&from).check();
             }
         }
         let long: String = "x".repeat(150);
-        Case::new(heads, &[], 150, &[&long, &long]).wanted(&[140, 3]).check(); // more than two blocks
+        Case::new(heads, &[], 150, &[&long, &long]).queries_from(&[140, 3]).check(); // more than two blocks
     }
 }
 
-/// Packed or not, the same numbers.
+/// Unpadded or not, the same numbers.
 #[test]
-fn attention_does_not_mind_packing() {
+fn attention_does_not_mind_unpadding() {
     let rows = &["..xxxxxx", "xxxxxx..", "xx.x..xx"];
     let loose = Case::new((4, 2, 3), &[6], 2, rows);
-    let packed = Case::new((4, 2, 3), &[6], 2, rows).packed();
+    let unpadded = Case::new((4, 2, 3), &[6], 2, rows).unpadded();
     let operands = loose.operands();
-    let width = loose.heads.packed();
+    let width = loose.heads.qkv_width();
     let cells: Vec<f64> = (0..18)
-        .filter(|cell| loose.visible.row(cell / 6)[cell % 6])
+        .filter(|cell| loose.mask.row(cell / 6)[cell % 6])
         .flat_map(|cell| operands[0][cell * width..(cell + 1) * width].to_vec())
         .collect();
     let of = |case: &Case, first: &[f64]| {
         let x = [first, &operands[1]].map(|x| constant(x, DType::F32));
         numbers(case.attend(&x, Body::Fused))
     };
-    assert_eq!(of(&packed, &cells), of(&loose, &operands[0]));
+    assert_eq!(of(&unpadded, &cells), of(&loose, &operands[0]));
 }
 
 /// Columns of padding change nothing for the others, to the last bit where no sum runs over them.
 #[test]
 fn attention_ignores_padding() {
     let heads = Heads { query: 4, key_value: 2, dim: 8 };
-    let packed = heads.packed();
-    let row = Random(6).numbers(20 * packed);
-    let alone = constant(&row, DType::F32).reshape([1, 20, packed]);
-    let padded: Vec<f64> = vec![7.0; 5 * packed].into_iter().chain(row).collect();
-    let padded = constant(&padded, DType::F32).reshape([1, 25, packed]);
-    let want = kernels::attention(alone, &[], heads, &Visible::all(1, 20), 0.0);
+    let width = heads.qkv_width();
+    let row = Random(6).numbers(20 * width);
+    let alone = constant(&row, DType::F32).reshape([1, 20, width]);
+    let padded: Vec<f64> = vec![7.0; 5 * width].into_iter().chain(row).collect();
+    let padded = constant(&padded, DType::F32).reshape([1, 25, width]);
+    let want = kernels::attention(alone, &[], heads, &TokenMask::all(1, 20), 0.0);
     let cells: Vec<bool> = (0..25).map(|column| column >= 5).collect();
-    let got = kernels::attention(padded, &[], heads, &Visible::new(1, 25, cells), 0.0);
+    let got = kernels::attention(padded, &[], heads, &TokenMask::new(1, 25, cells), 0.0);
     assert_eq!(numbers(got.narrow(1, 5, 20)), numbers(want));
 }
 
@@ -572,37 +569,37 @@ fn attention_ignores_padding() {
 #[test]
 fn attention_passes_share_their_past() {
     let heads = Heads { query: 4, key_value: 2, dim: 5 };
-    let (batch, packed, lens) = (3, heads.packed(), [6, 1, 1, 4]);
+    let (batch, width, lens) = (3, heads.qkv_width(), [6, 1, 1, 4]);
     let columns: usize = lens.iter().sum();
     let cells: Vec<bool> = (0..batch * columns).map(|i| i % columns >= i / columns).collect(); // left padding
     let mut random = Random(7);
-    let operands: Vec<_> = lens.iter().map(|len| random.numbers(batch * len * packed)).collect();
+    let operands: Vec<_> = lens.iter().map(|len| random.numbers(batch * len * width)).collect();
     let passes = |x: &[Tensor<1>], body: Body| {
         let mut past: Vec<Tensor<3>> = vec![];
         let mut results = vec![];
         let mut seen = 0;
         for (x, len) in x.iter().zip(lens) {
-            // Not a leaf, as a model's packed rows are not; and it depends on the pass before.
-            let mut qkv = x.clone().reshape([batch, len, packed]) * 1.5;
+            // Not a leaf, as a model's rows are not; and it depends on the pass before.
+            let mut qkv = x.clone().reshape([batch, len, width]) * 1.5;
             if let Some(last) = results.last() {
                 let last: &Tensor<3> = last;
-                let [_, n, width] = last.dims();
+                let [_, n, n_out] = last.dims();
                 let last = last.clone().narrow(1, n - 1, 1).repeat_dim(1, len);
                 let rest =
-                    Tensor::zeros([batch, len, packed - width], (&last.device(), last.dtype()));
+                    Tensor::zeros([batch, len, width - n_out], (&last.device(), last.dtype()));
                 qkv = qkv + Tensor::cat(vec![last, rest], 2);
             }
             seen += len;
             let cells: Vec<bool> = (0..batch)
                 .flat_map(|row| cells[row * columns..row * columns + seen].to_vec())
                 .collect();
-            let mask: Vec<f64> = (0..batch)
+            let meant: Vec<f64> = (0..batch)
                 .flat_map(|row| cells[row * seen + seen - len..(row + 1) * seen].to_vec())
                 .map(|seen| if seen { 1.0 } else { 0.0 })
                 .collect();
-            let mask = constant(&mask, qkv.dtype()).reshape([batch, len, 1]);
-            let visible = Visible::new(batch, seen, cells);
-            let y = call!(body, attention(qkv.clone(), &past, heads, &visible, 0.0)) * mask;
+            let meant = constant(&meant, qkv.dtype()).reshape([batch, len, 1]);
+            let mask = TokenMask::new(batch, seen, cells);
+            let y = call!(body, attention(qkv.clone(), &past, heads, &mask, 0.0)) * meant;
             results.push(y);
             past.push(qkv);
         }
@@ -614,17 +611,17 @@ fn attention_passes_share_their_past() {
 #[test]
 fn attention_stops_at_a_detached_past() {
     let heads = Heads { query: 2, key_value: 2, dim: 4 };
-    let packed = heads.packed();
+    let width = heads.qkv_width();
     let mut random = Random(8);
-    let past = leaf(&random.numbers(2 * 3 * packed), DType::F32);
-    let data = random.numbers(2 * packed);
+    let past = leaf(&random.numbers(2 * 3 * width), DType::F32);
+    let data = random.numbers(2 * width);
     for qkv in [leaf(&data, DType::F32), constant(&data, DType::F32)] {
-        let chunk = past.clone().reshape([2, 3, packed]);
+        let chunk = past.clone().reshape([2, 3, width]);
         let detached = chunk.clone().detach();
-        let rows = qkv.clone().reshape([2, 1, packed]);
-        let visible = Visible::all(2, 4);
-        let cut = kernels::attention(rows.clone(), &[detached], heads, &visible, 0.0);
-        let whole = kernels::attention(rows, &[chunk], heads, &visible, 0.0);
+        let rows = qkv.clone().reshape([2, 1, width]);
+        let mask = TokenMask::all(2, 4);
+        let cut = kernels::attention(rows.clone(), &[detached], heads, &mask, 0.0);
+        let whole = kernels::attention(rows, &[chunk], heads, &mask, 0.0);
         assert_eq!(numbers(cut.clone()), numbers(whole.clone()));
         let grads = (cut.sum() + whole.sum() * 0.0).backward();
         assert!(past.grad(&grads).map_or(vec![], numbers).iter().all(|&x| x == 0.0));
@@ -634,9 +631,12 @@ fn attention_stops_at_a_detached_past() {
 #[test]
 fn dropout_zeroes_and_rescales() {
     let heads = Heads { query: 2, key_value: 2, dim: 4 };
-    let qkv =
-        constant(&vec![1.0; 64 * heads.packed()], DType::F32).reshape([1, 64, heads.packed()]);
-    let y = numbers(kernels::attention(qkv, &[], heads, &Visible::all(1, 64), 0.5));
+    let qkv = constant(&vec![1.0; 64 * heads.qkv_width()], DType::F32).reshape([
+        1,
+        64,
+        heads.qkv_width(),
+    ]);
+    let y = numbers(kernels::attention(qkv, &[], heads, &TokenMask::all(1, 64), 0.5));
     let mean = y.iter().sum::<f64>() / y.len() as f64;
     assert!(y.iter().any(|&y| y != 1.0) && (mean - 1.0).abs() < 0.3, "{mean}");
 }

@@ -1,7 +1,7 @@
 //! Generation after latents: whole batches at once on the cache, a column of tokens at a time.
 
 use burn::tensor::Tensor;
-use coconut_kernels::Visible;
+use coconut_kernels::TokenMask;
 use rand::Rng;
 
 use crate::{
@@ -251,7 +251,7 @@ impl<'a> GenerationLoop<'a> {
         let column = |values: Vec<i32>| TokenInts::new(values, [n_rows, 1]);
         let tokens: Vec<bool> =
             self.rows.iter().flat_map(|row| row.visible.iter().copied()).collect();
-        let visible = Visible::new(n_rows, tokens.len() / n_rows, tokens).packed(self.unpadded);
+        let visible = TokenMask::new(n_rows, tokens.len() / n_rows, tokens).unpadded(self.unpadded);
         let layout = PassLayout::whole(column(position_ids), visible);
         let embeddings = self.model.embed(column(ids).tensor(&device));
         let (states, new) = self.model.forward(embeddings, &self.cache, &layout, None);

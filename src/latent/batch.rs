@@ -16,7 +16,7 @@
 
 use std::ops::Range;
 
-use coconut_kernels::Visible;
+use coconut_kernels::TokenMask;
 
 use super::reads::ReadPositions;
 use crate::model::{PassLayout, TokenInts, TokenLayout};
@@ -195,7 +195,7 @@ impl Batch {
             false => TokenLayout::padded(self.rows, columns.len()),
         };
         let position_ids = grid.ints(&grid.position_ids, &columns, unpadded);
-        let visible = self.visible(columns.end).packed(if unpads { first.len() } else { 0 });
+        let visible = self.visible(columns.end).unpadded(if unpads { first.len() } else { 0 });
         let layout = PassLayout::new(tokens, position_ids, visible);
         let predicting = match plan.replication {
             true => layout.clone(),
@@ -235,10 +235,10 @@ impl Batch {
     }
 
     /// Which of the first `columns` columns hold tokens.
-    pub fn visible(&self, columns: usize) -> Visible {
+    pub fn visible(&self, columns: usize) -> TokenMask {
         let rows = self.grid.visible.chunks(self.columns.max(1));
         let tokens: Vec<bool> = rows.flat_map(|row| row[..columns].iter().copied()).collect();
-        Visible::new(self.rows, columns, tokens)
+        TokenMask::new(self.rows, columns, tokens)
     }
 
     /// The columns that hold a row's tokens, in order.
@@ -247,7 +247,7 @@ impl Batch {
     }
 
     /// Number of columns of the first chunk of a cache if it leaves padding out, else 0
-    /// ([`Visible::packed`]).
+    /// ([`TokenMask::unpadded`]).
     pub fn unpadded_columns(&self) -> usize {
         let first = self.passes.first().filter(|pass| pass.layout.tokens.is_unpadded());
         first.map_or(0, |pass| pass.columns.len())

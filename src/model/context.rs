@@ -1,7 +1,7 @@
 //! What a block needs beside the residual stream, and the attention that every family's blocks share.
 
 use burn::tensor::Tensor;
-use coconut_kernels::{self as kernels, Visible};
+use coconut_kernels::{self as kernels, TokenMask};
 
 use super::{LastReads, ModelConfig, Positions};
 
@@ -14,7 +14,7 @@ pub(super) struct BlockContext<'a> {
     /// The positions of the new columns.
     pub positions: &'a Positions,
     /// Which of all the columns, earlier and new, hold tokens.
-    pub visible: &'a Visible,
+    pub visible: &'a TokenMask,
     /// The tokens whose result is read, in the last block if they are few.
     pub reads: Option<&'a LastReads>,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use coconut_kernels::Visible;
+use coconut_kernels::TokenMask;
 
 /// Which tokens `(row, column)` of a pass a tensor `[_, _, d_model]` holds; columns count from the pass's
 /// first. Cloning is cheap.
@@ -166,7 +166,7 @@ pub struct PassLayout {
     /// Their position ids, each below `n_positions`.
     pub position_ids: TokenInts,
     /// Which of all the columns, cached and new, hold tokens.
-    pub visible: Visible,
+    pub visible: TokenMask,
     /// The tokens whose last hidden state is read, if they are few: of the others the last block computes
     /// keys and values only.
     pub reads: Option<LastReads>,
@@ -178,20 +178,20 @@ pub struct LastReads {
     /// Their layout once picked.
     pub tokens: TokenLayout,
     /// Which columns hold tokens, and from which column of each row on attention's result is read.
-    pub visible: Visible,
+    pub visible: TokenMask,
     /// Where they lie among the pass's tokens.
     indices: Vec<i32>,
 }
 
 impl PassLayout {
     /// The layout of new columns whose every last hidden state is read.
-    pub fn new(tokens: TokenLayout, position_ids: TokenInts, visible: Visible) -> Self {
+    pub fn new(tokens: TokenLayout, position_ids: TokenInts, visible: TokenMask) -> Self {
         Self { tokens, position_ids, visible, reads: None }
     }
 
     /// The layout of whole rows of new columns after `visible.columns() - columns` cached ones, with
     /// `position_ids: [rows, columns]`.
-    pub fn whole(position_ids: TokenInts, visible: Visible) -> Self {
+    pub fn whole(position_ids: TokenInts, visible: TokenMask) -> Self {
         let [rows, columns] = position_ids.shape;
         Self::new(TokenLayout::padded(rows, columns), position_ids, visible)
     }
@@ -210,7 +210,7 @@ impl PassLayout {
         }
         let reads = LastReads {
             tokens: TokenLayout::unpadded(rows, columns, tokens),
-            visible: self.visible.clone().wanted(from),
+            visible: self.visible.clone().queries_from(from),
             indices: self.tokens.indices(tokens),
         };
         Self { reads: Some(reads), ..self }

@@ -8,7 +8,7 @@ use coconut::{
     },
     model::{Cache, PassLayout, TokenInts, Transformer},
 };
-use coconut_kernels::Visible;
+use coconut_kernels::TokenMask;
 
 use crate::torch::{distance, fixtures, thinking};
 
@@ -50,7 +50,7 @@ fn by_hand(
     let hidden = |embeddings: &[Tensor<3>]| {
         let n = embeddings.len();
         let layout =
-            PassLayout::whole(TokenInts::new((0..n as i32).collect(), [1, n]), Visible::all(1, n));
+            PassLayout::whole(TokenInts::new((0..n as i32).collect(), [1, n]), TokenMask::all(1, n));
         let cache = Cache::new(transformer.config.n_layer);
         transformer.forward(Tensor::cat(embeddings.to_vec(), 1), &cache, &layout, None).0.last()
     };

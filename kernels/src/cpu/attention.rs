@@ -1,6 +1,6 @@
-//! Causal attention straight on the packed rows of queries, keys and values.
+//! Causal attention straight on the rows of queries, keys and values.
 //!
-//! Only visible columns are touched: each row of the batch lists its visible keys across all
+//! Only tokens are touched, no padding: each row of the batch lists its keys across all
 //! chunks, and after that compaction the mask is the plain causal one, whatever the padding and
 //! wherever a chunk's cells lie. Queries whose result nobody reads are left out. The
 //! attention weights are computed again in the backward pass rather than kept. Two bodies:
@@ -23,7 +23,7 @@ use rayon::prelude::*;
 
 use super::bridge::{Fused, GradSinks, SendPtr, apply, sizes, slice, slice_mut, tensor, uninit};
 use super::simd::{dot, exp, max, simd, sum};
-use crate::{Heads, Visible};
+use crate::{Heads, TokenMask};
 use blocks::Scratch;
 
 /// Up to this many new columns are streamed.
@@ -34,9 +34,9 @@ pub(crate) fn attention(
     qkv: Tensor<3>,
     past: &[Tensor<3>],
     heads: Heads,
-    visible: &Visible,
+    mask: &TokenMask,
 ) -> Tensor<3> {
-    let op = Attention { heads, visible: visible.clone() };
+    let op = Attention { heads, mask: mask.clone() };
     let chunk = |x: &Tensor<3>| x.clone().into_dispatch();
     // The number of operands is part of a step's type.
     match past {
@@ -45,16 +45,16 @@ pub(crate) fn attention(
         [first, second] => apply(op, [chunk(first), chunk(second), qkv.into_dispatch()]),
         [first, later @ ..] => {
             let later = Tensor::cat(later.to_vec(), 1);
-            attention(qkv, &[first.clone(), later], heads, visible)
+            attention(qkv, &[first.clone(), later], heads, mask)
         }
     }
 }
 
-/// Operands: the past chunks, oldest first, then the packed rows of the new columns.
+/// Operands: the past chunks, oldest first, then the new columns.
 #[derive(Debug)]
 struct Attention {
     heads: Heads,
-    visible: Visible,
+    mask: TokenMask,
 }
 
 impl<const N: usize> Fused<N> for Attention {
@@ -103,7 +103,7 @@ impl<const N: usize> Fused<N> for Attention {
 /// One call: the operands' elements, and what each row of the batch can see.
 struct Call<'a> {
     heads: Heads,
-    /// Elements of each operand, `[batch, n, packed]` or `[1, cells, packed]`.
+    /// Elements of each operand, `[batch, n, qkv_width]` or `[1, cells, qkv_width]`.
     chunks: Vec<&'a [f32]>,
     /// Number of new columns.
     new: usize,
@@ -115,17 +115,17 @@ struct Call<'a> {
 
 /// One row of the batch.
 struct Row {
-    /// Visible columns, oldest first.
+    /// Tokens, oldest first.
     keys: Vec<Key>,
     /// How many of the last keys ask.
     queries: usize,
     /// Cells of the newest chunk that do not ask: they have no result, and no gradient of a query.
     idle: Vec<usize>,
-    /// Those among the idle that are not visible: they have no gradient of a key or value either.
+    /// Those among the idle that hold no token: they have no gradient of a key or value either.
     unseen: Vec<usize>,
 }
 
-/// Where the packed row of a column lies.
+/// Where the queries, keys and values of a token lie.
 #[derive(Clone, Copy)]
 struct Key {
     chunk: usize,
@@ -158,29 +158,29 @@ struct GradParts<'a> {
 
 impl<'a> Call<'a> {
     fn new(op: &Attention, operands: &'a [FlexTensor]) -> Self {
-        let (packed, visible) = (op.heads.packed(), &op.visible);
+        let (width, mask) = (op.heads.qkv_width(), &op.mask);
         let shapes: Vec<[usize; 3]> = operands.iter().map(sizes).collect();
-        let lens = visible.chunks(&shapes);
+        let lens = mask.chunks(&shapes);
         let newest = lens.len() - 1;
         let new = lens[newest];
-        let mut packed_cells = 0..; // of the oldest chunk, if it is packed
-        let rows = (0..visible.batch())
+        let mut unpadded_cells = 0..; // of the oldest chunk, if padding is left out of it
+        let rows = (0..mask.batch())
             .map(|batch_row| {
                 let mut row =
                     Row { keys: Vec::new(), queries: 0, idle: Vec::new(), unseen: Vec::new() };
-                let mut cells = visible.row(batch_row).iter().enumerate();
+                let mut cells = mask.row(batch_row).iter().enumerate();
                 for (chunk, &len) in lens.iter().enumerate() {
-                    let is_packed = chunk == 0 && visible.packed_columns() > 0;
+                    let is_unpadded = chunk == 0 && mask.unpadded_columns() > 0;
                     for (column, (at, &seen)) in cells.by_ref().take(len).enumerate() {
-                        let cell = match is_packed {
+                        let cell = match is_unpadded {
                             false => batch_row * len + column,
-                            true if seen => packed_cells.next().unwrap_or(0),
+                            true if seen => unpadded_cells.next().unwrap_or(0),
                             true => continue,
                         };
                         if seen {
-                            row.keys.push(Key { chunk, cell, start: cell * packed });
+                            row.keys.push(Key { chunk, cell, start: cell * width });
                         }
-                        if chunk == newest && seen && at >= visible.first_wanted(batch_row) {
+                        if chunk == newest && seen && at >= mask.first_query(batch_row) {
                             row.queries += 1;
                         } else if chunk == newest {
                             row.idle.push(cell);
@@ -274,7 +274,7 @@ impl<'a> Call<'a> {
     /// # Safety
     /// While the parts live, nothing else reads or writes these heads of this row in `grads`.
     unsafe fn grad_parts<'g>(&self, task: &Task, grads: &[Option<SendPtr>]) -> GradParts<'g> {
-        let (row, packed) = (task.row, self.heads.packed());
+        let (row, width) = (task.row, self.heads.qkv_width());
         let [q, k, v] = self.parts(&task.heads);
         // SAFETY: the cells of a row are its own and differ from one another; so do the heads of a cell, and
         // its queries, keys and values.
@@ -283,9 +283,9 @@ impl<'a> Call<'a> {
         };
         let newest = grads[self.newest()];
         if let Some(grad) = newest {
-            row.idle.iter().for_each(|cell| part(grad, cell * packed, &q).fill(0.0));
+            row.idle.iter().for_each(|cell| part(grad, cell * width, &q).fill(0.0));
             for cell in &row.unseen {
-                [&k, &v].into_iter().for_each(|range| part(grad, cell * packed, range).fill(0.0));
+                [&k, &v].into_iter().for_each(|range| part(grad, cell * width, range).fill(0.0));
             }
         }
         GradParts {
@@ -310,13 +310,13 @@ impl<'a> Call<'a> {
         self.heads.query / self.heads.key_value
     }
 
-    /// Where the query heads that share some key/value heads lie in a packed row, and in a row of the result.
+    /// Where the query heads that share some key/value heads lie in a row, and in a row of the result.
     fn query_part(&self, heads: &Range<usize>) -> Range<usize> {
         let width = self.group() * self.heads.dim;
         heads.start * width..heads.end * width
     }
 
-    /// Where some key/value heads lie in a packed row: their queries, keys and values.
+    /// Where some key/value heads lie in a row: their queries, keys and values.
     fn parts(&self, heads: &Range<usize>) -> [Range<usize>; 3] {
         let Heads { query, key_value, dim } = self.heads;
         let from = |head: usize| (head + heads.start) * dim..(head + heads.end) * dim;

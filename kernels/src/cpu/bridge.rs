@@ -1,5 +1,5 @@
 //! How a fused operation meets Burn: its operands leave the tensor API, run on Flex's storage, and
-//! the result comes back with a backward step recorded where gradients are needs_grad.
+//! the result comes back with a backward step recorded where gradients are needed.
 //!
 //! [`fusable`] says whether an operand can take this road (f32 on Flex, with or without autodiff);
 //! [`apply`] takes it. An operation itself ([`Fused`]) sees nothing but contiguous Flex tensors.
@@ -141,7 +141,7 @@ fn apply_tracked<F: Fused<N>, const N: usize>(op: F, operands: [Tracked; N]) -> 
     match Step(op).prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(step) => match saved {
             Some(saved) => step.finish((saved, tensors), result),
-            None => unreachable!("a forward pass saves its state whenever a gradient is wanted"),
+            None => unreachable!("a forward pass saves its state whenever a gradient is needed"),
         },
         OpsKind::UnTracked(step) => step.finish(result),
     }

@@ -1,5 +1,5 @@
 //! Linear maps of one input, side by side, their weights `[d_out, d_in]` as `torch.nn.Linear` has
-//! them. Queries, keys and values keep a weight each and come out as one packed row.
+//! them. Queries, keys and values keep a weight each and come out as one row.
 
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
@@ -55,7 +55,7 @@ impl Linear {
 }
 
 impl<const N: usize> Fused<N> for Linear {
-    /// `x` if a weight's gradient is wanted, and the weights.
+    /// `x` if a weight's gradient is needed, and the weights.
     type Saved = (Option<FlexTensor>, Vec<FlexTensor>);
 
     fn forward(

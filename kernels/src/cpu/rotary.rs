@@ -1,4 +1,4 @@
-//! Rotary positions and per-head norms, on packed rows of queries, keys and values.
+//! Rotary positions and per-head norms, on rows of queries, keys and values.
 //!
 //! Sources: Su et al. 2021, arXiv 2104.09864, with the halves of a head paired as Hugging Face's
 //! checkpoints have them; for the norms, Henry et al. 2020, arXiv 2010.04245, with RMS norm.
@@ -33,7 +33,7 @@ pub(crate) fn head_norm(
     apply(HeadNorm { heads, eps: eps as f32 }, operands)
 }
 
-/// Operand: packed rows. The angles' cosines and sines, `[batch, seq, dim / 2]`, are constants.
+/// Operand: rows of queries, keys and values. The angles' cosines and sines, `[batch, seq, dim / 2]`, are constants.
 #[derive(Debug)]
 struct Rotary {
     cos: FlexTensor,
@@ -44,15 +44,15 @@ struct Rotary {
 impl Rotary {
     /// Rotates in place, by the angles times `sign`; copies first what others hold.
     fn turn(&self, rows: &mut FlexTensor, sign: f32) {
-        let (packed, half) = (self.heads.packed(), self.heads.dim / 2);
+        let (width, half) = (self.heads.qkv_width(), self.heads.dim / 2);
         let turned = (self.heads.query + self.heads.key_value) * self.heads.dim;
         slice_mut(rows)
-            .par_chunks_mut((ROWS * packed).max(1))
+            .par_chunks_mut((ROWS * width).max(1))
             .zip(slice(&self.cos).par_chunks((ROWS * half).max(1)))
             .zip(slice(&self.sin).par_chunks((ROWS * half).max(1)))
             .for_each(|((rows, cos), sin)| {
                 for ((row, cos), sin) in rows
-                    .chunks_exact_mut(packed)
+                    .chunks_exact_mut(width)
                     .zip(cos.chunks_exact(half))
                     .zip(sin.chunks_exact(half))
                 {
@@ -76,8 +76,8 @@ impl Fused<1> for Rotary {
     }
 }
 
-/// RMS norm of each query head and each key head. Operands: packed rows, and the weights of queries
-/// and of keys, `[dim]` each.
+/// RMS norm of each query head and each key head. Operands: rows of queries, keys and values, and the weights
+/// of queries and of keys, `[dim]` each.
 #[derive(Debug)]
 struct HeadNorm {
     heads: Heads,
@@ -92,11 +92,11 @@ impl Fused<3> for HeadNorm {
         [x, query, key]: [FlexTensor; 3],
         needs_grad: [bool; 3],
     ) -> (FlexTensor, Option<[FlexTensor; 3]>) {
-        let (packed, q, k) = self.widths();
+        let (width, q, k) = self.widths();
         let mut y = uninit(slice(&x).len());
-        y.par_chunks_mut(ROWS * packed).zip(slice(&x).par_chunks(ROWS * packed)).for_each(
+        y.par_chunks_mut(ROWS * width).zip(slice(&x).par_chunks(ROWS * width)).for_each(
             |(y, x)| {
-                for (y, x) in y.chunks_exact_mut(packed).zip(x.chunks_exact(packed)) {
+                for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
                     rms_norm_rows(&x[..q], slice(&query), self.eps, &mut y[..q]);
                     rms_norm_rows(&x[q..k], slice(&key), self.eps, &mut y[q..k]);
                     y[k..].copy_from_slice(&x[k..]);
@@ -114,14 +114,14 @@ impl Fused<3> for HeadNorm {
         sinks: &mut GradSinks<'_, 3>,
     ) {
         let dim = self.heads.dim;
-        let (packed, q, k) = self.widths();
+        let (width, q, k) = self.widths();
         let sums = slice_mut(&mut grad)
-            .par_chunks_mut(ROWS * packed)
-            .zip(slice(&x).par_chunks(ROWS * packed))
+            .par_chunks_mut(ROWS * width)
+            .zip(slice(&x).par_chunks(ROWS * width))
             .map(|(grad, x)| {
                 let mut sums = vec![0.0; 2 * dim];
                 let (of_query, of_key) = sums.split_at_mut(dim);
-                for (grad, x) in grad.chunks_exact_mut(packed).zip(x.chunks_exact(packed)) {
+                for (grad, x) in grad.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
                     let (grad_q, grad_k) = grad[..k].split_at_mut(q);
                     rms_norm_rows_backward(&x[..q], slice(&query), self.eps, grad_q, of_query);
                     rms_norm_rows_backward(&x[q..k], slice(&key), self.eps, grad_k, of_key);
@@ -138,10 +138,10 @@ impl Fused<3> for HeadNorm {
 }
 
 impl HeadNorm {
-    /// Width of a packed row, and where its queries and its keys end.
+    /// Width of a row, and where its queries and its keys end.
     fn widths(&self) -> (usize, usize, usize) {
         let Heads { query, key_value, dim } = self.heads;
-        (self.heads.packed(), query * dim, (query + key_value) * dim)
+        (self.heads.qkv_width(), query * dim, (query + key_value) * dim)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use burn::tensor::{Distribution, Int, Tensor, TensorData, activation};
 
-use crate::{AdamW, Heads, Table, Visible, Weight, weight::to_f32};
+use crate::{AdamW, Heads, Table, TokenMask, Weight, weight::to_f32};
 
 /// See [`crate::gelu`].
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -55,7 +55,7 @@ pub fn linear<W: Clone + Into<Weight>>(
 
 /// See [`crate::rotary`].
 pub fn rotary(qkv: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: Heads) -> Tensor<3> {
-    let [batch, seq, packed] = qkv.dims();
+    let [batch, seq, qkv_width] = qkv.dims();
     let (turned, half) = (heads.query + heads.key_value, heads.dim / 2);
     let width = turned * heads.dim;
     let x = qkv.clone().narrow(2, 0, width).reshape([batch, seq, turned, heads.dim]);
@@ -64,7 +64,7 @@ pub fn rotary(qkv: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: Heads) -> T
     let first = a.clone() * cos.clone() - b.clone() * sin.clone();
     let second = b * cos + a * sin;
     let turned = Tensor::cat(vec![first, second], 3).reshape([batch, seq, width]);
-    Tensor::cat(vec![turned, qkv.narrow(2, width, packed - width)], 2)
+    Tensor::cat(vec![turned, qkv.narrow(2, width, qkv_width - width)], 2)
 }
 
 /// See [`crate::head_norm`].
@@ -99,31 +99,31 @@ pub fn attention(
     qkv: Tensor<3>,
     past: &[Tensor<3>],
     heads: Heads,
-    visible: &Visible,
+    mask: &TokenMask,
     dropout: f64,
 ) -> Tensor<3> {
-    let columns = visible.packed_columns();
+    let columns = mask.unpadded_columns();
     if columns > 0 {
-        // Spread over rows and columns for the products, and packed again.
-        let (places, cells) = unpad_indices(visible, columns);
+        // Padding is put back for the products, and left out again.
+        let (places, cells) = unpad_indices(mask, columns);
         let index = |of: Vec<i32>| Tensor::<1, Int>::from_data(of.as_slice(), &qkv.device());
         let places = index(places);
-        let unpack = |x: Tensor<3>| {
-            let [_, n, packed] = x.dims();
-            let rows = x.reshape([n, packed]).select(0, places.clone());
-            rows.reshape([visible.batch(), columns, packed])
+        let pad = |x: Tensor<3>| {
+            let [_, n, width] = x.dims();
+            let rows = x.reshape([n, width]).select(0, places.clone());
+            rows.reshape([mask.batch(), columns, width])
         };
-        let visible = visible.clone().packed(0);
+        let mask = mask.clone().unpadded(0);
         let Some((first, rest)) = past.split_first() else {
-            let y = attention(unpack(qkv.clone()), &[], heads, &visible, dropout);
+            let y = attention(pad(qkv.clone()), &[], heads, &mask, dropout);
             let [batch, columns, width] = y.dims();
             return y.reshape([batch * columns, width]).select(0, index(cells)).unsqueeze();
         };
-        let past: Vec<_> = [unpack(first.clone())].into_iter().chain(rest.to_vec()).collect();
-        return attention(qkv.clone(), &past, heads, &visible, dropout);
+        let past: Vec<_> = [pad(first.clone())].into_iter().chain(rest.to_vec()).collect();
+        return attention(qkv.clone(), &past, heads, &mask, dropout);
     }
     let [batch, new, _] = qkv.dims();
-    let columns = visible.columns();
+    let columns = mask.columns();
     let Heads { query, key_value, dim } = heads;
     let group = query / key_value;
     let (q_width, kv_width) = (query * dim, key_value * dim);
@@ -151,7 +151,7 @@ pub fn attention(
     let v = keys_or_values(q_width + kv_width);
 
     let scores = q.matmul(k.swap_dims(2, 3)) / (dim as f64).sqrt() // [batch, query, new, columns]
-        + causal_bias(visible, new, &all);
+        + causal_bias(mask, new, &all);
     let mut weights = activation::softmax(scores, 3);
     if dropout > 0.0 {
         let keep = weights.random_like(Distribution::Bernoulli(1.0 - dropout));
@@ -160,12 +160,12 @@ pub fn attention(
     weights.matmul(v).swap_dims(1, 2).reshape([batch, new, q_width])
 }
 
-/// Where each cell of the first `columns` columns lies among the visible ones (0 if it is not visible), and
+/// Where each cell of the first `columns` columns lies among the mask ones (0 if it is not mask), and
 /// which cells those are.
-fn unpad_indices(visible: &Visible, columns: usize) -> (Vec<i32>, Vec<i32>) {
-    let (mut places, mut cells) = (Vec::with_capacity(visible.batch() * columns), Vec::new());
-    for row in 0..visible.batch() {
-        for &seen in &visible.row(row)[..columns] {
+fn unpad_indices(mask: &TokenMask, columns: usize) -> (Vec<i32>, Vec<i32>) {
+    let (mut places, mut cells) = (Vec::with_capacity(mask.batch() * columns), Vec::new());
+    for row in 0..mask.batch() {
+        for &seen in &mask.row(row)[..columns] {
             places.push(if seen { cells.len() as i32 } else { 0 });
             if seen {
                 cells.push(places.len() as i32 - 1);
@@ -176,11 +176,11 @@ fn unpad_indices(visible: &Visible, columns: usize) -> (Vec<i32>, Vec<i32>) {
 }
 
 /// 0 where a query may look, a large negative number elsewhere: `[batch, 1, new, columns]`.
-fn causal_bias(visible: &Visible, new: usize, like: &Tensor<3>) -> Tensor<4> {
-    let (batch, columns) = (visible.batch(), visible.columns());
+fn causal_bias(mask: &TokenMask, new: usize, like: &Tensor<3>) -> Tensor<4> {
+    let (batch, columns) = (mask.batch(), mask.columns());
     let mut bias = Vec::with_capacity(batch * new * columns);
     for row in 0..batch {
-        let cells = visible.row(row);
+        let cells = mask.row(row);
         for query in columns - new..columns {
             bias.extend(
                 cells.iter().enumerate().map(

@@ -57,7 +57,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// A part of the packed row of each key.
+    /// A part of each key's row.
     fn rows_of(&self, row: &Row, part: Range<usize>) -> Vec<&'a [f32]> {
         let rows = row.keys.iter().map(|key: &Key| &self.chunks[key.chunk][key.start..]);
         rows.map(|row| &row[part.clone()]).collect()
