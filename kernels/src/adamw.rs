@@ -9,7 +9,7 @@ pub struct AdamW {
     pub learning_rate: f64,
     /// Decay of the mean of gradients and of the mean of their squares.
     pub betas: (f64, f64),
-    /// Added to the root of the second mean.
+    /// Number that is added to the root of the second mean.
     pub eps: f64,
     /// Share of the parameter, times the learning rate, that each step takes away.
     pub weight_decay: f64,
@@ -34,7 +34,7 @@ impl Default for AdamW {
 }
 
 impl AdamW {
-    /// Learning rate over the first mean's correction, and the root of the second's.
+    /// The learning rate over the first mean's correction, and the root of the second's.
     pub(crate) fn corrections(&self) -> (f64, f64) {
         let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
         (self.learning_rate / correction(self.betas.0), correction(self.betas.1).sqrt())

@@ -7,8 +7,7 @@ const PURGE_DELAY: c_int = 15;
 const _: () = assert!(PURGE_DELAY < libmimalloc_sys::_mi_option_last);
 
 /// Makes mimalloc keep freed memory for a minute before it goes back to the system, unless
-/// `MIMALLOC_PURGE_DELAY` says otherwise. For a program that has mimalloc as its allocator; of no effect
-/// elsewhere.
+/// `MIMALLOC_PURGE_DELAY` says otherwise. In a program that has another allocator this changes nothing.
 ///
 /// Every training step frees what it allocated and allocates it anew. At the usual delay of one second, less than a
 /// step of a larger model takes, much of it has gone back to the system by then and must be cleared page by page again.

@@ -36,9 +36,12 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if fusable(&x) { cpu::gelu(x) } else { reference::gelu(x) }
 }
 
-/// `gate · σ(gate) · up`, the gated unit of Llama and its kin.
+/// `gate · σ(gate) · up`, the gated unit of Llama-style families.
 ///
-/// `gate` and `up` have one shape, and so has the result.
+/// `gate` and `up` have one shape, and so has the result. Source: Shazeer 2020.
+///
+/// # Panics
+/// If the shapes differ.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     assert_eq!(gate.dims(), up.dims(), "gate and up have one shape");
     if fusable(&gate) && fusable(&up) { cpu::swiglu(gate, up) } else { reference::swiglu(gate, up) }
@@ -46,7 +49,10 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 
 /// Layer norm over the last dimension with its affine part.
 ///
-/// `x: [batch, seq, d_model]`, `weight, bias: [d_model]`; result `[batch, seq, d_model]`.
+/// `x: [batch, seq, d_model]`, `weight, bias: [d_model]`; result `[batch, seq, d_model]`. Source: Ba et al. 2016.
+///
+/// # Panics
+/// If the shapes do not fit one another.
 pub fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<3> {
     let [_, _, d_model] = x.dims();
     assert_eq!([weight.dims(), bias.dims()], [[d_model]; 2], "one weight and bias a feature");
@@ -59,7 +65,11 @@ pub fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) ->
 
 /// RMS norm over the last dimension with its weight.
 ///
-/// `x: [batch, seq, d_model]`, `weight: [d_model]`; result `[batch, seq, d_model]`.
+/// `x: [batch, seq, d_model]`, `weight: [d_model]`; result `[batch, seq, d_model]`. Source: Zhang and
+/// Sennrich 2019.
+///
+/// # Panics
+/// If the shapes do not fit one another.
 pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
     let [_, _, d_model] = x.dims();
     assert_eq!(weight.dims(), [d_model], "one weight a feature");
@@ -73,6 +83,9 @@ pub fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
 /// `x · weight + bias`, the weight stored `[d_in, d_out]` as GPT-2's `Conv1D` has it.
 ///
 /// `x: [batch, seq, d_in]`, `bias: [d_out]`; result `[batch, seq, d_out]`.
+///
+/// # Panics
+/// If the shapes do not fit one another.
 pub fn conv1d(x: Tensor<3>, weight: impl Into<Weight>, bias: Option<Tensor<1>>) -> Tensor<3> {
     let weight = weight.into();
     let ([_, _, width], [d_in, d_out]) = (x.dims(), weight.values.dims());
@@ -158,7 +171,7 @@ pub fn head_norm(
     }
 }
 
-/// Rows of `table: [vocab, d_model]` picked by `ids: [batch, seq]`; result `[batch, seq, d_model]`.
+/// The rows of `table: [vocab, d_model]` that are picked by `ids: [batch, seq]`; result `[batch, seq, d_model]`.
 ///
 /// # Panics
 /// If an id is not below `vocab`.
@@ -205,14 +218,14 @@ pub fn attention(
     }
 }
 
-/// Sum over rows of the cross entropy of `hidden · headᵀ` against `targets`.
+/// The sum over rows of the cross entropy of `hidden · headᵀ` against `targets`.
 ///
 /// `hidden: [rows, d_model]`, `head: [vocab, d_model]`, `targets: [rows]`; result `[1]`, in nats.
 /// Gradients that are needed are computed along with the loss: for evaluation, call this
 /// without autodiff.
 ///
 /// # Panics
-/// If a target is not below `vocab`.
+/// If the shapes do not fit one another, or a target is not below `vocab`.
 pub fn cross_entropy(
     hidden: Tensor<2>,
     head: impl Into<Table>,
@@ -237,6 +250,9 @@ pub fn cross_entropy(
 /// have the results. `moments` are the running means of the gradient and of its square, zeros at
 /// first. Whatever storage nobody else holds is updated in place: give up the parameter
 /// (`Param::consume`) rather than a clone of it.
+///
+/// # Panics
+/// If the shapes differ.
 pub fn adamw<const D: usize>(
     param: Tensor<D>,
     grad: Tensor<D>,

@@ -10,7 +10,7 @@ use crate::weight::{Weight, to_f32};
 /// A table `[rows, d_model]`.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// `[rows, d_model]`.
+    /// The table's rows, `[rows, d_model]`.
     pub weight: Weight,
     /// Rows that take the place of some of the weight's.
     pub overrides: Option<RowOverride>,

@@ -1,4 +1,4 @@
-//! Which columns of a batch hold tokens.
+//! The mask that says which columns of a batch hold tokens.
 
 use std::sync::Arc;
 

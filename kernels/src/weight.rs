@@ -2,12 +2,12 @@
 
 use burn::tensor::{DType, Tensor};
 
-/// A matrix to multiply with, and how.
+/// A matrix to multiply with, and the precision of these products.
 #[derive(Clone, Debug)]
 pub struct Weight {
-    /// Its elements; in bf16 perhaps, if it is a constant.
+    /// The matrix's elements, in f32, or in bf16 if it is a constant.
     pub values: Tensor<2>,
-    /// Of products with it.
+    /// What products with the matrix round their operands to.
     pub precision: Precision,
 }
 
@@ -20,11 +20,11 @@ impl From<Tensor<2>> for Weight {
 /// What the operands of a product with a matrix are rounded to. Sums are in f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// Not rounded.
+    /// Operands are not rounded.
     #[default]
     F32,
-    /// The nearest bf16, forward and backward, in the fused bodies; primitive bodies do not round. Faster on
-    /// processors with AVX512-BF16 only ([`Level::Avx512Bf16`](crate::simd::Level)).
+    /// Operands are rounded to the nearest bf16, forward and backward, by the fused bodies; the reference bodies
+    /// do not round. This is faster only on processors with AVX512-BF16 ([`Level::Avx512Bf16`](crate::simd::Level)).
     Bf16,
 }
 

@@ -147,7 +147,7 @@ fn apply_tracked<F: Fused<N>, const N: usize>(op: F, operands: [Tracked; N]) -> 
     }
 }
 
-/// What lies under a [`fusable`] operand, with or without its place in the graph.
+/// The Flex tensor under a [`fusable`] operand, with its place in the graph left behind.
 pub(crate) fn untracked(x: DispatchTensor) -> FlexTensor {
     match x.kind {
         DispatchTensorKind::Flex(BackendTensor::Float(x)) => x,

@@ -26,7 +26,7 @@ struct Conv1d {
 }
 
 impl<const N: usize> Fused<N> for Conv1d {
-    /// `x` if the weight's gradient is needed, and the weight.
+    /// The input `x` if the weight's gradient is needed, and the weight.
     type Saved = (Option<FlexTensor>, FlexTensor);
 
     fn forward(

@@ -37,7 +37,7 @@ pub(crate) fn linear(x: Tensor<3>, weights: Vec<Weight>, biases: &[Tensor<1>]) -
 /// `[d_out]` or none.
 #[derive(Debug)]
 struct Linear {
-    /// Precision of the products with each.
+    /// Precision of the products with each weight.
     parts: Vec<Precision>,
 }
 
@@ -55,7 +55,7 @@ impl Linear {
 }
 
 impl<const N: usize> Fused<N> for Linear {
-    /// `x` if a weight's gradient is needed, and the weights.
+    /// The input `x` if a weight's gradient is needed, and the weights.
     type Saved = (Option<FlexTensor>, Vec<FlexTensor>);
 
     fn forward(

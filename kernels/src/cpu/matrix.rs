@@ -22,13 +22,13 @@ pub(crate) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// `rows` rows of `cols` elements side by side.
+    /// A view of `rows` rows of `cols` elements side by side.
     pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         assert!(data.len() >= rows * cols, "a view lies inside its data");
         Self { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
-    /// `cols` elements of each of `rows` rows that begin `row_stride` elements apart.
+    /// A view of `cols` elements of each of `rows` rows that begin `row_stride` elements apart.
     pub(crate) fn part(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(data.len() >= reach(rows, cols, row_stride), "a view lies inside its data");
         Self { data, rows, cols, row_stride, col_stride: 1 }
@@ -65,7 +65,7 @@ pub(crate) enum Threads {
     All,
 }
 
-/// Elements from the first of `rows` rows to the end of the last.
+/// Number of elements from the first of `rows` rows to the end of the last.
 fn reach(rows: usize, cols: usize, row_stride: usize) -> usize {
     rows.checked_sub(1).map_or(0, |before| before * row_stride + cols)
 }
@@ -147,7 +147,7 @@ pub(crate) fn multiply(dst: Dst, lhs: Matrix, rhs: Matrix, scale: f32, threads: 
     }
 }
 
-/// [`multiply`] of operands rounded as `precision` says, on all threads.
+/// Multiplies operands rounded as `precision` says, on all threads.
 pub(crate) fn multiply_in(precision: Precision, dst: Dst, lhs: Matrix, rhs: Matrix) {
     if precision == Precision::F32 || lhs.cols == 0 {
         return multiply(dst, lhs, rhs, 1.0, Threads::All);
@@ -156,7 +156,7 @@ pub(crate) fn multiply_in(precision: Precision, dst: Dst, lhs: Matrix, rhs: Matr
     bf16::multiply(dst, lhs, rhs);
 }
 
-/// [`multiply`] by three loops, for an empty inner dimension and for Miri, which has no SIMD.
+/// Multiplies by three loops, for an empty inner dimension and for Miri, which has no SIMD.
 fn multiply_plainly(dst: Dst, lhs: Matrix, rhs: Matrix, scale: f32) {
     for row in 0..lhs.rows {
         for col in 0..rhs.cols {

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// An instruction set that kernels are compiled for, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// What the target has without asking: SSE2 on x86-64, NEON on AArch64.
+    /// The instructions that every processor of the target has: SSE2 on x86-64, NEON on AArch64.
     Base = 1,
     /// AVX2 with fused multiply-add.
     Avx2 = 2,
     /// AVX-512 as in x86-64-v4.
     Avx512 = 3,
-    /// The same with products of pairs of bf16 (`vdpbf16ps`): Cooper Lake, Sapphire Rapids, Zen 4.
+    /// AVX-512 with products of pairs of bf16 (`vdpbf16ps`): Cooper Lake, Sapphire Rapids, Zen 4.
     Avx512Bf16 = 4,
 }
 
@@ -67,7 +67,7 @@ pub(crate) const BASE_FMA: bool = cfg!(any(target_arch = "aarch64", target_featu
 /// Defines a function whose body is compiled for each [`Level`].
 ///
 /// The name in angle brackets is a constant, true where the level fuses multiply and add: pass it
-/// on to [`fma`] and its kin, which must not be left to a software routine elsewhere.
+/// on to [`fma`] and the like, which must not be left to a software routine elsewhere.
 macro_rules! simd {
     ($($(#[$doc:meta])* $vis:vis fn $name:ident<$fma:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
         $(#[$doc])*

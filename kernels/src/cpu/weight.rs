@@ -1,4 +1,4 @@
-//! Products with a matrix that may be stored in bf16: they widen it a part at a time, so that the result is
+//! Products with a matrix that may be stored in bf16. They widen it a part at a time, so that the result is
 //! that of the same values in f32 to rounding.
 
 use burn::backend::{BackendTensor, DispatchTensorKind};
@@ -10,7 +10,7 @@ use super::bridge::{GradSinks, fusable, slice, slice_mut, tensor, uninit};
 use super::matrix::{Dst, Matrix, multiply_in};
 use crate::Precision;
 
-/// Elements widened at once: 16 MiB.
+/// Number of elements widened at once: 16 MiB.
 const WIDENED: usize = 1 << 22;
 
 /// Whether a fused body can read this as a weight: f32, or a constant in bf16, on Flex.
@@ -38,7 +38,7 @@ pub(crate) enum Side {
     Transposed,
 }
 
-/// [`multiply_in`] of `x` and a weight.
+/// Multiplies `x` with a weight, its operands rounded as [`multiply_in`] says.
 pub(crate) fn multiply_weight(
     precision: Precision,
     mut dst: Dst,
@@ -110,7 +110,7 @@ pub(crate) fn put_product<const N: usize>(
     sinks.put(operand, sum);
 }
 
-/// A row of a weight, copied.
+/// Copies a row of a weight.
 pub(crate) fn copy_row(weight: &FlexTensor, row: usize, to: &mut [f32]) {
     let first = row * to.len();
     match weight.dtype() {

@@ -1,9 +1,13 @@
-//! The same operations from Burn's primitive ones: what every device can run, and what the fused
-//! bodies are tested against.
+//! The same operations made of Burn's primitive ones. Every device can run these bodies, and the fused ones are
+//! tested against them.
 
-use burn::tensor::{Distribution, Int, Tensor, TensorData, activation};
+mod attention;
 
-use crate::{AdamW, Heads, Table, TokenMask, Weight, weight::to_f32};
+use burn::tensor::{Int, Tensor, activation};
+
+use crate::{AdamW, Heads, Table, Weight, weight::to_f32};
+
+pub use attention::attention;
 
 /// See [`crate::gelu`].
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -92,107 +96,6 @@ pub fn embedding(table: impl Into<Table>, ids: Tensor<2, Int>) -> Tensor<3> {
     let table = table.into().whole();
     let [_, d_model] = table.dims();
     table.select(0, ids.reshape([batch * seq])).reshape([batch, seq, d_model])
-}
-
-/// See [`crate::attention`].
-pub fn attention(
-    qkv: Tensor<3>,
-    past: &[Tensor<3>],
-    heads: Heads,
-    mask: &TokenMask,
-    dropout: f64,
-) -> Tensor<3> {
-    let columns = mask.unpadded_columns();
-    if columns > 0 {
-        // Padding is put back for the products, and left out again.
-        let (places, cells) = unpad_indices(mask, columns);
-        let index = |of: Vec<i32>| Tensor::<1, Int>::from_data(of.as_slice(), &qkv.device());
-        let places = index(places);
-        let pad = |x: Tensor<3>| {
-            let [_, n, width] = x.dims();
-            let rows = x.reshape([n, width]).select(0, places.clone());
-            rows.reshape([mask.batch(), columns, width])
-        };
-        let mask = mask.clone().unpadded(0);
-        let Some((first, rest)) = past.split_first() else {
-            let y = attention(pad(qkv.clone()), &[], heads, &mask, dropout);
-            let [batch, columns, width] = y.dims();
-            return y.reshape([batch * columns, width]).select(0, index(cells)).unsqueeze();
-        };
-        let past: Vec<_> = [pad(first.clone())].into_iter().chain(rest.to_vec()).collect();
-        return attention(qkv.clone(), &past, heads, &mask, dropout);
-    }
-    let [batch, new, _] = qkv.dims();
-    let columns = mask.columns();
-    let Heads { query, key_value, dim } = heads;
-    let group = query / key_value;
-    let (q_width, kv_width) = (query * dim, key_value * dim);
-
-    let q = qkv.clone().narrow(2, 0, q_width).reshape([batch, new, query, dim]).swap_dims(1, 2); // [batch, query, new, dim]
-    let all = if past.is_empty() {
-        qkv
-    } else {
-        Tensor::cat(past.iter().cloned().chain([qkv]).collect(), 1)
-    };
-    let keys_or_values = |start: usize| {
-        let x = all
-            .clone()
-            .narrow(2, start, kv_width)
-            .reshape([batch, columns, key_value, dim])
-            .swap_dims(1, 2); // [batch, key_value, columns, dim]
-        if group == 1 {
-            return x;
-        }
-        x.unsqueeze_dim::<5>(2)
-            .expand([batch, key_value, group, columns, dim])
-            .reshape([batch, query, columns, dim])
-    };
-    let k = keys_or_values(q_width);
-    let v = keys_or_values(q_width + kv_width);
-
-    let scores = q.matmul(k.swap_dims(2, 3)) / (dim as f64).sqrt() // [batch, query, new, columns]
-        + causal_bias(mask, new, &all);
-    let mut weights = activation::softmax(scores, 3);
-    if dropout > 0.0 {
-        let keep = weights.random_like(Distribution::Bernoulli(1.0 - dropout));
-        weights = weights * keep / (1.0 - dropout);
-    }
-    weights.matmul(v).swap_dims(1, 2).reshape([batch, new, q_width])
-}
-
-/// Where each cell of the first `columns` columns lies among the mask ones (0 if it is not mask), and
-/// which cells those are.
-fn unpad_indices(mask: &TokenMask, columns: usize) -> (Vec<i32>, Vec<i32>) {
-    let (mut places, mut cells) = (Vec::with_capacity(mask.batch() * columns), Vec::new());
-    for row in 0..mask.batch() {
-        for &seen in &mask.row(row)[..columns] {
-            places.push(if seen { cells.len() as i32 } else { 0 });
-            if seen {
-                cells.push(places.len() as i32 - 1);
-            }
-        }
-    }
-    (places, cells)
-}
-
-/// 0 where a query may look, a large negative number elsewhere: `[batch, 1, new, columns]`.
-fn causal_bias(mask: &TokenMask, new: usize, like: &Tensor<3>) -> Tensor<4> {
-    let (batch, columns) = (mask.batch(), mask.columns());
-    let mut bias = Vec::with_capacity(batch * new * columns);
-    for row in 0..batch {
-        let cells = mask.row(row);
-        for query in columns - new..columns {
-            bias.extend(
-                cells.iter().enumerate().map(
-                    |(column, &seen)| {
-                        if seen && column <= query { 0.0f32 } else { -1e9 }
-                    },
-                ),
-            );
-        }
-    }
-    let options = (&like.device(), like.dtype());
-    Tensor::from_data(TensorData::new(bias, [batch, 1, new, columns]), options)
 }
 
 /// See [`crate::cross_entropy`].

@@ -27,7 +27,8 @@ const SMALL: usize = 1 << 18;
 /// `dst = lhs · rhs`, or `dst += …`.
 ///
 /// The caller has checked the sizes, and the inner dimension is not zero. Sums run over it in an order that
-/// depends neither on the number of threads nor on the other rows and columns.
+/// depends neither on the number of threads nor on the other rows and columns. Both sides are packed whole,
+/// however few the rows of the other: a pass of few rows packs all of a weight to use each number a few times.
 pub(super) fn multiply(dst: Dst, lhs: Matrix, rhs: Matrix) {
     let tile = Tile::best();
     let (rhs, elements) = (rhs.t(), SendPtr::new(dst.slice));
@@ -194,7 +195,7 @@ fn round(x: f32) -> u32 {
 struct Tile {
     rows: usize,
     cols: usize,
-    /// From a strip of each side, the `rows · cols` sums, row-major.
+    /// Computes, from a strip of each side, the `rows · cols` sums, row-major.
     run: unsafe fn(left: &[u32], right: &[u32], sums: &mut [f32]),
 }
 
