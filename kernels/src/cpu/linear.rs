@@ -77,7 +77,7 @@ impl<const N: usize> Fused<N> for Linear {
         for ((weight, &(first, _)), &precision) in parts {
             let mut y = Dst { slice: &mut y, stride: total, add: !biases.is_empty() };
             let x = Matrix::new(slice(x), rows, d_in);
-            multiply_weight(precision, y.from_column(first), x, weight, Side::Transposed);
+            multiply_weight(precision, y.starting_at(first), x, weight, Side::Transposed);
         }
         let weight_needs_grad = needs_grad[1..=weights.len()].contains(&true);
         let saved = || (weight_needs_grad.then(|| x.clone()), weights.to_vec());

@@ -91,7 +91,7 @@ impl<'a> Dst<'a> {
     }
 
     /// The same rows from a column on.
-    pub(crate) fn from_column(&mut self, column: usize) -> Dst<'_> {
+    pub(crate) fn starting_at(&mut self, column: usize) -> Dst<'_> {
         let slice = self.slice.get_mut(column..).unwrap_or_default();
         Dst { slice, stride: self.stride, add: self.add }
     }

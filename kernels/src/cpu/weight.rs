@@ -61,7 +61,7 @@ pub(crate) fn multiply_weight(
     for first in (0..outer).step_by(count) {
         let count = count.min(outer - first);
         let part = &mut part[..count * inner];
-        let dst = dst.from_column(first);
+        let dst = dst.starting_at(first);
         match side {
             Side::Plain => {
                 let from = |row: usize| &stored[row * cols + first..][..count];
