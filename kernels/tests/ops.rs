@@ -640,3 +640,28 @@ fn dropout_zeroes_and_rescales() {
     let mean = y.iter().sum::<f64>() / y.len() as f64;
     assert!(y.iter().any(|&y| y != 1.0) && (mean - 1.0).abs() < 0.3, "{mean}");
 }
+
+/// Shapes are checked before a body is chosen: in f32, where it is the fused one, and in f64.
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    fn refused(what: &str, f: impl FnOnce() + std::panic::UnwindSafe) {
+        let panic = std::panic::catch_unwind(f).expect_err(what);
+        let formatted = panic.downcast_ref::<String>().map(String::as_str);
+        let message = formatted.or(panic.downcast_ref::<&str>().copied()).expect("a message");
+        assert!(message.contains(what), "{message}");
+    }
+    for dtype in [DType::F32, DType::F64] {
+        let x = |len: usize| constant(&vec![1.0; len], dtype);
+        let rows = move |width: usize| x(2 * width).reshape([1, 2, width]);
+        let matrix = move |d: [usize; 2]| x(d[0] * d[1]).reshape(d);
+        refused("one shape", move || drop(kernels::swiglu(rows(3), rows(1))));
+        refused("a feature", move || drop(kernels::layer_norm(rows(3), x(3), x(1), 1e-5)));
+        refused("a feature", move || drop(kernels::rms_norm(rows(3), x(1), 1e-5)));
+        refused("rows of x", move || drop(kernels::conv1d(rows(3), matrix([2, 3]), None)));
+        refused("a feature", move || drop(kernels::conv1d(rows(3), matrix([3, 2]), Some(x(3)))));
+        refused("fits targets and head", move || {
+            let targets = Tensor::<1, Int>::from_data([0, 1, 0], &device());
+            drop(kernels::cross_entropy(matrix([2, 3]), matrix([4, 3]), targets));
+        });
+    }
+}
