@@ -5,13 +5,18 @@ use coconut_kernels::simd::{self, Level};
 
 use crate::{Error, Result};
 
+/// The processor that the program runs on.
+pub fn cpu() -> Device {
+    Device::flex()
+}
+
 /// The device of a name in a recipe: `cpu`, or one of a build with its cargo feature.
 ///
 /// # Errors
 /// A name that this build does not have.
 pub fn named(name: &str) -> Result<Device> {
     match name {
-        "cpu" => Ok(Device::flex()),
+        "cpu" => Ok(cpu()),
         #[cfg(feature = "vulkan")]
         "vulkan" => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
         #[cfg(feature = "metal")]

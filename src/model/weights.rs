@@ -19,7 +19,7 @@ use super::{
     tensors::{ModelFiles, listed},
     transformer::{Body, HEAD},
 };
-use crate::{Error, Result, rng};
+use crate::{Error, Result, device, rng};
 
 /// The output head's key in a file, in every family.
 const HEAD_KEY: &str = "lm_head.weight";
@@ -130,7 +130,7 @@ impl ModelConfig {
 /// Names and shapes of a model's tensors, under Hugging Face's keys, in the model's order.
 pub fn tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let mut tensors = Vec::new();
-    build(config.clone(), &Device::flex(), &mut |name, shape| {
+    build(config.clone(), &device::cpu(), &mut |name, shape| {
         tensors.push((name.to_owned(), shape.to_vec()));
         nothing(shape)
     });

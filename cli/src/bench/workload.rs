@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use burn::{module::Module, tensor::Device};
+use burn::module::Module;
 use coconut::{
     Error, Result,
     checkpoint::precision,
@@ -14,6 +14,7 @@ use coconut::{
         Curriculum, Encoded, Markers, Method, SampleKey, Sequence, Stage, Tokenizer, encode::Text,
         encode_texts, read, tokenizer::Units,
     },
+    device,
     eval::{GenerateOptions, Sampling, generate},
     latent::{
         LatentModel, PassPlan, Recompute,
@@ -84,7 +85,7 @@ impl Bench {
             if self.lora > 0 && stage.0 == self.stages[0] {
                 // One block already shows which maps there are.
                 (shape.n_layer, shape.vocab_size, shape.n_positions) = (1, 3, 1);
-                self.adapted(Transformer::random(shape, 0, &Device::flex()), &[0, 1, 2])?;
+                self.adapted(Transformer::random(shape, 0, &device::cpu()), &[0, 1, 2])?;
             }
         }
         Ok(())
@@ -203,7 +204,7 @@ impl Workload {
         };
         let shape = bench.shape(stage, &examples)?;
         let Examples { encoded, markers, .. } = examples;
-        let mut model = Transformer::random(shape, 0, &Device::flex());
+        let mut model = Transformer::random(shape, 0, &device::cpu());
         model.config.precision = precision(bench.bf16);
         let model =
             bench.adapted(model, &[markers.start_latent, markers.end_latent, markers.latent])?;
