@@ -78,7 +78,7 @@ pub struct RunConfig {
     pub compat: Compat,
     /// `none`, `offset[100000]` (`use_position_ids: True`), `learned` or `sinusoidal`.
     pub latent_positions: LatentPositions,
-    /// Gradients flow through so many of the last passes only; 0 for all.
+    /// Gradients flow through so many of each row's last passes only, from its own last latent; 0 for all.
     pub n_detached_recursions: usize,
     /// `passes`, `blocks`: each pass's activations, or each block's, are computed again in backward.
     pub recompute: Recompute,
