@@ -110,14 +110,15 @@ impl Data {
     fn check_found_context(&self, config: &RunConfig) -> Result<()> {
         for (set, origin) in self.sets(config) {
             let lengths = self.lengths(config, set);
-            let is_long = |length: &usize| *length > LONGEST_FOUND_CONTEXT;
-            let Some(index) = lengths.iter().position(|length| is_long(length)) else { continue };
+            let long: Vec<usize> =
+                (0..lengths.len()).filter(|&i| lengths[i] > LONGEST_FOUND_CONTEXT).collect();
+            let Some(&index) = long.first() else { continue };
             let problem = format!(
                 "needs {} positions; a model from random weights takes its context from the data up to \
                  {LONGEST_FOUND_CONTEXT} only ({} of {} examples are longer). Take the long examples out, or set \
                  `n_positions: {}`.",
                 lengths[index],
-                lengths.iter().filter(|length| is_long(length)).count(),
+                long.len(),
                 lengths.len(),
                 self.longest(config)
             );

@@ -240,6 +240,8 @@ fn numbers_out_of_range_are_refused() {
     for stage in ["-1", "0", "2"] {
         assert_eq!(coconut(&[&eval[..], &["--stage", stage]].concat()).code, Some(0), "{stage}");
     }
+    coconut(&[&generate[..], &["--latents", "1000000000"]].concat())
+        .is_refused(&["1000000000 latents", "the model's context of"]);
     let (count, temperature) = ("expected a whole number from 1 up", "expected a number from 0 up");
     let (convert, out) = (["data", "convert", &data], folder.path("out.json"));
     for (verb, flag, value, range) in [
@@ -251,7 +253,6 @@ fn numbers_out_of_range_are_refused() {
         (&generate, "--temperature", "inf", temperature),
         (&generate, "--temperature", "warm", temperature),
         (&generate, "--max-new-tokens", "0", count),
-        (&generate, "--latents", "1000000000", "context"),
         (&[&convert[..], &[&out]].concat(), "--max-size", "0", count),
         (&["data", "generate", "arithmetic", "-o", &out], "-n", "0", count),
         (&["bench", "--data", &data], "--batch", "0", count),
