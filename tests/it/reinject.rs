@@ -249,6 +249,19 @@ fn suppressed_looks_through_a_head_smaller_than_the_width() {
     assert!(elsewhere > 10, "the head makes no difference: {elsewhere}");
 }
 
+/// Rows enough for the width, and too low a rank: three tokens' rows are copies of another's.
+#[test]
+fn suppressed_looks_through_a_head_of_deficient_rank() {
+    let (about, tensors) = load("deficient_cases");
+    let transformer = Transformer::load(&fixtures().join("deficient"), &Device::flex()).unwrap();
+    let [vocab, d] = transformer.head().whole().dims();
+    assert!(vocab >= d);
+    let name = "suppressed[0:]";
+    let sizes = LatentSizes::default();
+    let model = LatentModel::new(transformer, thinking(name, name), sizes).unwrap().train();
+    Rows::of(&about).check(name, &model, None, (&about[name], &tensors));
+}
+
 #[test]
 fn the_replications_last_hidden_state_is_zero() {
     let (about, tensors) = load("reinject_cases");
