@@ -317,7 +317,9 @@ impl<'a> Trainer<'a> {
         append_samples(&self.folder.samples(), &found, stage, epoch, self.config.method)?;
         self.state.rows.push(row);
         self.write_results()?;
-        self.state.rows.last().map(|row| watch(Event::Evaluated(row)));
+        if let Some(row) = self.state.rows.last() {
+            watch(Event::Evaluated(row));
+        }
         let accuracy = found.answers.accuracy.rate();
         let improved = self.state.best_accuracy.is_none_or(|best| accuracy > best);
         if improved {

@@ -49,8 +49,10 @@ fn by_hand(
     let transformer = &model.transformer;
     let hidden = |embeddings: &[Tensor<3>]| {
         let n = embeddings.len();
-        let layout =
-            PassLayout::whole(TokenInts::new((0..n as i32).collect(), [1, n]), TokenMask::all(1, n));
+        let layout = PassLayout::whole(
+            TokenInts::new((0..n as i32).collect(), [1, n]),
+            TokenMask::all(1, n),
+        );
         let cache = Cache::new(transformer.config.n_layer);
         transformer.forward(Tensor::cat(embeddings.to_vec(), 1), &cache, &layout, None).0.last()
     };
