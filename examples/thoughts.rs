@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let curriculum = Curriculum { pad_latent_to_max: true, ..latent.curriculum() };
     let text = encode_text(&Example::new(question, [""; 0], ""), &tokenizer)?;
     let key = SampleKey { seed: 0, epoch: 0, index: 0 };
-    let markers = tokenizer.markers();
+    let markers = tokenizer.special_tokens();
     let prompt = curriculum.prompt(&Encoded::Text(text), latent.stage, markers, key);
 
     // One forward pass: every position computed once, thoughts fed back.

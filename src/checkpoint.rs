@@ -6,7 +6,6 @@ use std::{
 };
 
 use burn::tensor::{Device, Tensor};
-use coconut_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -14,6 +13,7 @@ use crate::{
     data::{
         Curriculum, Format, Method, ScheduleState, Stage, Tokenizer, tokenizer::chat::PromptStyle,
     },
+    device,
     eval::TrainedModel,
     hub::HubCache,
     latent::{LatentConfig, LatentModel, model::LATENT_WEIGHTS_FILE},
@@ -144,10 +144,10 @@ impl Checkpoint {
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let latent = LatentInfo::load(folder)?;
         let mut model = load_transformer(folder, latent.frozen, device)?;
-        model.config.precision = precision(latent.bf16);
+        model.config.precision = device::precision(latent.bf16);
         let tokenizer = load_tokenizer(folder)?.with_prompt(&latent.prompt)?;
         check_vocabulary(&tokenizer, &model, folder)?;
-        // Markers that the folder does not have start as in training.
+        // SpecialTokens that the folder does not have start as in training.
         model = model.init_token_rows(&tokenizer.added_markers(), tokenizer.marker_source());
         let Learner { model, objective } = Learner::load(model, latent.thinking.clone(), folder)?;
         Ok(Self { model, objective, tokenizer, latent })
@@ -163,11 +163,6 @@ impl Checkpoint {
             format: self.latent.format,
         }
     }
-}
-
-/// What a recipe's `bf16` asks of products.
-pub fn precision(bf16: bool) -> Precision {
-    if bf16 { Precision::Bf16 } else { Precision::F32 }
 }
 
 /// The transformer of a checkpoint: whole, or adapters on the model that they name.
@@ -201,20 +196,6 @@ fn load_tokenizer(folder: &Path) -> Result<Tokenizer> {
         }
         _ => Tokenizer::load(folder),
     }
-}
-
-/// Refuses a folder of adapters where a whole model is needed.
-///
-/// # Errors
-/// How to make a whole model of them.
-pub fn refuse_adapters(folder: &Path) -> Result<()> {
-    if Lora::find(folder)?.is_none() {
-        return Ok(());
-    }
-    let folder = folder.display();
-    Err(Error::Usage(format!(
-        "{folder} holds adapters, not a whole model. Make one of it first: `coconut merge {folder} -o FOLDER`."
-    )))
 }
 
 /// Refuses a tokenizer whose files give more tokens than the model has embeddings; markers added since
@@ -361,7 +342,7 @@ pub fn write_model(
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     learner.save(folder)?;
     tokenizer.save(folder)?;
-    let markers = tokenizer.markers();
+    let markers = tokenizer.special_tokens();
     let eos = match tokenizer.stops() {
         [one] => serde_json::json!(one),
         several => serde_json::json!(several),
@@ -418,6 +399,7 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::Training(e.to_string()))?;
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::Internal(format!("cannot write JSON: {e}")))?;
     std::fs::write(path, text + "\n").map_err(Error::io("write", path))
 }

@@ -1,7 +1,10 @@
 //! Where tensors live, reading them from there, and what a device is slow at.
 
 use burn::tensor::{Device, Element, Tensor, kind::Basic};
-use coconut_kernels::simd::{self, Level};
+use coconut_kernels::{
+    Precision,
+    simd::{self, Level},
+};
 
 use crate::{Error, Result};
 
@@ -49,6 +52,11 @@ pub fn to_host<E: Element, const D: usize, K: Basic>(tensor: Tensor<D, K>) -> Re
     values.map_err(|problem| {
         Error::Internal(format!("the device's values cannot be read: {problem}"))
     })
+}
+
+/// What a recipe's `bf16` asks of products.
+pub fn precision(bf16: bool) -> Precision {
+    if bf16 { Precision::Bf16 } else { Precision::F32 }
 }
 
 /// What to say of `bf16: True` if this processor is slow at it.

@@ -47,7 +47,7 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Training cannot go on.
+    /// A loss or a gradient that is not finite, so that training cannot go on.
     #[error("{0}")]
     Training(String),
     /// A run, or a measurement, that another process carried out and that failed there.

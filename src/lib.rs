@@ -35,7 +35,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let folder = "runs/quickstart/checkpoints/latest".as_ref();
 //! let Checkpoint { model, tokenizer, .. } = Checkpoint::load(folder, &device::named("cpu")?)?;
-//! let markers = tokenizer.markers();
+//! let markers = tokenizer.special_tokens();
 //!
 //! let mut ids = tokenizer.encode("3+5*2-7+1\n", true)?.ids;
 //! ids.push(markers.start_latent);

@@ -3,12 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use coconut::{
-    Error, Result,
-    checkpoint::{self, Checkpoint},
-    device,
-    eval::Sampling,
-};
+use coconut::{Error, Result, checkpoint::Checkpoint, device, eval::Sampling};
 
 /// The model that a verb works on.
 #[derive(Args)]
@@ -48,7 +43,7 @@ impl ModelOptions {
         if let Some(warning) = device::bf16_warning(bf16) {
             eprintln!("warning: {warning}");
         }
-        checkpoint.model.transformer.config.precision = checkpoint::precision(bf16);
+        checkpoint.model.transformer.config.precision = device::precision(bf16);
         Ok(checkpoint)
     }
 }

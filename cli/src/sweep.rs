@@ -16,7 +16,7 @@ use clap::Args;
 use coconut::{
     Error, Result,
     run::RunFolder,
-    sweep::{Against, Cell, Compared, Plan, Request, Run, State, Summary, table},
+    sweep::{Cell, ComparedRow, Plan, Reference, Request, Run, State, Summary, table},
 };
 use serde_json::json;
 
@@ -38,11 +38,11 @@ pub struct Sweep {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
     /// Which evaluation of each run is compared: `last`, or `best`, which flatters.
-    #[arg(long, value_parser = |text: &str| text.parse::<Compared>())]
-    compare: Option<Compared>,
+    #[arg(long, value_parser = |text: &str| text.parse::<ComparedRow>())]
+    compare: Option<ComparedRow>,
     /// What variants are compared with: `best`, `first`, or a variant's label.
-    #[arg(long, value_parser = |text: &str| Ok::<_, String>(Against::from(text)))]
-    against: Option<Against>,
+    #[arg(long, value_parser = |text: &str| Ok::<_, String>(Reference::from(text)))]
+    against: Option<Reference>,
     /// Replace runs in the sweep's folder that have other settings.
     #[arg(long)]
     overwrite: bool,
@@ -115,7 +115,7 @@ impl Sweep {
             ));
         }
         if n_failed > 0 {
-            return Err(Error::Training(format!(
+            return Err(Error::Run(format!(
                 "{n_failed} of {} runs failed and are missing from the table. The same command tries them again.",
                 runs.len()
             )));

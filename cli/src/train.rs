@@ -8,13 +8,16 @@ use std::{
 use crate::{eval, log, verbs, watcher::Watcher};
 use clap::Args;
 use coconut::{
-    Error, Result, checkpoint,
-    config::RunConfig,
-    data::{Method, SampleKey, Tokenizer},
-    model::Transformer,
+    Error, Result,
+    config::{
+        Resolved, RunConfig,
+        resolved::{ModelSource, TokenizerSource},
+    },
+    data::{SampleKey, Tokenizer},
+    model::{ModelConfig, Transformer},
     report,
     run::{Results, RunFolder},
-    train::{Beginning, Data, EpochSteps, Trainer, model_config},
+    train::{Beginning, Data, Trainer, model_config},
 };
 use serde_json::json;
 
@@ -56,13 +59,8 @@ impl Train {
             true => Beginning::Fresh,
             false => Beginning::find(&folder, self.resume)?,
         };
-        // A checkpoint has all that a resumed run needs; the model it started from may be gone.
-        let model = match beginning {
-            Beginning::Fresh => config.model_folder()?,
-            Beginning::Resumed(_) => None,
-        };
-        model.as_deref().map_or(Ok(()), checkpoint::refuse_adapters)?;
-        let data = Data::prepare(&config, model.as_deref(), beginning.checkpoint())?;
+        let run = Resolved::new(&config, beginning.checkpoint())?;
+        let data = Data::prepare(&run)?;
         if self.overwrite {
             folder.remove()?;
         }
@@ -82,15 +80,17 @@ impl Train {
         }
 
         let (mut rows, mut watcher) = (Vec::new(), Watcher::default());
-        for method in std::iter::once(config.method).chain(config.baselines.iter().copied()) {
-            let (run, place) = of_method(&config, method, &folder);
-            let beginning = match place == folder {
-                true => beginning.clone(),
-                false => Beginning::of_baseline(&place)?,
-            };
-            let trainer = Trainer::new(&run, &data, place, &beginning)?;
+        let mut train = |run: &Resolved, place: RunFolder| -> Result<()> {
+            let trainer = Trainer::new(run, &data, place)?;
             let results = trainer.run(&stop, &mut |event| watcher.see(event))?;
-            rows.extend(results.rows.clone());
+            rows.extend(results.rows);
+            Ok(())
+        };
+        train(&run, folder.clone())?;
+        for &method in &config.baselines {
+            let place = folder.baseline(method.name());
+            let beginning = Beginning::of_baseline(&place)?;
+            train(&Resolved::new(&config.with_method(method), beginning.checkpoint())?, place)?;
         }
         watcher.finish();
         let results = Results { run: config.name.clone(), config: config.to_json()?, rows };
@@ -105,46 +105,54 @@ impl Train {
     }
 }
 
-/// The configuration and folder of the run's method or one of its baselines.
-fn of_method(config: &RunConfig, method: Method, folder: &RunFolder) -> (RunConfig, RunFolder) {
-    if method == config.method {
-        return (config.clone(), folder.clone());
+fn dry_run(config: &RunConfig) -> Result<()> {
+    config.task()?;
+    println!("{}", config.to_yaml()?);
+    let (run, missing) = match Resolved::new(config, None) {
+        Ok(run) => {
+            let problem = whole(&run).err().map(|error| error.to_string());
+            (Some(run), problem.into_iter().chain(absent(config)).collect::<Vec<_>>())
+        }
+        Err(problem) => {
+            (None, std::iter::once(problem.to_string()).chain(absent(config)).collect())
+        }
+    };
+    match run {
+        Some(_) if config.only_eval && missing.is_empty() => {
+            let named = |path: &Option<PathBuf>| {
+                path.as_deref().unwrap_or(Path::new("")).display().to_string()
+            };
+            println!(
+                "# evaluates {} on {}, at the stage that it was trained to; trains nothing",
+                named(&config.load_model_path),
+                named(&config.val_path)
+            );
+            Ok(())
+        }
+        Some(run) if missing.is_empty() => show_run(&run),
+        _ => {
+            let stages = if config.only_eval { Vec::new() } else { config.schedule().stages() };
+            for (stage, epochs) in stages {
+                println!("# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
+            }
+            println!("\n# This run cannot start yet:");
+            missing.iter().for_each(|problem| println!("# {problem}"));
+            Ok(())
+        }
     }
-    (config.with_method(method), folder.baseline(method.name()))
 }
 
-fn dry_run(config: &RunConfig) -> Result<()> {
-    println!("{}", config.to_yaml()?);
-    let missing = missing(config);
-    if config.only_eval && missing.is_empty() {
-        let named =
-            |path: &Option<PathBuf>| path.as_deref().unwrap_or(Path::new("")).display().to_string();
-        println!(
-            "# evaluates {} on {}, at the stage that it was trained to; trains nothing",
-            named(&config.load_model_path),
-            named(&config.val_path)
-        );
-        return Ok(());
-    }
-    if !missing.is_empty() {
-        let stages = if config.only_eval { Vec::new() } else { config.schedule().stages() };
-        for (stage, epochs) in stages {
-            println!("# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
-        }
-        println!("\n# This run cannot start yet:");
-        for problem in missing {
-            println!("# {problem}");
-        }
-        return Ok(());
-    }
-    let folder = config.model_folder()?;
-    let data = Data::prepare(config, folder.as_deref(), None)?;
+/// Prints the size of a run's model and data, and what its first example becomes at each stage.
+fn show_run(run: &Resolved) -> Result<()> {
+    let data = Data::prepare(run)?;
     for warning in &data.warnings {
         println!("warning: {warning}");
     }
-    let model = match &folder {
-        Some(folder) => coconut::model::ModelConfig::load(folder)?,
-        None => model_config(config, &data),
+    let model = match &run.model {
+        ModelSource::Random(shape) => model_config(shape, run, &data),
+        ModelSource::Folder { path, .. } | ModelSource::Checkpoint(path) => {
+            ModelConfig::load(path)?
+        }
     };
     println!(
         "# {} parameters: {} blocks, width {}, {} heads, context {}, vocabulary {}",
@@ -155,18 +163,18 @@ fn dry_run(config: &RunConfig) -> Result<()> {
         model.n_positions,
         model.vocab_size
     );
-    let steps = EpochSteps::count(data.train.encoded.len(), config);
     println!(
-        "# {} training examples, {} test examples, {steps} optimizer steps an epoch",
+        "# {} training examples, {} test examples, {} optimizer steps an epoch",
         data.train.encoded.len(),
-        data.val.encoded.len()
+        data.val.encoded.len(),
+        run.batches.steps(data.train.encoded.len())
     );
-    let curriculum = config.curriculum();
-    for (stage, epochs) in config.schedule().stages() {
+    for (stage, epochs) in run.schedule.stages() {
         println!("\n# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
         let Some(example) = data.train.encoded.first() else { continue };
-        let key = SampleKey { seed: config.seed, epoch: epochs.start as u64, index: 0 };
-        let sequence = curriculum.train_sequence(example, stage, data.tokenizer.markers(), key);
+        let key = SampleKey { seed: run.seed, epoch: epochs.start as u64, index: 0 };
+        let markers = data.tokenizer.special_tokens();
+        let sequence = run.curriculum.train_sequence(example, stage, markers, key);
         println!("tokens: {}", shown(&data.tokenizer, &sequence.ids));
         let labels: Vec<String> = sequence
             .labels
@@ -178,8 +186,8 @@ fn dry_run(config: &RunConfig) -> Result<()> {
     Ok(())
 }
 
-/// What a recipe names and this machine does not have, a sentence each.
-fn missing(config: &RunConfig) -> Vec<String> {
+/// The files that a recipe names and this machine does not have, a sentence each.
+fn absent(config: &RunConfig) -> Vec<String> {
     let paths = [
         ("load_model_path", &config.load_model_path),
         ("train_path", &config.train_path),
@@ -187,21 +195,18 @@ fn missing(config: &RunConfig) -> Vec<String> {
     ];
     let absent = paths.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?)));
     let absent = absent.filter(|(_, path)| !path.exists());
-    let said = absent.map(|(key, path)| format!("`{key}`: {} is missing", path.display()));
-    let model =
-        config.model_folder().and_then(|folder| folder.map_or(Ok(()), |f| whole(config, &f)));
-    model.err().map(|error| error.to_string()).into_iter().chain(said).collect()
+    absent.map(|(key, path)| format!("`{key}`: {} is missing", path.display())).collect()
 }
 
-/// Refuses a folder that no run can start from: adapters, weights that do not fit, no tokenizer.
-fn whole(config: &RunConfig, folder: &Path) -> Result<()> {
-    if !folder.exists() {
+/// Refuses a folder that no run can start from: weights that do not fit, no tokenizer.
+fn whole(run: &Resolved) -> Result<()> {
+    let ModelSource::Folder { path, .. } = &run.model else { return Ok(()) };
+    if !path.exists() {
         return Ok(()); // said of the key that names it
     }
-    checkpoint::refuse_adapters(folder)?;
-    Transformer::check(folder)?;
-    if config.tokenizer.is_none() {
-        Tokenizer::load(folder)?;
+    Transformer::check(path)?;
+    if run.data.tokenizer == TokenizerSource::Path(path.clone()) {
+        Tokenizer::load(path)?;
     }
     Ok(())
 }

@@ -1,14 +1,17 @@
 //! Recipes: flat YAML, overrides, and the checked configuration that a run is made of.
 //!
 //! A recipe is read into plain keys, joined with `-s key=value` overrides, checked key by key and
-//! turned into a [`RunConfig`] once. That is what a run trusts from then on, and what is saved with it.
+//! turned into a [`RunConfig`] once; it is saved with the run. [`Resolved`] is made of it when the run starts: folders,
+//! devices and tasks found, and what belongs together in one place. That is what a run trusts from then on.
 //! The keys are those of the field's published files, and ours beside them.
 
 mod check;
 mod read;
+pub mod resolved;
 mod task;
 
 pub(crate) use read::{SWEEP, read_keys};
+pub use resolved::Resolved;
 
 use std::{
     collections::BTreeSet,
@@ -21,13 +24,8 @@ use crate::{
         Curriculum, Method, Schedule,
         tokenizer::chat::{Date, PromptStyle},
     },
-    hub::HubCache,
     latent::{Compat, Feedback, LatentConfig, LatentPositions, Recompute},
-    model::{
-        Lora,
-        config::Family,
-        lora::{Base, FrozenDtype, Targets},
-    },
+    model::lora::{FrozenDtype, Targets},
     objective::{
         Objective, Term,
         seq_vcr::{Divisor, Layers, Projection, SeqVcr},
@@ -379,48 +377,6 @@ impl RunConfig {
         }
     }
 
-    /// The folder of the model to start from, if it does not start from random weights.
-    ///
-    /// # Errors
-    /// A `model_id` that is not on this machine, with the command that fetches it.
-    pub fn model_folder(&self) -> Result<Option<PathBuf>> {
-        if let Some(path) = &self.load_model_path {
-            return Ok(Some(path.clone()));
-        }
-        let Some(model) = &self.model_id else { return Ok(None) };
-        let found = HubCache::from_env().folder(model, self.revision.as_deref());
-        found.map(Some).map_err(|problem| self.error("model_id", problem))
-    }
-
-    /// The adapters to train, if any, on a model of `family`.
-    ///
-    /// # Errors
-    /// As [`RunConfig::model_folder`].
-    pub fn lora(&self, family: Family) -> Result<Option<Lora>> {
-        let Some(folder) = self.model_folder()?.filter(|_| self.lora_rank > 0) else {
-            return Ok(None);
-        };
-        let base = match (&self.load_model_path, &self.model_id) {
-            (None, Some(model)) if !Path::new(model).is_dir() => {
-                let (name, inner) = model.split_once('@').unzip();
-                let revision = self.revision.clone().or(inner.map(str::to_owned));
-                Base { name: name.unwrap_or(model).into(), revision }
-            }
-            _ => {
-                let folder = folder.canonicalize().map_err(Error::io("read", &folder))?;
-                Base { name: folder.display().to_string(), revision: None }
-            }
-        };
-        let usual = || Targets::default_for(family);
-        let targets = self.lora_target_modules.clone().unwrap_or_else(usual);
-        Ok(Some(Lora {
-            alpha: self.lora_alpha.unwrap_or(self.lora_rank as f64),
-            dropout: self.lora_dropout,
-            base,
-            ..Lora::new(self.lora_rank, targets)
-        }))
-    }
-
     /// How questions are put to the model.
     pub fn prompt_style(&self) -> PromptStyle {
         PromptStyle {
@@ -545,15 +501,15 @@ impl RunConfig {
     /// Every key with its value.
     ///
     /// # Errors
-    /// [`Error::Training`] for a value that JSON has no word for.
+    /// [`Error::Internal`] for a value that JSON has no word for.
     pub fn to_json(&self) -> Result<serde_json::Value> {
         serde_json::to_value(self)
-            .map_err(|e| Error::Training(format!("cannot write the configuration as JSON: {e}")))
+            .map_err(|e| Error::Internal(format!("cannot write the configuration as JSON: {e}")))
     }
 
     /// The recipe as YAML, every key written out.
     pub fn to_yaml(&self) -> Result<String> {
         serde_saphyr::to_string(self)
-            .map_err(|e| Error::Training(format!("cannot write the configuration as YAML: {e}")))
+            .map_err(|e| Error::Internal(format!("cannot write the configuration as YAML: {e}")))
     }
 }

@@ -23,7 +23,7 @@ use rand::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Encoded, Markers, SampleKey,
+    Encoded, SampleKey, SpecialTokens,
     draw::Stream,
     encode::{GraphPieces, Text},
 };
@@ -179,6 +179,11 @@ impl Curriculum {
         matches!(self.method, Method::Coconut | Method::NoCurriculum)
     }
 
+    /// The most latents that a row has.
+    pub fn most_latents(&self) -> usize {
+        self.c_thought * self.max_latent_stage
+    }
+
     /// The number of latents of an example with `n_steps` steps, in training and evaluation alike.
     pub fn n_latents(&self, stage: Stage, n_steps: usize) -> usize {
         if !self.has_latents() {
@@ -236,7 +241,7 @@ impl Curriculum {
         &self,
         example: &Encoded,
         stage: Stage,
-        markers: Markers,
+        markers: SpecialTokens,
         key: SampleKey,
     ) -> Sequence {
         let stage = self.drawn_stage(example, stage, key);
@@ -254,7 +259,7 @@ impl Curriculum {
         &self,
         example: &Encoded,
         stage: Stage,
-        markers: Markers,
+        markers: SpecialTokens,
         key: SampleKey,
     ) -> Sequence {
         let prompt = match example {
@@ -268,7 +273,7 @@ impl Curriculum {
     }
 
     /// The longest row of any of `stages`, to be held against the model's context.
-    pub fn max_len(&self, example: &Encoded, stages: &[Stage], markers: Markers) -> usize {
+    pub fn max_len(&self, example: &Encoded, stages: &[Stage], markers: SpecialTokens) -> usize {
         // Chance changes an order or a label, never a length, except through `uniform_prob`.
         let uniform = (0..=example.n_steps()).map(Stage::from_count);
         let uniform = uniform.filter(|_| self.uniform_prob > 0.0);
@@ -286,7 +291,7 @@ impl Curriculum {
         &self,
         examples: &[Encoded],
         stages: &[Stage],
-        markers: Markers,
+        markers: SpecialTokens,
         context: usize,
         path: &Path,
     ) -> Result<()> {
@@ -323,7 +328,7 @@ impl Curriculum {
         Stage::from_count(rng.random_range(0..=last))
     }
 
-    fn text_prompt(&self, text: &Text, stage: Stage, markers: Markers) -> Prompt {
+    fn text_prompt(&self, text: &Text, stage: Stage, markers: SpecialTokens) -> Prompt {
         let mut prompt = Prompt::new(text.question.clone());
         if self.has_latents() && stage != Stage::COT {
             prompt.ids.push(markers.start_latent);
@@ -333,7 +338,7 @@ impl Curriculum {
         prompt
     }
 
-    fn text_sequence(&self, text: &Text, stage: Stage, markers: Markers) -> Sequence {
+    fn text_sequence(&self, text: &Text, stage: Stage, markers: SpecialTokens) -> Sequence {
         let remaining = &text.steps[self.remaining_steps(stage, text.steps.len())];
         let labelled = remaining.iter().flatten().chain(&text.answer).copied();
         Sequence::new(self.text_prompt(text, stage, markers), labelled)
@@ -351,7 +356,7 @@ impl Curriculum {
         &self,
         graph: &GraphPieces,
         stage: Stage,
-        markers: Markers,
+        markers: SpecialTokens,
         key: SampleKey,
     ) -> Sequence {
         let answer = [graph.marks.answer, graph.target, markers.eos];
@@ -381,7 +386,12 @@ impl Curriculum {
 
     /// `question · latents · [A]`: as many latents as steps (no more than M), whatever `pad_latent_to_max`
     /// says, as published: a further thought would search beyond the target.
-    fn graph_answer_prompt(&self, graph: &GraphPieces, markers: Markers, key: SampleKey) -> Prompt {
+    fn graph_answer_prompt(
+        &self,
+        graph: &GraphPieces,
+        markers: SpecialTokens,
+        key: SampleKey,
+    ) -> Prompt {
         let mut prompt = Prompt::new(graph.question(markers, key));
         if self.has_latents() {
             let n_latents = graph.n_steps().min(self.max_latent_stage) * self.c_thought;
@@ -394,7 +404,7 @@ impl Curriculum {
 
 impl GraphPieces {
     /// `<eos> a b | c d | … [Q] candidate candidate [R] root`, edges and candidates in a drawn order.
-    pub fn question(&self, markers: Markers, key: SampleKey) -> Vec<u32> {
+    pub fn question(&self, markers: SpecialTokens, key: SampleKey) -> Vec<u32> {
         let mut edges = self.edges.clone();
         edges.shuffle(&mut key.rng(Stream::Edges));
         let mut candidates = [self.target, self.neg_target];

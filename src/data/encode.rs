@@ -307,7 +307,7 @@ fn encode_checked(example: &Example, tokenizer: &Tokenizer) -> Result<Checked> {
     let unreadable = unreadable(&tokenizer.decode(&answer.ids)?, &example.answer);
 
     let mut answer_ids = answer.ids;
-    answer_ids.push(tokenizer.markers().eos);
+    answer_ids.push(tokenizer.special_tokens().eos);
     let mut unknown = question.unknown;
     unknown.extend(steps.iter().flat_map(|step| step.unknown.iter().cloned()));
     unknown.extend(answer.unknown);

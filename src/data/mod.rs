@@ -37,4 +37,4 @@ pub use draw::SampleKey;
 pub use encode::{Encoded, encode_graphs, encode_texts};
 pub use example::{Example, Graph};
 pub use schedule::{Schedule, ScheduleState};
-pub use tokenizer::{Markers, Tokenizer};
+pub use tokenizer::{SpecialTokens, Tokenizer};

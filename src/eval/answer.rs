@@ -168,7 +168,7 @@ impl TrainedModel<'_> {
     /// How such prompts are generated from.
     pub fn generation(&self, options: &AnswerOptions) -> GenerateOptions<'_> {
         GenerateOptions {
-            latent: self.curriculum.feeds_back().then_some(self.tokenizer.markers().latent),
+            latent: self.curriculum.feeds_back().then_some(self.tokenizer.special_tokens().latent),
             stops: self.tokenizer.stops(),
             max_new_tokens: options.max_new_tokens,
             sampling: options.sampling,
@@ -176,7 +176,7 @@ impl TrainedModel<'_> {
     }
 
     fn prompt(&self, question: &Question) -> Result<Vec<u32>> {
-        let markers = self.tokenizer.markers();
+        let markers = self.tokenizer.special_tokens();
         let example = Example::new(&question.text, Vec::<String>::new(), "");
         let text = encode::encode_text(&example, self.tokenizer)?;
         Ok(match question.latents {

@@ -219,7 +219,7 @@ impl Evaluator<'_> {
 
     /// The questions' prompts at a stage, in the set's order.
     pub fn prompts(&self, stage: Stage) -> Vec<Sequence> {
-        let markers = self.tokenizer.markers();
+        let markers = self.tokenizer.special_tokens();
         let numbered = self.data.encoded.iter().enumerate();
         numbered
             .map(|(i, example)| self.curriculum.prompt(example, stage, markers, self.sample_key(i)))
@@ -254,7 +254,7 @@ impl Evaluator<'_> {
 
     /// The latent's id if it is fed back.
     fn latent(&self) -> Option<u32> {
-        self.curriculum.feeds_back().then_some(self.tokenizer.markers().latent)
+        self.curriculum.feeds_back().then_some(self.tokenizer.special_tokens().latent)
     }
 
     fn generation(&self) -> GenerateOptions<'_> {
@@ -371,7 +371,7 @@ impl Evaluator<'_> {
         found: &mut Scoring,
     ) -> Result<()> {
         let curriculum = Curriculum { uniform_prob: 0.0, ..self.curriculum.clone() };
-        let markers = self.tokenizer.markers();
+        let markers = self.tokenizer.special_tokens();
         let right = batch.iter().map(|&i| {
             let example = &self.data.encoded[i];
             let sequence = curriculum.train_sequence(example, stage, markers, self.sample_key(i));

@@ -152,7 +152,7 @@ struct RowState {
     generation: Generation,
     ended: bool,
     /// For each column so far, whether it holds a token of this row.
-    visible: Vec<bool>,
+    attention_mask: Vec<bool>,
 }
 
 impl<'a> GenerationLoop<'a> {
@@ -177,10 +177,10 @@ impl<'a> GenerationLoop<'a> {
         options: GenerateOptions<'a>,
     ) -> Self {
         let row = |row: usize| {
-            let mut visible = vec![false; batch.columns];
-            batch.columns_of(row).iter().for_each(|&column| visible[column] = true);
+            let mut attention_mask = vec![false; batch.columns];
+            batch.columns_of(row).iter().for_each(|&column| attention_mask[column] = true);
             let generation = Generation { positions: batch.lengths[row], ..Generation::default() };
-            RowState { generation, ended: options.max_new_tokens == 0, visible }
+            RowState { generation, ended: options.max_new_tokens == 0, attention_mask }
         };
         Self {
             model: &model.transformer,
@@ -240,7 +240,7 @@ impl<'a> GenerationLoop<'a> {
         let n_rows = self.rows.len();
         let (mut ids, mut position_ids) = (vec![0i32; n_rows], vec![0i32; n_rows]);
         for (number, row) in self.rows.iter_mut().enumerate() {
-            row.visible.push(!row.ended);
+            row.attention_mask.push(!row.ended);
             if let (false, Some(&id)) = (row.ended, row.generation.ids.last()) {
                 ids[number] = id as i32;
                 position_ids[number] = row.generation.positions as i32;
@@ -250,9 +250,10 @@ impl<'a> GenerationLoop<'a> {
         let device = self.model.device();
         let column = |values: Vec<i32>| TokenInts::new(values, [n_rows, 1]);
         let tokens: Vec<bool> =
-            self.rows.iter().flat_map(|row| row.visible.iter().copied()).collect();
-        let visible = TokenMask::new(n_rows, tokens.len() / n_rows, tokens).unpadded(self.unpadded);
-        let layout = PassLayout::whole(column(position_ids), visible);
+            self.rows.iter().flat_map(|row| row.attention_mask.iter().copied()).collect();
+        let attention_mask =
+            TokenMask::new(n_rows, tokens.len() / n_rows, tokens).unpadded(self.unpadded);
+        let layout = PassLayout::whole(column(position_ids), attention_mask);
         let embeddings = self.model.embed(column(ids).tensor(&device));
         let (states, new) = self.model.forward(embeddings, &self.cache, &layout, None);
         self.cache = std::mem::take(&mut self.cache).push(new);

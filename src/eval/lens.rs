@@ -65,7 +65,7 @@ pub(super) fn read(
 
 /// Positions of the latents in a prompt.
 pub(super) fn latents(ids: &[u32], tokenizer: &Tokenizer) -> Vec<usize> {
-    let latent = tokenizer.markers().latent;
+    let latent = tokenizer.special_tokens().latent;
     (0..ids.len()).filter(|&position| ids[position] == latent).collect()
 }
 

@@ -195,8 +195,9 @@ impl Batch {
             false => TokenLayout::padded(self.rows, columns.len()),
         };
         let position_ids = grid.ints(&grid.position_ids, &columns, unpadded);
-        let visible = self.visible(columns.end).unpadded(if unpads { first.len() } else { 0 });
-        let layout = PassLayout::new(tokens, position_ids, visible);
+        let attention_mask =
+            self.attention_mask(columns.end).unpadded(if unpads { first.len() } else { 0 });
+        let layout = PassLayout::new(tokens, position_ids, attention_mask);
         let predicting = match plan.replication {
             true => layout.clone(),
             false => layout.clone().reading(&self.predictions(number, runs)),
@@ -235,8 +236,8 @@ impl Batch {
     }
 
     /// Which of the first `columns` columns hold tokens.
-    pub fn visible(&self, columns: usize) -> TokenMask {
-        let rows = self.grid.visible.chunks(self.columns.max(1));
+    pub fn attention_mask(&self, columns: usize) -> TokenMask {
+        let rows = self.grid.attention_mask.chunks(self.columns.max(1));
         let tokens: Vec<bool> = rows.flat_map(|row| row[..columns].iter().copied()).collect();
         TokenMask::new(self.rows, columns, tokens)
     }
@@ -303,9 +304,9 @@ struct Grid {
     blocks: Vec<Range<usize>>,
     /// For each row, the columns of its tokens, in order.
     token_columns: Vec<Vec<usize>>,
-    ids: Vec<i32>,          // [rows, columns], 0 at padding
-    position_ids: Vec<i32>, // [rows, columns], 0 at padding
-    visible: Vec<bool>,     // [rows, columns], false at padding
+    ids: Vec<i32>,             // [rows, columns], 0 at padding
+    position_ids: Vec<i32>,    // [rows, columns], 0 at padding
+    attention_mask: Vec<bool>, // [rows, columns], false at padding
 }
 
 impl Grid {
@@ -326,7 +327,7 @@ impl Grid {
             token_columns: Vec::with_capacity(rows.len()),
             ids: vec![0; rows.len() * columns],
             position_ids: vec![0; rows.len() * columns],
-            visible: vec![false; rows.len() * columns],
+            attention_mask: vec![false; rows.len() * columns],
         };
         for (row, slots) in rows.iter().zip(slots) {
             grid.lay_out(row, slots, plan);
@@ -351,7 +352,7 @@ impl Grid {
             }
             self.ids[start + column] = id as i32;
             self.position_ids[start + column] = position_id as i32;
-            self.visible[start + column] = true;
+            self.attention_mask[start + column] = true;
         }
         self.token_columns.push(columns);
     }
@@ -373,7 +374,8 @@ impl Grid {
 
     /// Integers of some columns: `[rows, columns]`, or `[1, tokens]` if `unpadded`.
     fn ints(&self, of: &[i32], columns: &Range<usize>, unpadded: bool) -> TokenInts {
-        let rows = of.chunks(self.columns.max(1)).zip(self.visible.chunks(self.columns.max(1)));
+        let rows =
+            of.chunks(self.columns.max(1)).zip(self.attention_mask.chunks(self.columns.max(1)));
         let values: Vec<i32> = rows
             .flat_map(|(row, seen)| row[columns.clone()].iter().zip(&seen[columns.clone()]))
             .filter_map(|(&value, &seen)| (seen || !unpadded).then_some(value))
@@ -395,7 +397,9 @@ impl Grid {
     }
 
     fn has_padding(&self, columns: &Range<usize>) -> bool {
-        self.visible.chunks(self.columns.max(1)).any(|row| row[columns.clone()].contains(&false))
+        self.attention_mask
+            .chunks(self.columns.max(1))
+            .any(|row| row[columns.clone()].contains(&false))
     }
 }
 
@@ -474,7 +478,7 @@ mod tests {
     fn table(batch: &Batch) -> Vec<String> {
         let token = |row: usize, column: usize| {
             let (at, grid) = (row * batch.columns + column, &batch.grid);
-            if grid.visible[at] { grid.ids[at].to_string() } else { ".".into() }
+            if grid.attention_mask[at] { grid.ids[at].to_string() } else { ".".into() }
         };
         (0..batch.rows)
             .map(|row| {

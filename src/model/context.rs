@@ -14,7 +14,7 @@ pub(super) struct BlockContext<'a> {
     /// The positions of the new columns.
     pub positions: &'a Positions,
     /// Which of all the columns, earlier and new, hold tokens.
-    pub visible: &'a TokenMask,
+    pub attention_mask: &'a TokenMask,
     /// The tokens whose result is read, in the last block if they are few.
     pub reads: Option<&'a LastReads>,
 }
@@ -23,9 +23,9 @@ impl BlockContext<'_> {
     /// The residual stream `x: [batch, new, d_model]` and what attention makes of the new columns' queries, keys and
     /// values, `[batch, new, q · dim]`, both at the tokens that are read.
     pub(super) fn attention(&self, x: Tensor<3>, qkv: Tensor<3>) -> [Tensor<3>; 2] {
-        let Self { config, past, visible, reads, .. } = self;
+        let Self { config, past, attention_mask, reads, .. } = self;
         let p = if x.is_autodiff() { config.dropout.attention } else { 0.0 };
-        let attn_out = kernels::attention(qkv, past, config.heads, visible, p);
+        let attn_out = kernels::attention(qkv, past, config.heads, attention_mask, p);
         match reads {
             Some(reads) => [x, attn_out].map(|x| reads.pick(x)),
             None => [x, attn_out],

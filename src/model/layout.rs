@@ -166,7 +166,7 @@ pub struct PassLayout {
     /// Their position ids, each below `n_positions`.
     pub position_ids: TokenInts,
     /// Which of all the columns, cached and new, hold tokens.
-    pub visible: TokenMask,
+    pub attention_mask: TokenMask,
     /// The tokens whose last hidden state is read, if they are few: of the others the last block computes
     /// keys and values only.
     pub reads: Option<LastReads>,
@@ -178,22 +178,22 @@ pub struct LastReads {
     /// Their layout once picked.
     pub tokens: TokenLayout,
     /// Which columns hold tokens, and from which column of each row on attention's result is read.
-    pub visible: TokenMask,
+    pub attention_mask: TokenMask,
     /// Where they lie among the pass's tokens.
     indices: Vec<i32>,
 }
 
 impl PassLayout {
     /// The layout of new columns whose every last hidden state is read.
-    pub fn new(tokens: TokenLayout, position_ids: TokenInts, visible: TokenMask) -> Self {
-        Self { tokens, position_ids, visible, reads: None }
+    pub fn new(tokens: TokenLayout, position_ids: TokenInts, attention_mask: TokenMask) -> Self {
+        Self { tokens, position_ids, attention_mask, reads: None }
     }
 
     /// The layout of whole rows of new columns after `visible.columns() - columns` cached ones, with
     /// `position_ids: [rows, columns]`.
-    pub fn whole(position_ids: TokenInts, visible: TokenMask) -> Self {
+    pub fn whole(position_ids: TokenInts, attention_mask: TokenMask) -> Self {
         let [rows, columns] = position_ids.shape;
-        Self::new(TokenLayout::padded(rows, columns), position_ids, visible)
+        Self::new(TokenLayout::padded(rows, columns), position_ids, attention_mask)
     }
 
     /// The same where last hidden states are read at `tokens` only, given row after row.
@@ -203,14 +203,14 @@ impl PassLayout {
             return self;
         }
         let TokenLayout { rows, columns, .. } = self.tokens;
-        let before = self.visible.columns() - columns;
-        let mut from = vec![self.visible.columns(); rows];
+        let before = self.attention_mask.columns() - columns;
+        let mut from = vec![self.attention_mask.columns(); rows];
         for &(row, column) in tokens {
             from[row] = from[row].min(before + column);
         }
         let reads = LastReads {
             tokens: TokenLayout::unpadded(rows, columns, tokens),
-            visible: self.visible.clone().queries_from(from),
+            attention_mask: self.attention_mask.clone().queries_from(from),
             indices: self.tokens.indices(tokens),
         };
         Self { reads: Some(reads), ..self }

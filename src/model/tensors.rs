@@ -288,7 +288,7 @@ pub fn write_tensors(path: &Path, named: &NamedTensors) -> Result<()> {
         (name.clone(), info)
     });
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let unwritable = |e: String| Error::Training(format!("cannot write {}: {e}", path.display()));
+    let unwritable = |e: String| Error::Internal(format!("cannot write {}: {e}", path.display()));
     let metadata = Metadata::new(Some(format), infos.collect());
     let metadata = metadata.map_err(|e| unwritable(e.to_string()))?;
     let mut header = serde_json::to_vec(&metadata).map_err(|e| unwritable(e.to_string()))?;

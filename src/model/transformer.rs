@@ -123,8 +123,8 @@ impl Transformer {
         }
     }
 
-    /// One block over new columns `x: [batch, new, d_model]`, given the packed rows of earlier ones
-    /// at this layer: the residual stream after it, and the new columns' packed rows. The last block's
+    /// One block over new columns `x: [batch, new, d_model]`, given the fused rows (queries, keys, values) of earlier ones
+    /// at this layer: the residual stream after it, and the new columns' fused rows. The last block's
     /// stream is that of the cells that are read.
     pub fn block(
         &self,
@@ -138,8 +138,8 @@ impl Transformer {
         self.start_dropout(seed, layer + 1);
         let config = &self.config;
         let reads = layout.reads.as_ref().filter(|_| layer + 1 == config.n_layer);
-        let visible = reads.map_or(&layout.visible, |reads| &reads.visible);
-        let context = BlockContext { config, past, positions, visible, reads };
+        let attention_mask = reads.map_or(&layout.attention_mask, |reads| &reads.attention_mask);
+        let context = BlockContext { config, past, positions, attention_mask, reads };
         match &self.body {
             Body::Gpt2(body) => body.transformer.h[layer].forward(x, &context),
             Body::Llama(body) => body.model.layers[layer].forward(x, &context),

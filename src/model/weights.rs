@@ -85,7 +85,7 @@ impl Transformer {
         }
         let path = folder.join("config.json");
         let text = serde_json::to_string_pretty(&self.config.to_json())
-            .map_err(|e| Error::Training(e.to_string()))?;
+            .map_err(|e| Error::Internal(format!("cannot write JSON: {e}")))?;
         std::fs::write(&path, text + "\n").map_err(Error::io("write", &path))?;
         write_tensors(&folder.join(WEIGHTS_FILE), &parameters::named(self))
     }

@@ -73,7 +73,7 @@ impl SeqVcr {
     /// The loss of a batch whose trace holds the hidden states of all tokens; `projection: [projected,
     /// d_model]`. `None` if no time step has two rows.
     pub fn loss(&self, batch: &Batch, trace: &Trace, projection: &Tensor<2>) -> Option<Terms> {
-        let seen = batch.visible(batch.columns);
+        let seen = batch.attention_mask(batch.columns);
         let counts = |columns: std::ops::Range<usize>| -> Vec<Vec<bool>> {
             (0..batch.rows).map(|row| seen.row(row)[columns.clone()].to_vec()).collect()
         };
@@ -91,7 +91,7 @@ impl SeqVcr {
             Layers::All => batch.passes.last()?.columns.clone(),
             Layers::Last => 0..batch.columns,
         };
-        let visible = counts(columns);
+        let attention_mask = counts(columns);
         let sum = |a: Terms, b: Terms| Terms {
             variance: a.variance + b.variance,
             covariance: a.covariance + b.covariance,
@@ -100,16 +100,16 @@ impl SeqVcr {
             let [rows, seq, d] = x.dims();
             let x = x.reshape([rows * seq, d]).matmul(projection.clone().transpose());
             let [_, width] = x.dims();
-            self.terms(x.reshape([rows, seq, width]), &visible)
+            self.terms(x.reshape([rows, seq, width]), &attention_mask)
         };
         states.into_iter().map(of).reduce(|a, b| Some(sum(a?, b?)))?
     }
 
     /// The loss of projected states `x: [batch, time, width]`; `visible[row][step]` says which cells hold
     /// tokens. `None` if no time step has two of them.
-    pub fn terms(&self, x: Tensor<3>, visible: &[Vec<bool>]) -> Option<Terms> {
+    pub fn terms(&self, x: Tensor<3>, attention_mask: &[Vec<bool>]) -> Option<Terms> {
         let [rows, seq, width] = x.dims();
-        let count = |step: usize| visible.iter().filter(|row| row[step]).count();
+        let count = |step: usize| attention_mask.iter().filter(|row| row[step]).count();
         let steps: Vec<usize> = (0..seq).filter(|&step| count(step) >= 2).collect();
         if steps.is_empty() {
             return None;
@@ -124,7 +124,7 @@ impl SeqVcr {
             constant_like(Tensor::<3>::from_data(TensorData::new(values, shape), &device), &like)
         };
         let mask: Vec<f32> = (steps.iter())
-            .flat_map(|&step| visible.iter().map(move |row| f32::from(u8::from(row[step]))))
+            .flat_map(|&step| attention_mask.iter().map(move |row| f32::from(u8::from(row[step]))))
             .collect();
         let mask = constant(mask, [time, rows, 1]);
         let each = |f: &dyn Fn(f32) -> f32| {

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::{ObjectiveParameters, SeqVcr, cross_entropy, seq_vcr};
 use crate::{
-    data::{Curriculum, Encoded, Markers, SampleKey, Sequence, Stage},
+    data::{Curriculum, Encoded, SampleKey, Sequence, SpecialTokens, Stage},
     latent::{LatentModel, ReadSet, Trace, batch::Batch},
 };
 
@@ -93,7 +93,7 @@ impl Objective {
         curriculum: &Curriculum,
         example: &Encoded,
         stage: Stage,
-        markers: Markers,
+        markers: SpecialTokens,
         key: SampleKey,
     ) -> Vec<Sequence> {
         vec![curriculum.train_sequence(example, stage, markers, key)]

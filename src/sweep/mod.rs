@@ -28,7 +28,7 @@ pub use summary::{Comparison, Group, Summary, Variant, Verdict};
 /// Which row of a run is compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Compared {
+pub enum ComparedRow {
     /// The last evaluation: the last epoch's.
     #[default]
     Last,
@@ -37,7 +37,7 @@ pub enum Compared {
     Best,
 }
 
-impl FromStr for Compared {
+impl FromStr for ComparedRow {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
@@ -52,7 +52,7 @@ impl FromStr for Compared {
 /// What the variants are compared with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Against {
+pub enum Reference {
     /// The most accurate one; as which that is was not known before, every pair counts as a comparison.
     #[default]
     Best,
@@ -62,7 +62,7 @@ pub enum Against {
     Label(String),
 }
 
-impl From<&str> for Against {
+impl From<&str> for Reference {
     fn from(text: &str) -> Self {
         match text {
             "best" => Self::Best,

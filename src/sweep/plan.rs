@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{Against, Axis, Choice, Compared, Run};
+use super::{Axis, Choice, ComparedRow, Reference, Run};
 use crate::{
     Error, Result,
     config::{RunConfig, SWEEP, read_keys},
@@ -21,9 +21,9 @@ pub struct Request {
     /// Seeds of every cell.
     pub seeds: Option<Vec<u64>>,
     /// Which row of a run is compared.
-    pub compare: Option<Compared>,
+    pub compare: Option<ComparedRow>,
     /// What the cells are compared with.
-    pub against: Option<Against>,
+    pub against: Option<Reference>,
 }
 
 /// A sweep: every cell of the grid, its runs, and how they are to be compared.
@@ -36,9 +36,9 @@ pub struct Plan {
     /// In the order of the axes, the last one fastest.
     pub cells: Vec<Cell>,
     /// Which row of a run is compared.
-    pub compare: Compared,
+    pub compare: ComparedRow,
     /// What the cells are compared with.
-    pub against: Against,
+    pub against: Reference,
     /// What a reader should know, a sentence each.
     pub notes: Vec<String>,
 }
@@ -140,7 +140,7 @@ impl Plan {
             let runs = seeds.iter().map(run).collect();
             plan.cells.push(Cell { labels, runs });
         }
-        if let Against::Label(label) = &plan.against
+        if let Reference::Label(label) = &plan.against
             && !plan.cells.iter().any(|cell| cell.is_called(label))
         {
             let labels: Vec<String> = plan.cells.iter().map(Cell::label).collect();
@@ -173,8 +173,8 @@ impl Cell {
 struct Section {
     over: Vec<Axis>,
     seeds: Option<Vec<u64>>,
-    compare: Option<Compared>,
-    against: Option<Against>,
+    compare: Option<ComparedRow>,
+    against: Option<Reference>,
 }
 
 impl Section {
@@ -205,12 +205,12 @@ impl Section {
                     Ok(seeds) => found.seeds = Some(seeds),
                     Err(_) => return error("seeds: is not a list of whole numbers".into()),
                 },
-                ("compare", Value::String(text)) if text.parse::<Compared>().is_ok() => {
+                ("compare", Value::String(text)) if text.parse::<ComparedRow>().is_ok() => {
                     found.compare = text.parse().ok();
                 }
                 ("compare", _) => return error(format!("compare: is {value}; it is last or best")),
                 ("against", Value::String(text)) => {
-                    found.against = Some(Against::from(text.as_str()));
+                    found.against = Some(Reference::from(text.as_str()));
                 }
                 ("against", _) => {
                     return error(format!("against: is {value}; it is best, first or a label"));

@@ -71,7 +71,7 @@ impl<'a> Panel<'a> {
         let low = (all().fold(100.0, f64::min) / 10.0).floor() * 10.0;
         let high = (all().fold(0.0, f64::max) / 10.0).ceil() * 10.0;
         let (low, high) = (low.max(0.0), high.min(100.0).max(low + 10.0));
-        // Markers at the ends stay whole.
+        // SpecialTokens at the ends stay whole.
         let room = 0.02 * (high - low);
         let n = self.rows.len() as f64;
         let mut chart = ChartBuilder::on(&area)
@@ -127,15 +127,15 @@ impl<'a> Panel<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sweep::{Against, Compared};
+    use crate::sweep::{ComparedRow, Reference};
 
     #[test]
     fn nothing_measured_is_nothing_drawn() {
         let group = Group { title: String::new(), variants: Vec::new(), n_comparisons: 0 };
         let summary = Summary {
             name: "s".into(),
-            compare: Compared::Last,
-            against: Against::Best,
+            compare: ComparedRow::Last,
+            against: Reference::Best,
             groups: vec![group],
             failures: Vec::new(),
             unpaired: Vec::new(),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::Serialize;
 
-use super::{Against, Cell, Compared, Plan, Run};
+use super::{Cell, ComparedRow, Plan, Reference, Run};
 use crate::{
     Result,
     run::{Results, Row, Sample, file::read_lines},
@@ -20,9 +20,9 @@ pub struct Summary {
     /// The sweep's name.
     pub name: String,
     /// Which row of each run stands here.
-    pub compare: Compared,
+    pub compare: ComparedRow,
     /// What the variants are compared with.
-    pub against: Against,
+    pub against: Reference,
     /// Variants that answer the same questions stand together.
     pub groups: Vec<Group>,
     /// Runs that failed and are missing, a line each.
@@ -188,7 +188,7 @@ fn shared_axes(cells: &[&Cell]) -> Vec<usize> {
 }
 
 impl Variant {
-    fn read(cell: &Cell, label: String, compare: Compared) -> Result<Self> {
+    fn read(cell: &Cell, label: String, compare: ComparedRow) -> Result<Self> {
         let mut found = Vec::new();
         let (mut answers, mut unpaired) = (BTreeMap::new(), Vec::new());
         for run in &cell.runs {
@@ -241,12 +241,12 @@ impl Variant {
 
 impl Run {
     /// The row to compare and the run's peak memory, if the run is done.
-    fn compared_row(&self, compare: Compared) -> Result<Option<(Row, Option<f64>)>> {
+    fn compared_row(&self, compare: ComparedRow) -> Result<Option<(Row, Option<f64>)>> {
         let Some(results) = self.results()? else { return Ok(None) };
         let Some(last) = self.last_row(&results) else { return Ok(None) };
         let row = match compare {
-            Compared::Last => last,
-            Compared::Best => best(&results, last),
+            ComparedRow::Last => last,
+            ComparedRow::Best => best(&results, last),
         };
         let peak = results.rows.iter().filter_map(|row| row.resident_mb).reduce(f64::max);
         Ok(Some((row.clone(), peak)))
@@ -279,20 +279,22 @@ fn read_answers(path: &Path, row: &Row) -> Result<Answers> {
 // --- comparisons --------------------------------------------------------------------------------
 
 /// Fills in each variant's comparison; the number of comparisons corrected for.
-fn compare(variants: &mut [Variant], cells: &[&Cell], against: &Against) -> usize {
+fn compare(variants: &mut [Variant], cells: &[&Cell], against: &Reference) -> usize {
     let measured: Vec<usize> =
         (0..variants.len()).filter(|&i| variants[i].accuracy.is_some()).collect();
     let mean = |i: &usize| variants[*i].accuracy.as_ref().map_or(0.0, |a| a.mean);
     let reference = match against {
         // The first of equals, as in the table.
-        Against::Best => measured.iter().rev().max_by(|a, b| mean(a).total_cmp(&mean(b))).copied(),
-        Against::First => Some(0),
-        Against::Label(label) => cells.iter().position(|cell| cell.is_called(label)),
+        Reference::Best => {
+            measured.iter().rev().max_by(|a, b| mean(a).total_cmp(&mean(b))).copied()
+        }
+        Reference::First => Some(0),
+        Reference::Label(label) => cells.iter().position(|cell| cell.is_called(label)),
     };
     let Some(reference) = reference.filter(|i| measured.contains(i)) else { return 0 };
     // Which one is best was not known before: each pair might have been looked at.
     let pairs: Vec<(usize, usize)> = match against {
-        Against::Best => measured
+        Reference::Best => measured
             .iter()
             .flat_map(|&a| measured.iter().map(move |&b| (a, b)))
             .filter(|(a, b)| a < b)

@@ -2,7 +2,7 @@
 
 use comfy_table::Cell;
 
-use super::{Compared, Comparison, Group, Summary, Variant, Verdict, summary::LEVEL};
+use super::{ComparedRow, Comparison, Group, Summary, Variant, Verdict, summary::LEVEL};
 use crate::{
     report::{
         stage_name,
@@ -164,8 +164,8 @@ fn quoted(cell: &str) -> String {
 
 fn about(summary: &Summary) -> String {
     let row = match summary.compare {
-        Compared::Last => "Each run's last evaluation.",
-        Compared::Best => {
+        ComparedRow::Last => "Each run's last evaluation.",
+        ComparedRow::Best => {
             "Each run's evaluation of highest accuracy, chosen by the test questions themselves: every row is flattered."
         }
     };
@@ -181,7 +181,7 @@ const LEGEND: [&str; 3] = [
 fn compared_head(group: &Group) -> Option<String> {
     let comparison = group.variants.iter().find_map(|variant| variant.comparison.as_ref())?;
     let n = group.n_comparisons;
-    Some(format!("Compared with {} (p corrected for {n} comparisons):", comparison.with))
+    Some(format!("ComparedRow with {} (p corrected for {n} comparisons):", comparison.with))
 }
 
 fn results(group: &Group) -> Vec<Vec<String>> {

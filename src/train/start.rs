@@ -1,16 +1,17 @@
 //! Where a run begins, and the model that it starts from.
 
-use std::path::PathBuf;
-
-use burn::tensor::Device;
+use std::path::{Path, PathBuf};
 
 use super::Data;
 use crate::{
     Error, Result, checkpoint,
-    config::RunConfig,
-    data::Markers,
+    config::{
+        Resolved,
+        resolved::{ModelSource, RandomModel},
+    },
+    data::SpecialTokens,
     latent::{LatentModel, LatentSizes},
-    model::{ModelConfig, Transformer},
+    model::{Lora, ModelConfig, Transformer},
     objective::Learner,
     run::RunFolder,
 };
@@ -61,7 +62,7 @@ impl Beginning {
     }
 
     /// The checkpoint to go on from.
-    pub fn checkpoint(&self) -> Option<&std::path::Path> {
+    pub fn checkpoint(&self) -> Option<&Path> {
         match self {
             Self::Fresh => None,
             Self::Resumed(checkpoint) => Some(checkpoint),
@@ -69,52 +70,57 @@ impl Beginning {
     }
 }
 
-/// The model that a recipe starts from, a folder's or random weights for the data's vocabulary, with
-/// fresh parameters of thoughts and of the objective.
-pub fn initial_model(config: &RunConfig, data: &Data, device: &Device) -> Result<Learner> {
-    let wrong = |key: &str, problem| Error::Config {
-        origin: config.name.clone(),
-        key: key.into(),
-        problem,
-    };
-    let transformer = match config.model_folder()? {
-        None => Transformer::random(model_config(config, data), config.seed, device),
-        Some(folder) => {
-            checkpoint::refuse_adapters(&folder)?;
-            let model = Transformer::load(&folder, device)?;
-            checkpoint::check_vocabulary(&data.tokenizer, &model, &folder)?;
-            data.check_context(config, model.config.n_positions)?;
-            let (markers, source) =
-                (data.tokenizer.added_markers(), data.tokenizer.marker_source());
-            let model = model.init_token_rows(&markers, source);
-            let Markers { start_latent, end_latent, latent, .. } = data.tokenizer.markers();
-            match config.lora(model.config.family)? {
-                Some(lora) => model
-                    .with_lora(lora, &[start_latent, end_latent, latent], config.seed)
-                    .map_err(|(key, problem)| wrong(key, problem))?
-                    .store_frozen_as(config.frozen_dtype),
-                None => model,
-            }
+/// The model that a run starts from, a folder's or random weights for the data's vocabulary, with fresh
+/// parameters of thoughts and of the objective; or the one that it goes on with.
+pub fn initial_model(run: &Resolved, data: &Data) -> Result<Learner> {
+    let transformer = match &run.model {
+        ModelSource::Checkpoint(path) => {
+            let model = checkpoint::load_transformer(path, run.frozen, &run.device)?;
+            data.check_context(run, model.config.n_positions)?;
+            return Learner::load(model, run.latent.clone(), path);
         }
+        ModelSource::Random(shape) => {
+            Transformer::random(model_config(shape, run, data), run.seed, &run.device)
+        }
+        ModelSource::Folder { path, lora } => pretrained(path, lora.as_ref(), run, data)?,
     };
-    let sizes =
-        LatentSizes { latents: config.c_thought * config.max_latent_stage, seed: config.seed };
-    let model = LatentModel::new(transformer, config.thinking(), sizes)
-        .map_err(|(key, problem)| wrong(key, problem))?;
+    let sizes = LatentSizes { latents: run.curriculum.most_latents(), seed: run.seed };
+    let model = LatentModel::new(transformer, run.latent.clone(), sizes)
+        .map_err(|(key, problem)| run.recipe.error(key, problem))?;
     let d_model = model.transformer.config.d_model;
-    let objective = config.objective().parameters(d_model, config.seed, &model.device());
+    let objective = run.objective.parameters(d_model, run.seed, &model.device());
     Ok(Learner { model, objective })
 }
 
+/// The model of a folder, with rows for the data's markers, and with adapters if they are to be trained.
+fn pretrained(
+    path: &Path,
+    lora: Option<&Lora>,
+    run: &Resolved,
+    data: &Data,
+) -> Result<Transformer> {
+    let model = Transformer::load(path, &run.device)?;
+    checkpoint::check_vocabulary(&data.tokenizer, &model, path)?;
+    data.check_context(run, model.config.n_positions)?;
+    let (added, source) = (data.tokenizer.added_markers(), data.tokenizer.marker_source());
+    let model = model.init_token_rows(&added, source);
+    let Some(lora) = lora else { return Ok(model) };
+    let SpecialTokens { start_latent, end_latent, latent, .. } = data.tokenizer.special_tokens();
+    let adapted = model
+        .with_lora(lora.clone(), &[start_latent, end_latent, latent], run.seed)
+        .map_err(|(key, problem)| run.recipe.error(key, problem))?;
+    Ok(adapted.store_frozen_as(run.frozen))
+}
+
 /// The shape of a model from random weights.
-pub fn model_config(config: &RunConfig, data: &Data) -> ModelConfig {
-    let context = config.n_positions.unwrap_or_else(|| data.longest(config));
+pub fn model_config(shape: &RandomModel, run: &Resolved, data: &Data) -> ModelConfig {
+    let context = shape.n_positions.unwrap_or_else(|| data.longest(run));
     let vocabulary = data.tokenizer.vocab_size();
     let mut model =
-        ModelConfig::gpt2(vocabulary, context, config.n_embd, config.n_layer, config.n_head)
-            .with_dropout(config.dropout);
-    model.initializer_range = config.initializer_range;
-    let markers = data.tokenizer.markers();
+        ModelConfig::gpt2(vocabulary, context, shape.n_embd, shape.n_layer, shape.n_head)
+            .with_dropout(shape.dropout);
+    model.initializer_range = shape.initializer_range;
+    let markers = data.tokenizer.special_tokens();
     for (key, id) in [
         ("bos_token_id", markers.eos),
         ("eos_token_id", markers.eos),

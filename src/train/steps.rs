@@ -7,8 +7,8 @@ use rand::seq::SliceRandom;
 use super::{Data, Group};
 use crate::{
     Error, Result,
-    config::RunConfig,
-    data::{Curriculum, Encoded, Markers, SampleKey, Sequence, Stage},
+    config::{Resolved, resolved::BatchSettings},
+    data::{Curriculum, Encoded, SampleKey, Sequence, SpecialTokens, Stage},
     latent::{
         PassPlan,
         batch::{Batch, Row},
@@ -66,13 +66,12 @@ pub struct EpochSteps<'a> {
     encoded: &'a [Encoded],
     objective: &'a Objective,
     curriculum: &'a Curriculum,
-    markers: Markers,
+    markers: SpecialTokens,
     plan: PassPlan,
     stage: Stage,
     seed: u64,
     epoch: u64,
-    batch_size: usize,
-    accumulation: usize,
+    batches: BatchSettings,
     group: Group,
     order: Vec<usize>,
 }
@@ -81,35 +80,27 @@ impl<'a> EpochSteps<'a> {
     /// What the process `group.rank()` does of the steps of `epoch` (from 0) at `stage`.
     pub fn new(
         data: &'a Data,
-        objective: &'a Objective,
-        curriculum: &'a Curriculum,
-        config: &RunConfig,
+        run: &'a Resolved,
         stage: Stage,
         epoch: usize,
         group: Group,
     ) -> Self {
         let mut order: Vec<usize> = (0..data.train.encoded.len()).collect();
-        order.shuffle(&mut rng::stream(config.seed, &[rng::ORDER, epoch as u64]));
-        let markers = data.tokenizer.markers();
+        order.shuffle(&mut rng::stream(run.seed, &[rng::ORDER, epoch as u64]));
+        let markers = data.tokenizer.special_tokens();
         Self {
             encoded: &data.train.encoded,
-            objective,
-            curriculum,
+            objective: &run.objective,
+            curriculum: &run.curriculum,
             markers,
-            plan: config.thinking().plan(curriculum.feeds_back().then_some(markers.latent)),
+            plan: run.latent.plan(run.curriculum.feeds_back().then_some(markers.latent)),
             stage,
-            seed: config.seed,
+            seed: run.seed,
             epoch: epoch as u64,
-            batch_size: config.batch_size_training,
-            accumulation: config.gradient_accumulation_steps,
+            batches: run.batches,
             group,
             order,
         }
-    }
-
-    /// Number of optimizer steps of an epoch over `examples` examples.
-    pub fn count(examples: usize, config: &RunConfig) -> usize {
-        examples.div_ceil(config.batch_size_training).div_ceil(config.gradient_accumulation_steps)
     }
 
     /// Hands the steps after the first `skip` to `work`, made by another thread a few ahead. A sequence
@@ -137,16 +128,17 @@ impl<'a> EpochSteps<'a> {
     /// A sequence that cannot be laid out, by its example.
     pub fn for_each(&self, skip: usize, mut each: impl FnMut(StepBatches) -> bool) -> Result<()> {
         const STEPS_A_POOL: usize = 16;
-        let pool_size = self.batch_size * self.accumulation * STEPS_A_POOL;
+        let BatchSettings { size, accumulation } = self.batches;
+        let pool_size = size * accumulation * STEPS_A_POOL;
         let mut number = 0;
         for (pool, examples) in self.order.chunks(pool_size).enumerate() {
-            let steps_here = examples.len().div_ceil(self.batch_size * self.accumulation);
+            let steps_here = examples.len().div_ceil(size * accumulation);
             if number + steps_here <= skip {
                 number += steps_here;
                 continue;
             }
             let batches = self.pool(pool as u64, examples);
-            for batches in batches.chunks(self.accumulation) {
+            for batches in batches.chunks(accumulation) {
                 if number >= skip && !each(self.step(batches)?) {
                     return Ok(());
                 }
@@ -170,9 +162,9 @@ impl<'a> EpochSteps<'a> {
             let latents = rows.iter().map(|row| row.n_latents).max();
             (latents, rows.iter().map(|row| row.ids.len()).max(), *example)
         });
-        let mut batches = Vec::with_capacity(pooled.len().div_ceil(self.batch_size));
+        let mut batches = Vec::with_capacity(pooled.len().div_ceil(self.batches.size));
         while !pooled.is_empty() {
-            let rest = pooled.split_off(self.batch_size.min(pooled.len()));
+            let rest = pooled.split_off(self.batches.size.min(pooled.len()));
             batches.push(std::mem::replace(&mut pooled, rest));
         }
         batches.shuffle(&mut rng::stream(self.seed, &[rng::ORDER, self.epoch, pool]));
@@ -204,7 +196,10 @@ mod tests {
     use std::{collections::BTreeMap, path::Path};
 
     use super::*;
-    use crate::data::{Dataset, Example, Format, Tokenizer, encode_texts, tokenizer::Units};
+    use crate::{
+        config::RunConfig,
+        data::{Dataset, Example, Format, Tokenizer, encode_texts, tokenizer::Units},
+    };
 
     /// 21 examples of one to three steps.
     fn data() -> Data {
@@ -220,20 +215,17 @@ mod tests {
         Data { tokenizer, format: Format::Text, train, val, warnings: Vec::new() }
     }
 
+    fn run(batch_size_training: usize, gradient_accumulation_steps: usize) -> Resolved {
+        let recipe =
+            RunConfig { batch_size_training, gradient_accumulation_steps, ..RunConfig::default() };
+        Resolved::new(&recipe, None).unwrap()
+    }
+
     #[test]
     fn several_processes_share_what_one_does_alone() {
-        let (data, config) = (
-            data(),
-            RunConfig {
-                batch_size_training: 2,
-                gradient_accumulation_steps: 3,
-                ..RunConfig::default()
-            },
-        );
-        let (objective, curriculum) = (config.objective(), config.curriculum());
+        let (data, run) = (data(), run(2, 3));
         let steps_of = |group: Group| {
-            let steps =
-                EpochSteps::new(&data, &objective, &curriculum, &config, Stage(2), 1, group);
+            let steps = EpochSteps::new(&data, &run, Stage(2), 1, group);
             let mut found = Vec::new();
             steps
                 .for_each(0, |step| {
@@ -247,7 +239,7 @@ mod tests {
             step.batches.iter().map(|micro| (micro.number, micro.examples.clone())).collect()
         };
         let alone = steps_of(Group::alone());
-        assert_eq!(alone.len(), EpochSteps::count(21, &config));
+        assert_eq!(alone.len(), run.batches.steps(21));
         let shares: Vec<_> = (0..2).map(|rank| steps_of(Group::of(rank, 2))).collect();
         for (number, step) in alone.iter().enumerate() {
             let (first, second) = (&shares[0][number], &shares[1][number]);
@@ -267,10 +259,8 @@ mod tests {
 
     #[test]
     fn steps_made_ahead_are_the_same_and_end_with_who_takes_them() {
-        let (data, config) = (data(), RunConfig { batch_size_training: 1, ..RunConfig::default() });
-        let (objective, curriculum) = (config.objective(), config.curriculum());
-        let (stage, group) = (Stage(1), Group::alone());
-        let steps = EpochSteps::new(&data, &objective, &curriculum, &config, stage, 0, group);
+        let (data, run) = (data(), run(1, 1));
+        let steps = EpochSteps::new(&data, &run, Stage(1), 0, Group::alone());
         let mut all = Vec::new();
         steps
             .for_each(0, |step| {

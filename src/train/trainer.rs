@@ -8,19 +8,19 @@ use std::{
 use burn::module::Module;
 
 use super::{
-    Beginning, Data, EpochSteps, Event, Group, StepOptions, StepReport, initial_model,
-    step::NotFinite, step::step,
+    Data, EpochSteps, Event, Group, StepOptions, StepReport, initial_model, step::NotFinite,
+    step::step,
 };
 use crate::{
     Error, Result,
     checkpoint::{self, LatentInfo, TrainerState},
-    config::{EvalAt, RunConfig},
-    data::{Curriculum, Schedule, Stage},
+    config::{EvalAt, Resolved, RunConfig, resolved::ModelSource},
+    data::{Curriculum, Stage},
     device,
     eval::{Evaluator, Sampling},
     memory,
-    objective::{Learner, Objective},
-    optim::{AdamW, LrSchedule},
+    objective::Learner,
+    optim::AdamW,
     rng,
     run::{
         MetricsLog, Record, Results, Row, RunFolder, StepMetrics, append_samples,
@@ -30,12 +30,9 @@ use crate::{
 
 /// One run of one method.
 pub struct Trainer<'a> {
-    config: &'a RunConfig,
+    run: &'a Resolved,
     data: &'a Data,
-    curriculum: Curriculum,
-    schedule: Schedule,
     folder: RunFolder,
-    objective: Objective,
     /// With autodiff.
     learner: Learner,
     optimizer: AdamW,
@@ -48,60 +45,34 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// Settings other than those it began with, and everything that reading the model can report.
-    pub fn new(
-        config: &'a RunConfig,
-        data: &'a Data,
-        folder: RunFolder,
-        beginning: &Beginning,
-    ) -> Result<Self> {
-        let device = device::named(&config.device)?;
-        let saved = folder.config();
-        if *beginning != Beginning::Fresh && saved.exists() {
-            let differences = RunConfig::load(&saved, &[])?.differences(config);
-            if !differences.is_empty() {
-                return Err(Error::Usage(format!(
-                    "{} was begun with other settings of `{}`. Resume with the recipe it began with, or start another run with `-s name=…`.",
-                    folder.path().display(),
-                    differences.join("`, `")
-                )));
+    pub fn new(run: &'a Resolved, data: &'a Data, folder: RunFolder) -> Result<Self> {
+        let mut optimizer = optimizer(run);
+        let resumed = match &run.model {
+            ModelSource::Checkpoint(path) => {
+                refuse_other_settings(run, &folder)?;
+                Some(checkpoint::restore(path, &mut optimizer, &run.device)?)
             }
-        }
-        let mut optimizer = AdamW::new(config.betas, config.weight_decay);
-        let (mut learner, state) = match beginning.checkpoint() {
-            Some(path) => {
-                let model = checkpoint::load_transformer(path, config.frozen_dtype, &device)?;
-                data.check_context(config, model.config.n_positions)?;
-                let learner = Learner::load(model, config.thinking(), path)?;
-                (learner, checkpoint::restore(path, &mut optimizer, &device)?)
-            }
-            None => {
-                let state = TrainerState { epoch: config.resume, ..TrainerState::default() };
-                (initial_model(config, data, &device)?, state)
-            }
+            ModelSource::Random(_) | ModelSource::Folder { .. } => None,
         };
-        learner.model.transformer.config.precision = checkpoint::precision(config.bf16);
-        folder.write_config(&config.to_yaml()?)?;
+        let mut learner = initial_model(run, data)?;
+        learner.model.transformer.config.precision = run.precision;
+        folder.write_config(&run.recipe.to_yaml()?)?;
         let checkpoints = folder.checkpoints();
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("create", &checkpoints))?;
         // Killed before its last pruning, a run has one too many.
-        checkpoint::prune(&checkpoints, config.keep_checkpoints)?;
-        let metrics = match beginning {
-            Beginning::Resumed(_) => MetricsLog::resume(folder.path(), state.step as u64)?,
-            Beginning::Fresh => MetricsLog::create(folder.path())?,
+        checkpoint::prune(&checkpoints, run.saving.keep)?;
+        let (state, metrics) = match resumed {
+            Some(state) => {
+                let metrics = MetricsLog::resume(folder.path(), state.step as u64)?;
+                (state, metrics)
+            }
+            None => {
+                let state = TrainerState { epoch: run.epochs.start, ..TrainerState::default() };
+                (state, MetricsLog::create(folder.path())?)
+            }
         };
         forget_samples(&folder.samples(), state.epoch)?;
-        Ok(Self {
-            config,
-            data,
-            curriculum: config.curriculum(),
-            schedule: config.schedule(),
-            folder,
-            objective: config.objective(),
-            learner: learner.train(),
-            optimizer,
-            state,
-            metrics,
-        })
+        Ok(Self { run, data, folder, learner: learner.train(), optimizer, state, metrics })
     }
 
     /// Trains to the last epoch, evaluating and saving on the way, and tells `watch` of it. Once `stop`
@@ -112,11 +83,10 @@ impl<'a> Trainer<'a> {
     /// [`Error::Interrupted`] after `stop`; [`Error::Training`] if a loss or a gradient is not finite.
     pub fn run(mut self, stop: &AtomicBool, watch: &mut dyn FnMut(Event)) -> Result<Results> {
         self.warn(watch);
-        let steps = EpochSteps::count(self.data.train.encoded.len(), self.config);
-        let epochs = self.config.num_epochs.saturating_sub(self.config.resume);
-        watch(Event::Begun { done: self.state.step, total: steps * epochs });
+        let steps = self.run.batches.steps(self.data.train.encoded.len());
+        watch(Event::Begun { done: self.state.step, total: steps * self.run.epochs.len() });
         self.write_results()?;
-        while self.state.epoch < self.config.num_epochs {
+        while self.state.epoch < self.run.epochs.end {
             let stage = self.enter_epoch(watch);
             self = self.train(stage, steps, stop, watch)?;
             let improved = match self.evaluation_is_due() {
@@ -130,20 +100,20 @@ impl<'a> Trainer<'a> {
 
     fn warn(&self, watch: &mut dyn FnMut(Event)) {
         self.data.warnings.iter().for_each(|warning| watch(Event::Warning(warning)));
-        if let Some(warning) = device::bf16_warning(self.config.bf16) {
+        if let Some(warning) = device::bf16_warning(self.run.recipe.bf16) {
             watch(Event::Warning(warning));
         }
     }
 
     /// The stage of the epoch in progress; a stage that begins with it may begin with a fresh optimizer.
     fn enter_epoch(&mut self, watch: &mut dyn FnMut(Event)) -> Stage {
-        let (method, epoch) = (self.config.method, self.state.epoch);
+        let (method, epoch) = (self.run.curriculum.method, self.state.epoch);
         let steps = self.state.step_in_epoch;
-        let (stage, begins) = self.schedule.enter(epoch, steps, &mut self.state.schedule);
+        let (stage, begins) = self.run.schedule.enter(epoch, steps, &mut self.state.schedule);
         if begins {
             watch(Event::StageBegins { method, stage });
-            if self.config.reset_optimizer {
-                self.optimizer = AdamW::new(self.config.betas, self.config.weight_decay);
+            if self.run.optimizer.reset {
+                self.optimizer = optimizer(self.run);
             }
         }
         watch(Event::Epoch { method, stage, epoch });
@@ -159,20 +129,19 @@ impl<'a> Trainer<'a> {
         watch: &mut dyn FnMut(Event),
     ) -> Result<Self> {
         let (epoch, group) = (self.state.epoch, Group::alone());
-        let (objective, curriculum) = (self.objective.clone(), self.curriculum.clone());
-        let of_epoch =
-            EpochSteps::new(self.data, &objective, &curriculum, self.config, stage, epoch, group);
+        let objective = &self.run.objective;
+        let of_epoch = EpochSteps::new(self.data, self.run, stage, epoch, group);
         of_epoch.ahead(self.state.step_in_epoch, |batches| {
             for batches in batches {
                 let batches = batches?;
                 let (start, options) = (Instant::now(), self.step_options(steps));
                 let report;
                 (self.learner, report) =
-                    step(self.learner, &mut self.optimizer, &batches, &objective, options, group)
+                    step(self.learner, &mut self.optimizer, &batches, objective, options, group)
                         .map_err(|problem| not_finite(&self.folder, self.state.step, &problem))?;
                 self.record(stage, &report, options.lr, start.elapsed(), watch)?;
 
-                let every = self.config.save_steps;
+                let every = self.run.saving.steps;
                 let unfinished = self.state.step_in_epoch < steps;
                 if stop.load(Ordering::Relaxed) {
                     return self.interrupted(stage, watch);
@@ -188,10 +157,10 @@ impl<'a> Trainer<'a> {
 
     /// Whether the epoch that was trained is to be evaluated.
     fn evaluation_is_due(&self) -> bool {
-        match self.config.eval_at {
+        match self.run.evaluation.at {
             EvalAt::Epoch => true,
-            EvalAt::Stage => self.schedule.ends_stage(self.state.epoch),
-            EvalAt::End => self.state.epoch + 1 == self.config.num_epochs,
+            EvalAt::Stage => self.run.schedule.ends_stage(self.state.epoch),
+            EvalAt::End => self.state.epoch + 1 == self.run.epochs.end,
         }
     }
 
@@ -202,14 +171,14 @@ impl<'a> Trainer<'a> {
         improved: bool,
         watch: &mut dyn FnMut(Event),
     ) -> Result<()> {
-        let (method, epoch) = (self.config.method, self.state.epoch);
+        let (method, epoch) = (self.run.curriculum.method, self.state.epoch);
         self.state.epoch += 1;
         (self.state.step_in_epoch, self.state.epoch_loss, self.state.epoch_labels) = (0, 0.0, 0);
-        let last = self.state.epoch == self.config.num_epochs;
-        if improved || !self.config.save_only_improve || last {
+        let last = self.state.epoch == self.run.epochs.end;
+        if improved || !self.run.saving.only_improved || last {
             self.save(stage, &format!("{}-{epoch}", stage.0), watch)?;
         }
-        if self.schedule.ends_stage(epoch) {
+        if self.run.schedule.ends_stage(epoch) {
             watch(Event::StageEnds { method, stage });
         }
         Ok(())
@@ -227,18 +196,13 @@ impl<'a> Trainer<'a> {
 
     /// How the next step of a run is taken whose epochs have `steps` steps.
     fn step_options(&self, steps: usize) -> StepOptions {
-        let schedule = LrSchedule {
-            scheduler: self.config.scheduler,
-            peak: self.config.lr,
-            warmup: self.config.warmup_steps,
-            horizon: steps * self.config.num_epochs,
-        };
+        let settings = &self.run.optimizer;
         StepOptions {
-            lr: schedule.lr(self.state.step),
-            grad_clip: self.config.grad_clip,
-            recompute: self.config.recompute,
-            tracked: Some(self.config.n_detached_recursions).filter(|&k| k > 0),
-            seed: rng::hash(self.config.seed, &[rng::DEVICE, self.state.step as u64]),
+            lr: self.run.lr_schedule(steps).lr(self.state.step),
+            grad_clip: settings.grad_clip,
+            recompute: settings.recompute,
+            tracked: settings.tracked,
+            seed: rng::hash(self.run.seed, &[rng::DEVICE, self.state.step as u64]),
         }
     }
 
@@ -284,9 +248,9 @@ impl<'a> Trainer<'a> {
         let evaluator = Evaluator {
             data: &self.data.val,
             tokenizer: &self.data.tokenizer,
-            curriculum: self.curriculum.clone(),
-            batch_size: self.config.eval_batch_size,
-            max_new_tokens: self.config.max_new_tokens,
+            curriculum: self.run.curriculum.clone(),
+            batch_size: self.run.evaluation.batch_size,
+            max_new_tokens: self.run.evaluation.max_new_tokens,
             sampling: Sampling::Greedy,
             seed: 0,
         };
@@ -305,16 +269,16 @@ impl<'a> Trainer<'a> {
             Err(Error::Interrupted(_)) => return self.interrupted(stage, watch),
             found => found?,
         };
-        let feeds_back = self.curriculum.feeds_back();
-        let reinject = feeds_back.then(|| self.config.replacement_method.to_string());
+        let feeds_back = self.run.curriculum.feeds_back();
+        let reinject = feeds_back.then(|| self.run.latent.feedback.to_string());
         let row = Row {
             train_seconds: Some(self.state.seconds),
             train_loss: Some(self.state.epoch_loss / self.state.epoch_labels.max(1) as f64),
             resident_mb: Some(memory::peak_mb()).filter(|mb| mb.is_finite()),
-            ..Row::of(&found, stage, epoch, self.config.method, reinject)
+            ..Row::of(&found, stage, epoch, self.run.curriculum.method, reinject)
         };
         self.metrics.append(&row.to_record(self.state.step as u64))?;
-        append_samples(&self.folder.samples(), &found, stage, epoch, self.config.method)?;
+        append_samples(&self.folder.samples(), &found, stage, epoch, self.run.curriculum.method)?;
         self.state.rows.push(row);
         self.write_results()?;
         if let Some(row) = self.state.rows.last() {
@@ -330,8 +294,8 @@ impl<'a> Trainer<'a> {
 
     fn results(&self) -> Result<Results> {
         Ok(Results {
-            run: self.config.name.clone(),
-            config: self.config.to_json()?,
+            run: self.run.recipe.name.clone(),
+            config: self.run.recipe.to_json()?,
             rows: self.state.rows.clone(),
         })
     }
@@ -341,17 +305,19 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&mut self, stage: Stage, place: &str, watch: &mut dyn FnMut(Event)) -> Result<()> {
+        let Curriculum { method, c_thought, max_latent_stage, pad_latent_to_max, .. } =
+            self.run.curriculum;
         let latent = LatentInfo {
-            method: self.config.method,
+            method,
             stage,
-            c_thought: self.config.c_thought,
-            max_latent_stage: self.config.max_latent_stage,
-            pad_latent_to_max: self.config.pad_latent_to_max,
-            thinking: self.config.thinking(),
+            c_thought,
+            max_latent_stage,
+            pad_latent_to_max,
+            thinking: self.run.latent.clone(),
             format: self.data.format,
-            prompt: self.config.prompt_style(),
-            frozen: self.config.frozen_dtype,
-            bf16: self.config.bf16,
+            prompt: self.run.data.prompt.clone(),
+            frozen: self.run.frozen,
+            bf16: self.run.recipe.bf16,
         };
         let folder = self.folder.checkpoints();
         let path = folder.join(place);
@@ -363,10 +329,32 @@ impl<'a> Trainer<'a> {
             &self.optimizer,
             &self.state,
         )?;
-        checkpoint::prune(&folder, self.config.keep_checkpoints)?;
+        checkpoint::prune(&folder, self.run.saving.keep)?;
         watch(Event::Saved(&path));
         Ok(())
     }
+}
+
+/// A fresh optimizer.
+fn optimizer(run: &Resolved) -> AdamW {
+    AdamW::new(run.optimizer.betas, run.optimizer.weight_decay)
+}
+
+/// Refuses to go on with a run that was begun with other settings.
+fn refuse_other_settings(run: &Resolved, folder: &RunFolder) -> Result<()> {
+    let saved = folder.config();
+    if !saved.exists() {
+        return Ok(());
+    }
+    let differences = RunConfig::load(&saved, &[])?.differences(&run.recipe);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "{} was begun with other settings of `{}`. Resume with the recipe it began with, or start another run with `-s name=…`.",
+        folder.path().display(),
+        differences.join("`, `")
+    )))
 }
 
 /// The error of a step after `steps` whole ones, with the checkpoint to go back to.

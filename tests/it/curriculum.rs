@@ -6,12 +6,13 @@
 use coconut::checkpoint::TrainerState;
 use coconut::data::encode::{GraphMarks, GraphPieces, Text};
 use coconut::data::{
-    Curriculum, Encoded, Markers, Method, SampleKey, Schedule, ScheduleState, Sequence, Stage,
+    Curriculum, Encoded, Method, SampleKey, Schedule, ScheduleState, Sequence, SpecialTokens, Stage,
 };
 
 const WORDS: [&str; 16] =
     ["^", "~", "$", ".", "Q", "q", "a", "b", "c", "d", "A", "1", "bar", "[Q]", "[R]", "[A]"];
-const MARKERS: Markers = Markers { start_latent: 0, end_latent: 2, latent: 1, eos: 3, pad: 3 };
+const MARKERS: SpecialTokens =
+    SpecialTokens { start_latent: 0, end_latent: 2, latent: 1, eos: 3, pad: 3 };
 const KEY: SampleKey = SampleKey { seed: 7, epoch: 3, index: 11 };
 
 fn ids(words: &str) -> Vec<u32> {

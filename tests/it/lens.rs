@@ -2,7 +2,7 @@
 
 use coconut::{
     Error,
-    config::RunConfig,
+    config::{Resolved, RunConfig, resolved::ModelSource},
     data::{SampleKey, Stage},
     eval::{Evaluator, Sample, Sampling},
     latent::{
@@ -23,9 +23,11 @@ fn each_thought_is_read_where_it_is_fed_back() {
         unreachable!()
     };
     let config = RunConfig::from_keys(Map::clone(&keys), &[], "test").unwrap();
-    let data = Data::prepare(&config, None, None).unwrap();
+    let run = Resolved::new(&config, None).unwrap();
+    let data = Data::prepare(&run).unwrap();
+    let ModelSource::Random(shape) = &run.model else { panic!("not from random weights") };
     let device = coconut::device::named("cpu").unwrap();
-    let model = Transformer::random(model_config(&config, &data), 0, &device);
+    let model = Transformer::random(model_config(shape, &run, &data), 0, &device);
     let model = LatentModel::new(model, config.thinking(), Default::default()).unwrap();
     let evaluator = Evaluator {
         data: &data.val,
@@ -38,7 +40,7 @@ fn each_thought_is_read_where_it_is_fed_back() {
     };
     let stage = Stage(4);
     let found = evaluator.evaluate(&model, stage, |_| Ok(())).unwrap();
-    let markers = data.tokenizer.markers();
+    let markers = data.tokenizer.special_tokens();
     let mut lengths = std::collections::BTreeSet::new();
     for sample in &found.answers.samples {
         let key = SampleKey { seed: 0, epoch: 0, index: sample.index as u64 };

@@ -379,7 +379,7 @@ fn folders_of_other_programs_are_opened_and_markers_without_rows_start_as_in_tra
             model.embeddings().whole().into_data().try_into_vec().unwrap()
         };
         assert_eq!(table(&model.transformer), table(&expected));
-        let markers = tokenizer.markers();
+        let markers = tokenizer.special_tokens();
         let prompt = [3, 4, markers.start_latent, markers.end_latent];
         let options = GenerateOptions {
             latent: None,

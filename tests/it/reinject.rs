@@ -290,7 +290,7 @@ fn the_replications_last_hidden_state_is_zero() {
 fn seq_vcr_equals_pytorch() {
     let (about, tensors) = load("seq_vcr");
     let mask: Vec<Vec<u8>> = serde_json::from_value(about["mask"].clone()).unwrap();
-    let visible: Vec<Vec<bool>> =
+    let attention_mask: Vec<Vec<bool>> =
         mask.iter().map(|row| row.iter().map(|&x| x == 1).collect()).collect();
     let number = |name: &str| about[name].as_f64().unwrap();
     for (name, divisor) in [("pairs", seq_vcr::Divisor::Pairs), ("width", seq_vcr::Divisor::Width)]
@@ -305,7 +305,7 @@ fn seq_vcr_equals_pytorch() {
         let (shape, values) = tensors["x"].clone();
         let x = Tensor::<3>::from_data(TensorData::new(values, shape), &Device::flex());
         let x = Tensor::from_inner(x).require_grad();
-        let terms = loss.terms(x.clone(), &visible).unwrap();
+        let terms = loss.terms(x.clone(), &attention_mask).unwrap();
         for (term, ours) in [("variance", &terms.variance), ("covariance", &terms.covariance)] {
             let ours = f64::from(ours.clone().into_scalar::<f32>());
             let theirs = about[name][term].as_f64().unwrap();
@@ -315,7 +315,7 @@ fn seq_vcr_equals_pytorch() {
         let ours: Vec<f32> = x.grad(&gradients).unwrap().into_data().try_into_vec().unwrap();
         let distance = distance(&ours, &tensors[&format!("{name}.grad")].1);
         assert!(distance < 1e-5, "{name}: differs by {distance:e}");
-        assert!(loss.terms(x.clone().narrow(0, 0, 1), &visible[..1]).is_none(), "one row");
+        assert!(loss.terms(x.clone().narrow(0, 0, 1), &attention_mask[..1]).is_none(), "one row");
     }
 }
 

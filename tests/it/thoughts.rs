@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 use coconut::{
     Error,
     checkpoint::{self, Checkpoint, LatentInfo},
-    config::RunConfig,
+    config::{Resolved, RunConfig, resolved::ModelSource},
     data::{Format, Method, SampleKey, Stage},
     eval::{Answer, AnswerOptions, Question, Sampling, answer},
     latent::{
@@ -38,9 +38,11 @@ fn untrained(more: Value) -> (Data, Checkpoint) {
     };
     keys.extend(more.as_object().cloned().unwrap_or_default());
     let config = RunConfig::from_keys(Map::clone(&keys), &[], "test").unwrap();
-    let data = Data::prepare(&config, None, None).unwrap();
+    let run = Resolved::new(&config, None).unwrap();
+    let data = Data::prepare(&run).unwrap();
+    let ModelSource::Random(shape) = &run.model else { panic!("not from random weights") };
     let device = coconut::device::named("cpu").unwrap();
-    let model = Transformer::random(model_config(&config, &data), 0, &device);
+    let model = Transformer::random(model_config(shape, &run, &data), 0, &device);
     let latent = LatentInfo {
         method: config.method,
         stage: Stage(3),
@@ -69,7 +71,7 @@ const OPTIONS: AnswerOptions =
 /// Likeliest tokens before a position of a prompt run alone, by softmax in double precision.
 fn read_before(checkpoint: &Checkpoint, ids: &[u32], position: usize) -> Vec<(String, f64)> {
     let fed_back = matches!(checkpoint.latent.method, Method::Coconut);
-    let latent = fed_back.then_some(checkpoint.tokenizer.markers().latent);
+    let latent = fed_back.then_some(checkpoint.tokenizer.special_tokens().latent);
     let batch =
         Batch::new(&[Row { ids, labels: &[] }], &checkpoint.model.config.plan(latent)).unwrap();
     let trace = latent::forward(&checkpoint.model, &batch, ReadSet::ALL);
@@ -87,7 +89,7 @@ fn read_before(checkpoint: &Checkpoint, ids: &[u32], position: usize) -> Vec<(St
 
 /// The last hidden state before a position of a prompt run alone, which `hs[-1]` feeds back: its length.
 fn length_before(checkpoint: &Checkpoint, ids: &[u32], position: usize) -> f64 {
-    let latent = checkpoint.tokenizer.markers().latent;
+    let latent = checkpoint.tokenizer.special_tokens().latent;
     let batch = Batch::new(&[Row { ids, labels: &[] }], &PassPlan::sequential(latent)).unwrap();
     let trace = latent::forward(&checkpoint.model, &batch, ReadSet::ALL);
     let hidden: Tensor<2> = trace.last_hidden(&batch, &[(0, position - 1)]).unwrap();
@@ -106,10 +108,10 @@ fn thoughts_are_those_that_were_fed_back() {
     let trained = checkpoint.trained();
     let answers = answer(&trained, &asked, &OPTIONS).unwrap();
     let (start, end) = {
-        let markers = checkpoint.tokenizer.markers();
+        let markers = checkpoint.tokenizer.special_tokens();
         (markers.start_latent, markers.end_latent)
     };
-    let latent = checkpoint.tokenizer.markers().latent;
+    let latent = checkpoint.tokenizer.special_tokens().latent;
     assert_eq!(answers.len(), 6);
     for (number, (answer_, question)) in answers.iter().zip(&asked).enumerate() {
         assert_eq!(answer_.question, question.text);
@@ -148,7 +150,7 @@ fn pause_tokens_are_read_and_nothing_was_fed_back() {
     let answers = answer(&checkpoint.trained(), &questions(&data)[..2], &OPTIONS).unwrap();
     for answer in answers {
         let ids = &answer.prompt_ids;
-        let latent = checkpoint.tokenizer.markers().latent;
+        let latent = checkpoint.tokenizer.special_tokens().latent;
         let first = ids.iter().position(|&id| id == latent).unwrap();
         assert_eq!(answer.thoughts.len(), 4);
         for (thought, position) in answer.thoughts.iter().zip(first..) {
@@ -168,7 +170,7 @@ fn questions_are_laid_out_as_examples_are() {
     let curriculum = checkpoint.latent.curriculum();
     for (answer, example) in answers.iter().zip(&data.val.encoded) {
         let key = SampleKey { seed: 0, epoch: 0, index: 0 };
-        let markers = checkpoint.tokenizer.markers();
+        let markers = checkpoint.tokenizer.special_tokens();
         assert_eq!(answer.prompt_ids, curriculum.prompt(example, Stage(3), markers, key).ids);
     }
 }

@@ -24,7 +24,7 @@ fn ids(value: &Value) -> Vec<u32> {
 fn texts_and_markers_have_the_same_ids() {
     for family in FAMILIES {
         let (tokenizer, cases) = (Tokenizer::load(&folder().join(family)).unwrap(), cases(family));
-        let markers = tokenizer.markers();
+        let markers = tokenizer.special_tokens();
         assert_eq!(
             vec![markers.start_latent, markers.end_latent, markers.latent],
             ids(&cases["markers"]),
@@ -77,7 +77,7 @@ fn generation_ends_at_each_familys_tokens() {
         let style = PromptStyle { chat_template: true, ..PromptStyle::default() };
         match (tokenizer.with_prompt(&style), turn) {
             (Ok(tokenizer), Some(turn)) => {
-                assert_eq!(Some(tokenizer.markers().eos), tokenizer.id_of(turn), "{family}");
+                assert_eq!(Some(tokenizer.special_tokens().eos), tokenizer.id_of(turn), "{family}");
             }
             (Err(error), None) => assert!(error.to_string().contains("without a chat template")),
             (result, _) => panic!("{family}: {result:?}"),
@@ -92,7 +92,7 @@ fn a_saved_tokenizer_is_the_same_again() {
         let saved = tempfile::tempdir().unwrap();
         tokenizer.save(saved.path()).unwrap();
         let again = Tokenizer::load(saved.path()).unwrap();
-        assert_eq!(again.markers(), tokenizer.markers(), "{family}");
+        assert_eq!(again.special_tokens(), tokenizer.special_tokens(), "{family}");
         assert_eq!(again.vocab_size(), tokenizer.vocab_size(), "{family}");
         assert_eq!(
             again.loaded_size(),
@@ -184,9 +184,9 @@ fn tokens_beside_the_tokenizer_have_the_same_ids() {
         let place = changed(case["family"].as_str().unwrap(), &case["files"]);
         let loaded = Tokenizer::load(place.path()).unwrap();
         assert_eq!(loaded.loaded_size() as u64, case["vocab"].as_u64().unwrap(), "{name}");
-        assert_eq!(Some(u64::from(loaded.markers().eos)), case["eos"].as_u64(), "{name}");
+        assert_eq!(Some(u64::from(loaded.special_tokens().eos)), case["eos"].as_u64(), "{name}");
         let pad = case["pad"].as_u64().or(case["eos"].as_u64());
-        assert_eq!(Some(u64::from(loaded.markers().pad)), pad, "{name}");
+        assert_eq!(Some(u64::from(loaded.special_tokens().pad)), pad, "{name}");
         let saved = tempfile::tempdir().unwrap();
         loaded.save(saved.path()).unwrap();
         for tokenizer in [&loaded, &Tokenizer::load(saved.path()).unwrap()] {

@@ -9,10 +9,9 @@ use std::{
 use burn::module::Module;
 use coconut::{
     Error, Result,
-    checkpoint::precision,
     data::{
-        Curriculum, Encoded, Markers, Method, SampleKey, Sequence, Stage, Tokenizer, encode::Text,
-        encode_texts, read, tokenizer::Units,
+        Curriculum, Encoded, Method, SampleKey, Sequence, SpecialTokens, Stage, Tokenizer,
+        encode::Text, encode_texts, read, tokenizer::Units,
     },
     device,
     eval::{GenerateOptions, Sampling, generate},
@@ -41,7 +40,7 @@ pub(super) struct Workload {
     recompute: Recompute,
     encoded: Vec<Encoded>,
     curriculum: Curriculum,
-    markers: Markers,
+    markers: SpecialTokens,
     batch: usize,
     objective: Objective,
     learner: Learner,
@@ -54,7 +53,7 @@ pub(super) struct Workload {
 /// Examples of a bench, and the ids of their markers.
 struct Examples {
     encoded: Vec<Encoded>,
-    markers: Markers,
+    markers: SpecialTokens,
     /// The fewest rows of the embedding that hold them.
     vocab_size: usize,
 }
@@ -146,7 +145,7 @@ impl Bench {
             )));
         };
         let id = |behind: usize| (vocab_size - behind) as u32;
-        let markers = Markers {
+        let markers = SpecialTokens {
             start_latent: id(5),
             end_latent: id(4),
             latent: id(3),
@@ -192,7 +191,7 @@ fn read_examples(path: &Path) -> Result<Examples> {
     if encoded.is_empty() {
         return Err(Error::input(path, "", "it holds no examples."));
     }
-    let (markers, vocab_size) = (tokenizer.markers(), tokenizer.vocab_size());
+    let (markers, vocab_size) = (tokenizer.special_tokens(), tokenizer.vocab_size());
     Ok(Examples { encoded, markers, vocab_size })
 }
 
@@ -205,7 +204,7 @@ impl Workload {
         let shape = bench.shape(stage, &examples)?;
         let Examples { encoded, markers, .. } = examples;
         let mut model = Transformer::random(shape, 0, &device::cpu());
-        model.config.precision = precision(bench.bf16);
+        model.config.precision = device::precision(bench.bf16);
         let model =
             bench.adapted(model, &[markers.start_latent, markers.end_latent, markers.latent])?;
         let model = LatentModel::new(model, Default::default(), Default::default())

@@ -228,7 +228,7 @@ mod tests {
             (digits(), "5 6 * 7 4\n5 1 ( 2 3 )\n### 6 7 8"),
         ] {
             let mut ids = tokenizer.encode(text, true).unwrap().ids;
-            ids.push(tokenizer.markers().eos);
+            ids.push(tokenizer.special_tokens().eos);
             assert_eq!(tokenizer.decode(&ids).unwrap(), text);
         }
     }
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn markers_are_single_tokens() {
         let tokenizer = words();
-        let markers = tokenizer.markers();
+        let markers = tokenizer.special_tokens();
         let ids = tokenizer
             .encode("a<|start-latent|><|latent|><|latent|><|end-latent|>Tom", false)
             .unwrap()
@@ -274,7 +274,7 @@ mod tests {
         ] {
             assert_eq!(tokenizer.id_of(token), Some(id), "{token}");
         }
-        assert_eq!(tokenizer.markers().pad, 38);
+        assert_eq!(tokenizer.special_tokens().pad, 38);
         assert_eq!(tokenizer.marker_source(), None);
     }
 
@@ -287,7 +287,7 @@ mod tests {
             tokenizer.save(folder.path()).unwrap();
             let loaded = Tokenizer::load(folder.path()).unwrap();
             assert_eq!(loaded.inner.get_vocab(true), tokenizer.inner.get_vocab(true));
-            assert_eq!(loaded.markers(), tokenizer.markers());
+            assert_eq!(loaded.special_tokens(), tokenizer.special_tokens());
             assert_eq!(loaded.unknown(), tokenizer.unknown());
             assert_eq!(loaded.vocab_size(), tokenizer.vocab_size());
             let text = "5 1\n### 6";

@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use tokenizers::{AddedToken, ModelWrapper};
 
-use super::{END_LATENT, LATENT, Markers, START_LATENT, Tokenizer, beside};
+use super::{END_LATENT, LATENT, START_LATENT, SpecialTokens, Tokenizer, beside};
 use crate::{Error, Result, data::write::write_atomically, hub};
 
 /// Eos tokens of well-known families, for a `tokenizer.json` that comes without its configuration.
@@ -119,7 +119,7 @@ impl Tokenizer {
             let problem = "leaves gaps in its ids, where the latent markers would collide with other tokens. Number its tokens without gaps.";
             return Err(Error::input(&origin, "", problem));
         }
-        let markers = Markers { start_latent, end_latent, latent, eos, pad };
+        let markers = SpecialTokens { start_latent, end_latent, latent, eos, pad };
         let unknown = unknown_token(&inner, &config).and_then(|token| inner.token_to_id(token));
         let (style, chat) = Default::default();
         let stops = vec![eos];
@@ -230,8 +230,8 @@ mod tests {
             {"type": "Whitespace"}, "post_processor": null, "decoder": null, "truncation": null, "padding": null,
             "model": {"type": "WordLevel", "vocab": {"a": 0, "</s>": 1, "u": 2}, "unk_token": "u"}}"#).unwrap();
         let tokenizer = Tokenizer::load(&path).unwrap();
-        let expected = Markers { start_latent: 3, end_latent: 4, latent: 5, eos: 1, pad: 1 };
-        assert_eq!(tokenizer.markers(), expected);
+        let expected = SpecialTokens { start_latent: 3, end_latent: 4, latent: 5, eos: 1, pad: 1 };
+        assert_eq!(tokenizer.special_tokens(), expected);
         assert_eq!(tokenizer.vocab_size(), 6);
     }
 

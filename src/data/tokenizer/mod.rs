@@ -36,7 +36,7 @@ const NAMED_TOKENS: [&str; 7] =
 
 /// The ids that the curriculum and the batches need beside the text's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Markers {
+pub struct SpecialTokens {
     /// Id of [`START_LATENT`].
     pub start_latent: u32,
     /// Id of [`END_LATENT`].
@@ -53,7 +53,7 @@ pub struct Markers {
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    markers: Markers,
+    markers: SpecialTokens,
     /// Tokens that end a generation; the eos is the first.
     stops: Vec<u32>,
     unknown: Option<u32>,
@@ -114,8 +114,8 @@ impl Tokenizer {
         }
     }
 
-    /// Markers, eos and pad.
-    pub fn markers(&self) -> Markers {
+    /// SpecialTokens, eos and pad.
+    pub fn special_tokens(&self) -> SpecialTokens {
         self.markers
     }
 
@@ -127,7 +127,7 @@ impl Tokenizer {
 
     /// The markers that the files did not have: their embeddings are still to be started.
     pub fn added_markers(&self) -> Vec<u32> {
-        let Markers { start_latent, end_latent, latent, .. } = self.markers;
+        let SpecialTokens { start_latent, end_latent, latent, .. } = self.markers;
         let all = [start_latent, end_latent, latent];
         all.into_iter().filter(|&id| id as usize >= self.loaded_size).collect()
     }

@@ -32,6 +32,20 @@ const PICKLED_FILE: &str = "adapter_model.bin";
 const PREFIX: &str = "base_model.model.";
 
 impl Lora {
+    /// Refuses a folder of adapters where a whole model is needed.
+    ///
+    /// # Errors
+    /// How to make a whole model of them.
+    pub fn refuse(folder: &Path) -> Result<()> {
+        if Self::find(folder)?.is_none() {
+            return Ok(());
+        }
+        let folder = folder.display();
+        Err(Error::Usage(format!(
+            "{folder} holds adapters, not a whole model. Make one of it first: `coconut merge {folder} -o FOLDER`."
+        )))
+    }
+
     /// Reads [`CONFIG_FILE`] in a folder; `None` if there is none, as in a folder of a whole model.
     ///
     /// # Errors
@@ -164,7 +178,8 @@ impl Transformer {
     /// Writes [`CONFIG_FILE`] and [`ADAPTER_FILE`].
     pub(in crate::model) fn save_adapters(&self, lora: &Lora, folder: &Path) -> Result<()> {
         let path = folder.join(CONFIG_FILE);
-        let mut json = serde_json::to_value(lora).map_err(|e| Error::Training(e.to_string()))?;
+        let mut json = serde_json::to_value(lora)
+            .map_err(|e| Error::Internal(format!("cannot write JSON: {e}")))?;
         if let Value::Object(json) = &mut json {
             let fixed = json!({
                 "peft_type": "LORA",
@@ -176,8 +191,8 @@ impl Transformer {
             });
             json.extend(fixed.as_object().cloned().unwrap_or_default());
         }
-        let text =
-            serde_json::to_string_pretty(&json).map_err(|e| Error::Training(e.to_string()))?;
+        let text = serde_json::to_string_pretty(&json)
+            .map_err(|e| Error::Internal(format!("cannot write JSON: {e}")))?;
         std::fs::write(&path, text + "\n").map_err(Error::io("write", &path))?;
         let mut tensors = parameters::named(self);
         let mut whole = Vec::new();
