@@ -1,0 +1,629 @@
+"""Losses and gradients of published latent-reasoning code, against the project's independent reference.
+
+    python -m venv venv && venv/bin/pip install torch==2.11.0 transformers==4.46.2 peft==0.13.2 accelerate datasets safetensors numpy pyyaml tqdm
+    venv/bin/python python/compare/published_objectives.py [--lotus CHECKOUT] [--codi CHECKOUT] [--simcot CHECKOUT]
+                                                           [--pccot CHECKOUT] [--icot CHECKOUT] [--json FILE]
+    venv/bin/python python/compare/published_objectives.py --time [--lotus CHECKOUT] [--codi CHECKOUT] [--repeat 5]
+
+Each CHECKOUT is a copy of a published repository, whose modules are imported as they are; what a CPU does not have
+is replaced from outside. A tiny random GPT-2 (and Llama) and its tokenizer are made on disk, their code builds its
+rows from text, and its training forward gives loss terms and gradients, in float64 and without dropout. The same
+rows, read off their tensors, go through the reference of python/fixtures/objectives.py. Before that the rows are
+held against what docs say they are. A line "same" is an agreement; a line "differs" names a place where the published
+code does something else, with both values.
+"""
+
+import argparse
+import contextlib
+import copy
+import importlib
+import itertools
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+import torch
+import transformers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from memory import peak_gb
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures"))
+sys.argv, ARGV = sys.argv[:1], sys.argv[1:]  # shared.py looks at them
+from shared import in_double
+
+F = torch.nn.functional
+METHODS = "lotus", "codi", "simcot", "pccot", "icot"
+IGNORE = -100
+
+# ---------------------------------------------------------------- a tiny model and its tokenizer on disk
+
+# 38 tokens, the last one eos, so that three added ones are 38, 39, 40. The first is never in a step (one
+# published script pads steps with zeros).
+TOKENS = [*"#Theanswrixtpul:", "Ġ", *"0123456789+-*/=<>", "Ċ", "<<", ">>", "<|endoftext|>"]
+assert len(TOKENS) == 37 + 1 and len(set(TOKENS)) == len(TOKENS)
+
+
+def tiny(folder, kind="gpt2", width=16, layers=2, heads=2, positions=256, vocab=len(TOKENS), spread=0.2):
+    """A random model with its tokenizer, in a folder whose name has `kind` in it (published code looks at names)."""
+    path = Path(folder) / f"tiny-{kind}"
+    path.mkdir(parents=True, exist_ok=True)
+    eos = TOKENS.index("<|endoftext|>")
+    torch.manual_seed(5)
+    if kind == "gpt2":
+        config = GPT2Config(
+            vocab_size=vocab, n_embd=width, n_layer=layers, n_head=heads, n_positions=positions, initializer_range=spread,
+            bos_token_id=eos, eos_token_id=eos,
+        )
+        model = GPT2LMHeadModel(config)
+    else:
+        config = LlamaConfig(
+            vocab_size=vocab, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=max(1, heads // 2),
+            intermediate_size=3 * width // 2, max_position_embeddings=positions, initializer_range=spread, bos_token_id=eos, eos_token_id=eos,
+        )
+        model = LlamaForCausalLM(config)
+    if width < 64:  # biases and norms away from 0 and 1
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(spread / 2 * torch.randn_like(p))
+    model.save_pretrained(path)
+    (path / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(TOKENS)}))
+    (path / "merges.txt").write_text("#version: 0.2\n< <\n> >\n")
+    special = dict.fromkeys(["bos_token", "eos_token", "unk_token"], "<|endoftext|>")
+    (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer", "model_max_length": 4096, **special}))
+    (path / "special_tokens_map.json").write_text(json.dumps(special))
+    return path
+
+
+def examples(seed, steps, words, answers=None):
+    """Questions of so many letters, chains of so many steps."""
+    gen = random.Random(seed)
+    out = []
+    for i, (n, letters) in enumerate(zip(steps, words)):
+        number = lambda: str(gen.randint(1, 9))
+        question = "".join(gen.choice("Theanswrixtpul") for _ in range(letters))
+        chain = [f"<<{number()}{gen.choice('+-*/')}{number()}={number()}{number()}>>" for _ in range(n)]
+        out.append({"question": question, "steps": chain, "answer": answers[i] if answers else number() + number()})
+    return out
+
+
+# ---------------------------------------------------------------- running their code
+
+
+@contextlib.contextmanager
+def imports_from(folder):
+    """Their modules have names such as `model` and `utils`: afterwards they are forgotten."""
+    folder = str(Path(folder).resolve())
+    sys.path.insert(0, folder)
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
+                del sys.modules[name]
+
+
+@contextlib.contextmanager
+def replaced(owner, **values):
+    old = {k: getattr(owner, k) for k in values}
+    for k, v in values.items():
+        setattr(owner, k, v)
+    try:
+        yield
+    finally:
+        for k, v in old.items():
+            setattr(owner, k, v)
+
+
+@contextlib.contextmanager
+def double_stays():
+    """`.float()` of a float64 tensor leaves it alone."""
+    float_ = torch.Tensor.float
+    with replaced(torch.Tensor, float=lambda self, *a, **k: self if self.dtype == torch.float64 else float_(self, *a, **k)):
+        yield
+
+
+@contextlib.contextmanager
+def quiet():
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+        yield
+
+
+def one_process():
+    """`map` of datasets without 32 processes."""
+    from datasets import Dataset
+    map_ = Dataset.map
+    return replaced(Dataset, map=lambda self, *a, num_proc=None, **k: map_(self, *a, **k, load_from_cache_file=False))
+
+
+def without_dropout(model):
+    """Training mode, since some code asks, with every probability 0."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    for module in model.modules():
+        for name in ("attn_pdrop", "resid_pdrop", "embd_pdrop"):
+            if hasattr(getattr(module, "config", None), name):
+                setattr(module.config, name, 0.0)
+    return model
+
+
+def doubled(model):
+    in_double(model)
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):  # a cast from bfloat16 copies; without one, writing in place breaks autograd
+            module.register_forward_pre_hook(lambda m, a: (a[0].clone(),))
+    return without_dropout(model)
+
+
+def plain(model):
+    """The ordinary model of transformers with these weights, which is what the reference takes."""
+    kind = GPT2LMHeadModel if hasattr(model, "transformer") else LlamaForCausalLM
+    config = (GPT2Config if kind is GPT2LMHeadModel else LlamaConfig)(**{
+        k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures", "torch_dtype")
+    })
+    config._attn_implementation = "eager"
+    copied = kind(config)
+    missing = copied.load_state_dict({k: v.detach().clone() for k, v in model.state_dict().items()}, strict=False)
+    assert not [k for k in missing.missing_keys if k != "lm_head.weight"], missing
+    copied.tie_weights()
+    return in_double(copied)
+
+
+def named_gradients(module):
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+# ---------------------------------------------------------------- what is found
+
+
+class Report:
+    def __init__(self):
+        self.lines = []
+
+    def add(self, method, case, verdict, **about):
+        self.lines.append({"method": method, "case": case, "verdict": verdict, **about})
+        print(json.dumps(self.lines[-1]), flush=True)
+
+    def equal(self, method, case, theirs, ours):
+        """Token ids, labels and positions: exactly."""
+        self.add(method, case, "same" if theirs == ours else "differs", **({} if theirs == ours else {"published": theirs, "docs": ours}))
+
+    def numbers(self, method, case, theirs, ours, tolerance=1e-6):
+        """Losses and gradients, by the largest relative difference (over the largest entry of a gradient)."""
+        worst, where = 0.0, None
+        missing = sorted(set(theirs) ^ set(ours))
+        for name in set(theirs) & set(ours):
+            a, b = torch.as_tensor(theirs[name]).double(), torch.as_tensor(ours[name]).double()
+            scale = max(a.abs().max().item(), b.abs().max().item(), 1e-12)
+            off = (a - b).abs().max().item() / scale if a.shape == b.shape else math.inf
+            if off >= worst:
+                worst, where = off, name
+        nothing = lambda name: torch.as_tensor({**theirs, **ours}[name]).abs().max().item() == 0
+        missing = [name for name in missing if not nothing(name)]
+        verdict = "same" if worst <= tolerance and not missing else "differs"
+        about = {"terms": len(set(theirs) & set(ours)), "worst": worst, "at": where}
+        if missing:
+            about["only_one_side"] = missing
+        if verdict == "differs":
+            about["values"] = {k: [float(theirs[k]), float(ours[k])] for k in theirs if k in ours and torch.as_tensor(theirs[k]).numel() == 1}
+        self.add(method, case, verdict, **about)
+
+
+def reference(model, case, parts=None, decoder=None, latent=40):
+    """Losses of the project's reference on a case, by name, and the gradients of the weighted total."""
+    import objectives
+    import shared
+    objectives.LATENT = shared.LATENT = latent
+    model.zero_grad()
+    parts = {k: v.detach().double().clone().requires_grad_() for k, v in (parts or {}).items()}
+    losses = objectives.losses(model, case, parts, decoder)
+    total = sum(case["weights"][name] * value for name, value in losses.items() if name in case["weights"])
+    total.backward()
+    gradients = {f"model.{k}": v for k, v in named_gradients(model).items()}
+    gradients |= {f"reinject.{k}": p.grad for k, p in parts.items() if p.grad is not None}
+    if decoder is not None:
+        gradients |= {f"decoder.{k}": v for k, v in named_gradients(decoder).items()}
+    values = {name: torch.as_tensor(value).item() for name, value in losses.items() if name in case["weights"]}
+    return values | {"total": total.item()}, gradients
+
+
+def row(ids, labels, example, role="student", step_targets=None, anchor=None, decoder_texts=None):
+    return {
+        "ids": ids, "labels": labels, "step_targets": step_targets, "role": role, "anchor": anchor, "example": example,
+        "decoder_texts": decoder_texts,
+    }
+
+
+def tail(ids, start):
+    """Labels of the tokens from `start` on."""
+    return [IGNORE] * start + ids[start:]
+
+
+# ---------------------------------------------------------------- LOTUS
+
+
+def lotus_modules(checkout):
+    import lotus as module
+    import dataset
+    return module.Lotus, dataset
+
+
+def lotus_batch(dataset, tokenizer, folder, data, stage, c, stages, markers):
+    """Their own rows and their own padding."""
+    path = Path(folder) / "data.json"
+    path.write_text(json.dumps(data))
+    start, end, latent = markers
+    configs = SimpleNamespace(uniform_prob=0.0, max_latent_stage=stages, no_cot=False, c_thought=c, pad_latent_to_max=True)
+    with one_process(), quiet():
+        rows = dataset.get_cot_latent_dataset(stage, dataset.get_dataset(path, tokenizer), configs, start, latent, end)
+        rows = [rows[i] for i in range(len(rows))]
+        batch = dataset.MyCollator(tokenizer, latent_id=latent, label_pad_token_id=IGNORE)(copy.deepcopy(rows))
+    return rows, {k: v for k, v in batch.items() if k not in ("idx", "answer_labels")}
+
+
+def lotus_build(Lotus, path, c, kind="gpt2", **settings):
+    """As run.py builds it: three tokens added, their rows copies of that of `<<`."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(path))
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(path))
+    tokenizer.pad_token = tokenizer.eos_token
+    markers = []
+    for token in ("<|start-latent|>", "<|end-latent|>", "<|latent|>"):
+        tokenizer.add_tokens(token)
+        markers.append(tokenizer.convert_tokens_to_ids(token))
+    model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size))
+    start, end, latent = markers
+    lotus = Lotus(
+        model, latent, start, end, tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, c_thought=c,
+        **{"intermediate_loss_weight": 0.05, "intermediate_loss_after_loop": True, **settings},
+    )
+    return lotus, tokenizer, markers
+
+
+def lotus_rows(tokenizer, data, stage, c, markers):
+    """What docs say a row of blocks is, with its step targets."""
+    start, end, latent = markers
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
+    rows = []
+    for i, example in enumerate(data):
+        question, steps = encode(example["question"] + "\n"), [encode(s + "\n") for s in example["steps"]]
+        head = question + [start] + [latent] * (stage * c) + [end]
+        ids = head + [*itertools.chain(*steps[stage:])] + encode("### " + example["answer"]) + [tokenizer.eos_token_id]
+        targets = [IGNORE] * len(ids)
+        for k, step in enumerate(steps[:stage]):
+            for j, token in enumerate(step[:c]):
+                targets[len(question) + k * c + j] = token
+        rows.append(row(ids, tail(ids, len(head)), i, step_targets=targets))
+    return rows
+
+
+def lotus(checkout, report, folder):
+    with imports_from(checkout / "scripts"):
+        Lotus, dataset = lotus_modules(checkout)
+    c, stages, fits = 9, 3, dict(spare=(2, 4, 1, 3), full=(3, 3, 4, 5))
+    for kind, name, stage, after, injection in [
+        ("gpt2", "spare", 3, True, "add"), ("gpt2", "spare", 3, False, "add"), ("gpt2", "full", 2, True, "add"),
+        ("gpt2", "full", 0, True, "add"), ("gpt2", "spare", 2, True, "replace"), ("llama", "spare", 3, True, "add"),
+    ]:
+        data = examples(1, fits[name], (5, 9, 3, 7))
+        what = f"{kind}, {name}, stage {stage}, {'after the last iteration' if after else 'block t at iteration t'}, {injection}"
+        path = tiny(folder, kind)
+        model, tokenizer, markers = lotus_build(Lotus, path, c, intermediate_loss_after_loop=after, latent_injection_mode=injection)
+        doubled(model).train()
+        items, batch = lotus_batch(dataset, tokenizer, folder, data, stage, c, stages, markers)
+        rows = lotus_rows(tokenizer, data, stage, c, markers)
+        report.equal("lotus", f"rows: {what}", [[r["input_ids"], r["labels"]] for r in items], [[r["ids"], r["labels"]] for r in rows])
+        out = model(**batch, n_looped_iters=stage)
+        out.loss.backward()
+        theirs = {"answer": out.main_loss.item(), "total": out.loss.item()} | ({"steps": out.intermediate_loss.item()} if stage else {})
+        gradients = {f"model.{k}": v for k, v in named_gradients(model.base_causallm).items()}
+        case = {
+            "thinking": "parallel", "iterations": stage, "shift": 0, "residual": injection == "add", "feedback": "hs[-1]", "rows": rows,
+            "weights": {"answer": 1.0} | ({"steps": 0.05} if stage else {}), "when": "last" if after else "block",
+        }
+        yield "lotus", what, theirs, gradients, plain(model.base_causallm), case, {}, None, {"latent": markers[2]}
+    # Steps longer than a block.
+    c, stage, data = 4, 2, examples(1, (2, 3), (5, 9))
+    model, tokenizer, markers = lotus_build(Lotus, tiny(folder), c)
+    doubled(model).train()
+    _, batch = lotus_batch(dataset, tokenizer, folder, data, stage, c, stage, markers)
+    out = model(**batch, n_looped_iters=stage)
+    rows = lotus_rows(tokenizer, data, stage, c, markers)
+    with torch.no_grad():
+        logits = lotus_region_logits(model, batch, stage)
+    total, counted, cut = 0.0, 0, 0
+    for b, example in enumerate(batch["replaced_cot_steps"]):
+        for k, step in enumerate(example):
+            step = step[step != tokenizer.pad_token_id]
+            counted += len(step)
+            for i, token in enumerate(step):
+                if k * c + i < logits.shape[1]:
+                    total += F.cross_entropy(logits[b, k * c + i], token).item()
+                else:
+                    cut += 1
+    report.numbers("lotus", f"steps longer than a block are not cut: token i of step k is at k·c + i for every i, {cut} of {counted} fall "
+                   "off the region's end and still count in the divisor", {"steps": out.intermediate_loss.item()}, {"steps": total / counted})
+    docs = [F.cross_entropy(logits[b, p - r["ids"].index(markers[0])], torch.tensor(t)).item() for b, r in enumerate(rows) for p, t in enumerate(r["step_targets"]) if t >= 0]
+    report.numbers("lotus", "steps longer than a block, cut to c as docs say", {"steps": out.intermediate_loss.item()}, {"steps": statistics.mean(docs)})
+
+
+def lotus_region_logits(model, batch, stage):
+    """Logits over [bot, latents] of the last iteration, as their eval mode keeps them."""
+    model.eval()
+    region = model(**batch, n_looped_iters=stage).intermediate_logits[-1]
+    model.train()
+    return region
+
+
+# ---------------------------------------------------------------- CODI
+
+
+class Captured(Exception):
+    pass
+
+
+def codi_run(checkout, path, data, kind, latents, extra=()):
+    """Run their train() on our examples up to the trainer, which is replaced: the model, rows and collator it was given."""
+    got = {}
+
+    class Trainer:
+        def __init__(self, model, tokenizer, args, train_dataset, eval_dataset, data_collator):
+            got.update(model=model, tokenizer=tokenizer, dataset=train_dataset, collator=data_collator)
+
+        train = save_state = save_model = lambda self, **_: None
+
+    rows = [{"question": e["question"], "cot": " ".join(e["steps"]), "answer": e["answer"]} for e in data]
+    with imports_from(checkout):
+        train = importlib.import_module("train")
+        model_module = importlib.import_module("src.model")
+    # LoRA's settings, as their scripts give them; these tests decide whether it is used.
+    sys.argv[1:] = [
+        "--output_dir", str(path.parent / "out"), "--model_name_or_path", str(path), "--data_name", "icot", "--model_max_length", "512",
+        "--lora_r", "4", "--lora_alpha", "8", "--lora_init", "--do_train", "--num_latent", str(latents), "--use_prj", "True",
+        "--prj_dim", "16", "--prj_dropout", "0.0", "--distill_loss_div_std", "True", "--remove_eos", "True", "--report_to", "none",
+        "--print_loss", "False", *extra,
+    ]
+    with quiet(), contextlib.ExitStack() as stack:
+        stack.enter_context(replaced(train, CustomTrainer=Trainer))
+        if hasattr(train, "read_json"):  # one copy reads a file of its authors' machine
+            stack.enter_context(replaced(train, read_json=lambda _: copy.deepcopy(rows)))
+        stack.enter_context(replaced(train, load_dataset=lambda _: {"train": copy.deepcopy(rows)}))
+        train.train()
+    del sys.argv[1:]
+    got["module"] = model_module
+    return SimpleNamespace(**got)
+
+
+def codi_rows(run, data, latents, include_last=False):
+    """What docs say the two rows are. The anchor is the token before the answer's value: the space where it is
+    a token of its own and the code takes it so."""
+    tokenizer, model = run.tokenizer, run.model
+    encode = lambda text: tokenizer.encode(text)
+    llama = "llama" in model.model_name.lower()
+    prompt = encode("The answer is:")
+    rows = []
+    for i, example in enumerate(data):
+        question = encode(example["question"])
+        chain = encode(" ".join(example["steps"] if include_last else example["steps"][:-1]))
+        answer = encode(f"The answer is: {example['answer']}") + [tokenizer.eos_token_id]
+        head = question + [model.bot_id] + [model.pad_token_id] * latents + [model.eot_id]
+        anchor = len(prompt) - 1 + llama
+        rows.append(row(head + answer, tail(head + answer, len(head)), i, anchor=len(head) + anchor))
+        ids = question + chain + answer
+        rows.append(row(ids, tail(ids, len(question)), i, role="teacher", anchor=len(question) + len(chain) + anchor))
+    return rows
+
+
+def codi_their_rows(run, latents):
+    """The same, from what their preprocessing gave."""
+    rows, model = [], run.model
+    llama = "llama" in model.model_name.lower()
+    for i in range(len(run.dataset)):
+        item = {k: torch.as_tensor(v).tolist() for k, v in run.dataset[i].items()}
+        head = item["encoder_input_ids"] + [model.pad_token_id] * latents
+        ids = head + item["decoder_input_ids"]
+        rows.append(row(ids, tail(ids, len(head) + 1), i, anchor=len(head) + item["model_answer_position"] - 1 + llama))
+        labels = item["ref_labels"]
+        rows.append(row(item["ref_input_ids"], labels, i, role="teacher", anchor=item["ref_answer_position"] - 1 + llama))
+    return rows
+
+
+def codi_parts(prj):
+    return {
+        "mlp.0.c_fc.weight": prj[1].weight.T, "mlp.0.c_fc.bias": prj[1].bias, "mlp.0.c_proj.weight": prj[3].weight.T,
+        "mlp.0.c_proj.bias": prj[3].bias, "ln.0.weight": prj.ln.weight, "ln.0.bias": prj.ln.bias,
+    }
+
+
+def codi_part_gradients(prj):
+    grads = {
+        "mlp.0.c_fc.weight": prj[1].weight.grad.T, "mlp.0.c_fc.bias": prj[1].bias.grad, "mlp.0.c_proj.weight": prj[3].weight.grad.T,
+        "mlp.0.c_proj.bias": prj[3].bias.grad, "ln.0.weight": prj.ln.weight.grad, "ln.0.bias": prj.ln.bias.grad,
+    }
+    return {f"reinject.{k}": v for k, v in grads.items()}
+
+
+def codi_step(run):
+    batch = run.collator([run.dataset[i] for i in range(len(run.dataset))])
+    doubled(run.model).train()
+    with double_stays(), quiet():
+        out = run.model(**batch)
+    out["loss"].backward()
+    losses = {"answer": out["ce_loss"], "teacher": out["ref_ce_loss"], "distil": out["distill_loss"], "total": out["loss"].item()}
+    return {k: float(v) for k, v in losses.items()}, batch, out
+
+
+def codi(checkout, report, folder):
+    latents = 3
+    even, uneven = (6, 6, 6), (3, 8, 5)
+    for kind, words, batched, lora, gamma in [
+        ("gpt2", even, True, False, 1.0), ("llama", even, True, False, 20.0), ("gpt2", even, True, True, 1.0), ("gpt2", uneven, True, False, 1.0),
+        ("llama", uneven, True, False, 20.0),
+    ]:
+        data = examples(2, (2, 1, 3), words)
+        extra = ["--use_lora", str(lora), "--distill_loss_factor", str(gamma)]
+        run = codi_run(checkout, tiny(folder, kind), data, kind, latents, extra)
+        padded = "questions of one length" if words is even else "questions padded"
+        what = f"{kind}, {padded}{', LoRA' if lora else ''}"
+        rows = codi_rows(run, data, latents)
+        report.equal("codi", f"rows: {what}", codi_their_rows(run, latents), rows)
+        if lora:
+            yield from codi_lora(report, run, rows, latents, what)
+            continue
+        losses, batch, _ = codi_step(run)
+        losses["distil"] /= gamma  # they give it with its factor
+        gradients = {f"model.{k}": v for k, v in named_gradients(run.model.codi).items()} | codi_part_gradients(run.model.prj)
+        case = {
+            "thinking": "sequential", "iterations": latents, "shift": 1, "residual": False, "feedback": "ln(mlp[1](hs[-1]))", "rows": rows,
+            "weights": {"answer": 1.0, "teacher": 1.0, "distil": gamma},
+        }
+        yield "codi", what, losses, gradients, plain(run.model.codi), case, codi_parts(run.model.prj), None, {"latent": run.model.pad_token_id}
+        if words is uneven:
+            ours = codi_padding_seen(run, batch, latents)
+            report.numbers("codi", f"{what}: positions count the padding; latents and answer see it, bot and question do not", losses, ours)
+    # Which examples are dropped.
+    data = examples(2, (2, 2, 2), even, answers=["7", "-7", "1,000"])
+    run = codi_run(checkout, tiny(folder), data, "gpt2", latents)
+    kept = [run.tokenizer.decode(run.dataset[i]["encoder_input_ids"][:-1]) for i in range(len(run.dataset))]
+    report.equal("codi", "examples kept of answers 7, -7 and 1,000", [e["answer"] for e in data if e["question"] in kept], ["7", "-7", "1,000"])
+    # What is trained with LoRA, and the two forwards of the teacher.
+    run = codi_run(checkout, tiny(folder), examples(2, (2, 1, 3), even), "gpt2", latents, ["--use_lora", "True"])
+    trained = sorted({k.split(".")[-3] if "lora" in k else k.rsplit(".", 1)[0] for k, p in run.model.named_parameters() if p.requires_grad})
+    report.add("codi", "trained with LoRA", "note", modules=trained, new_tokens_trained=any("wte" in k for k in trained))
+    batch = run.collator([run.dataset[i] for i in range(len(run.dataset))])
+    run.model.double().train()
+    calls, hook = [], run.model.codi.register_forward_hook(
+        lambda m, a, k, out: calls.append((k["input_ids"].shape[1], out.logits.requires_grad, out.hidden_states[-1].detach())) if k.get("input_ids") is not None else None,
+        with_kwargs=True)
+    with quiet():
+        run.model(**batch)
+    hook.remove()
+    target, trained_pass = calls[1], calls[2]
+    report.add("codi", "the teacher's target and its CE come from two forwards", "note", target_has_gradient=target[1], ce_has_gradient=trained_pass[1],
+               same_states_under_dropout=bool(torch.equal(target[2], trained_pass[2])), largest_difference=(target[2] - trained_pass[2]).abs().max().item())
+
+
+def codi_lora(report, run, rows, latents, what):
+    """Adapters with B away from 0: dW of the merged weights gives dA and dB."""
+    gen = torch.Generator().manual_seed(3)
+    for name, p in run.model.named_parameters():
+        if "lora_B" in name:
+            p.data.copy_(0.1 * torch.randn(p.shape, generator=gen))
+    losses, _, _ = codi_step(run)
+    base = run.model.codi.get_base_model()
+    adapters = {n: m for n, m in base.named_modules() if hasattr(m, "lora_A")}
+    pairs = {n: (m.lora_A["default"].weight, m.lora_B["default"].weight, m.scaling["default"]) for n, m in adapters.items()}
+    state = {k.replace(".base_layer", ""): v.detach().clone() for k, v in base.state_dict().items() if "lora_" not in k}
+    for n, (a, b, scale) in pairs.items():
+        state[f"{n}.weight"] += (scale * b @ a).detach().T  # Conv1D is [in, out]
+    config = GPT2Config(**{k: v for k, v in base.config.to_dict().items() if k not in ("model_type", "architectures", "torch_dtype")})
+    config._attn_implementation = "eager"
+    merged = GPT2LMHeadModel(config)
+    merged.load_state_dict(state)
+    gradients = {}
+    for n, (a, b, _) in pairs.items():
+        gradients[f"{n}.A"], gradients[f"{n}.B"] = a.grad, b.grad
+    gradients |= codi_part_gradients(run.model.prj)
+
+    def chain(ours):
+        out = {k: v for k, v in ours.items() if k.startswith("reinject.")}
+        for n, (a, b, scale) in pairs.items():
+            dw = ours[f"model.{n}.weight"].T
+            out[f"{n}.A"], out[f"{n}.B"] = scale * b.detach().T @ dw, scale * dw @ a.detach().T
+        return out
+
+    case = {
+        "thinking": "sequential", "iterations": latents, "shift": 1, "residual": False, "feedback": "ln(mlp[1](hs[-1]))", "rows": rows,
+        "weights": {"answer": 1.0, "teacher": 1.0, "distil": 1.0},
+    }
+    yield "codi", what, losses, gradients, in_double(merged), case, codi_parts(run.model.prj), None, {"latent": run.model.pad_token_id, "chain": chain}
+
+
+def padded_forward(model, embeds, visible):
+    """One pass over whole rows in which position q sees k where visible[b, q, k], positions counted from the padding."""
+    mask = torch.zeros(visible.shape, dtype=embeds.dtype).masked_fill(~visible, torch.finfo(embeds.dtype).min)[:, None]
+    return model(inputs_embeds=embeds, attention_mask=mask, position_ids=torch.arange(embeds.shape[1])[None].expand(embeds.shape[0], -1),
+                 output_hidden_states=True)
+
+
+def codi_padding_seen(run, batch, latents):
+    """Losses with the published default of `fix_attn_mask` off: what we think it amounts to."""
+    model = plain(run.model.codi)
+    table = model.get_input_embeddings()
+    encoder, decoder = batch["encoder_input_ids"], batch["decoder_input_ids"]
+    real = encoder.ne(run.tokenizer.pad_token_id)
+    n, width = encoder.shape[1], encoder.shape[1] + latents + decoder.shape[1]
+    visible = torch.ones(width, width).tril().bool()[None].repeat(len(encoder), 1, 1)
+    visible[:, :n, :n] &= real[:, None]
+    for b in range(len(encoder)):  # a padding's own row sees nothing: softmax of equal numbers over the question's width
+        for q in range(n):
+            if not real[b, q]:
+                visible[b, q, :n] = True
+    embeds = torch.cat([table(encoder), torch.zeros(len(encoder), latents, table.weight.shape[1]).double(), table(decoder)], 1)
+    feed = lambda h: run.model.prj(h)
+    with torch.no_grad():
+        for i in range(latents):
+            h = padded_forward(model, embeds, visible).hidden_states[-1][:, n + i - 1]
+            embeds = embeds.clone()
+            embeds[:, n + i] = feed(h)
+        out = padded_forward(model, embeds, visible)
+        teacher = model(input_ids=batch["ref_input_ids"], output_hidden_states=True)
+    ce = lambda logits, labels: F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).item()
+    llama = "llama" in run.model.model_name.lower()
+    at = torch.arange(len(encoder))
+    student_at = n + latents + batch["model_answer_position"] - 1 + llama
+    teacher_at = batch["ref_answer_position"] - 1 + llama
+    distil = [F.smooth_l1_loss(s[at, student_at], t[at, teacher_at]) / t[at, teacher_at].std() for s, t in zip(out.hidden_states, teacher.hidden_states)]
+    losses = {"answer": ce(out.logits[:, n + latents:], batch["labels"]), "teacher": ce(teacher.logits, batch["ref_labels"]), "distil": torch.stack(distil).mean().item()}
+    return losses | {"total": losses["answer"] + losses["teacher"] + run.model.distill_loss_factor * losses["distil"]}
+
+
+# ---------------------------------------------------------------- main
+
+
+def compare(arguments):
+    report = Report()
+    torch.set_default_dtype(torch.float64)  # the masks of transformers are made in it
+    for method in METHODS:
+        checkout = getattr(arguments, method)
+        if checkout is None:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            for name, what, losses, gradients, model, case, parts, decoder, about in globals()[method](checkout.resolve(), report, Path(folder)):
+                if arguments.published_only:
+                    report.add(name, what, "published", losses=losses, gradients=len(gradients))
+                    continue
+                ours, our_gradients = reference(model, case, parts, decoder, about["latent"])
+                our_gradients = about.get("chain", lambda g: g)(our_gradients)
+                report.numbers(name, f"losses: {what}", losses, ours)
+                report.numbers(name, f"gradients: {what}", gradients, our_gradients)
+    if arguments.json:
+        arguments.json.write_text("".join(json.dumps(line) + "\n" for line in report.lines))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for method in METHODS:
+        parser.add_argument(f"--{method}", type=Path, help="its checkout")
+    parser.add_argument("--published-only", action="store_true", help="their numbers, without the reference")
+    parser.add_argument("--json", type=Path, help="also write the lines here")
+    arguments = parser.parse_args(ARGV)
+    compare(arguments)
+
+
+if __name__ == "__main__":
+    main()
