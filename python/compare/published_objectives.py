@@ -29,6 +29,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Callable, NamedTuple
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -127,12 +128,10 @@ def replaced(owner, **values):
             setattr(owner, k, v)
 
 
-@contextlib.contextmanager
-def double_stays():
-    """`.float()` of a float64 tensor leaves it alone."""
-    float_ = torch.Tensor.float
-    with replaced(torch.Tensor, float=lambda self, *a, **k: self if self.dtype == torch.float64 else float_(self, *a, **k)):
-        yield
+def double_everywhere():
+    """Masks of transformers are made in the default type, rotations and some logits in `.float()`."""
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
 
 
 @contextlib.contextmanager
@@ -176,7 +175,7 @@ def plain(model):
     config = (GPT2Config if kind is GPT2LMHeadModel else LlamaConfig)(**{
         k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures", "torch_dtype")
     })
-    config._attn_implementation = "eager"
+    config._attn_implementation = "sdpa"
     copied = kind(config)
     missing = copied.load_state_dict({k: v.detach().clone() for k, v in model.state_dict().items()}, strict=False)
     assert not [k for k in missing.missing_keys if k != "lm_head.weight"], missing
@@ -189,6 +188,20 @@ def named_gradients(module):
 
 
 # ---------------------------------------------------------------- what is found
+
+
+class Found(NamedTuple):
+    """Their numbers for one case, and what the reference needs to compute its own."""
+
+    method: str
+    what: str
+    losses: dict
+    gradients: dict
+    model: torch.nn.Module
+    case: dict
+    parts: dict = {}
+    decoder: torch.nn.Module = None
+    chain: Callable = lambda gradients: gradients  # from the reference's gradients to theirs
 
 
 class Report:
@@ -224,22 +237,20 @@ class Report:
         self.add(method, case, verdict, **about)
 
 
-def reference(model, case, parts=None, decoder=None, latent=40):
+def reference(model, case, parts=None, decoder=None):
     """Losses of the project's reference on a case, by name, and the gradients of the weighted total."""
+    if not hasattr(transformers, "Qwen3ForCausalLM"):  # younger than what published code runs with, and not used here
+        transformers.Qwen3ForCausalLM = None
     import objectives
-    import shared
-    objectives.LATENT = shared.LATENT = latent
     model.zero_grad()
     parts = {k: v.detach().double().clone().requires_grad_() for k, v in (parts or {}).items()}
     losses = objectives.losses(model, case, parts, decoder)
-    total = sum(case["weights"][name] * value for name, value in losses.items() if name in case["weights"])
-    total.backward()
+    losses["total"].backward()
     gradients = {f"model.{k}": v for k, v in named_gradients(model).items()}
     gradients |= {f"reinject.{k}": p.grad for k, p in parts.items() if p.grad is not None}
     if decoder is not None:
         gradients |= {f"decoder.{k}": v for k, v in named_gradients(decoder).items()}
-    values = {name: torch.as_tensor(value).item() for name, value in losses.items() if name in case["weights"]}
-    return values | {"total": total.item()}, gradients
+    return {name: value.item() for name, value in losses.items()}, gradients
 
 
 def row(ids, labels, example, role="student", step_targets=None, anchor=None, decoder_texts=None):
@@ -333,9 +344,9 @@ def lotus(checkout, report, folder):
         gradients = {f"model.{k}": v for k, v in named_gradients(model.base_causallm).items()}
         case = {
             "thinking": "parallel", "iterations": stage, "shift": 0, "residual": injection == "add", "feedback": "hs[-1]", "rows": rows,
-            "weights": {"answer": 1.0} | ({"steps": 0.05} if stage else {}), "when": "last" if after else "block",
+            "weights": {"answer": 1.0} | ({"steps": 0.05} if stage else {}), "steps_at": "last" if after else "own", "c": c, "latent": markers[2],
         }
-        yield "lotus", what, theirs, gradients, plain(model.base_causallm), case, {}, None, {"latent": markers[2]}
+        yield Found("lotus", what, theirs, gradients, plain(model.base_causallm), case)
     # Steps longer than a block.
     c, stage, data = 4, 2, examples(1, (2, 3), (5, 9))
     model, tokenizer, markers = lotus_build(Lotus, tiny(folder), c)
@@ -370,10 +381,6 @@ def lotus_region_logits(model, batch, stage):
 
 
 # ---------------------------------------------------------------- CODI
-
-
-class Captured(Exception):
-    pass
 
 
 def codi_run(checkout, path, data, kind, latents, extra=()):
@@ -460,7 +467,7 @@ def codi_part_gradients(prj):
 def codi_step(run):
     batch = run.collator([run.dataset[i] for i in range(len(run.dataset))])
     doubled(run.model).train()
-    with double_stays(), quiet():
+    with quiet():
         out = run.model(**batch)
     out["loss"].backward()
     losses = {"answer": out["ce_loss"], "teacher": out["ref_ce_loss"], "distil": out["distill_loss"], "total": out["loss"].item()}
@@ -487,11 +494,8 @@ def codi(checkout, report, folder):
         losses, batch, _ = codi_step(run)
         losses["distil"] /= gamma  # they give it with its factor
         gradients = {f"model.{k}": v for k, v in named_gradients(run.model.codi).items()} | codi_part_gradients(run.model.prj)
-        case = {
-            "thinking": "sequential", "iterations": latents, "shift": 1, "residual": False, "feedback": "ln(mlp[1](hs[-1]))", "rows": rows,
-            "weights": {"answer": 1.0, "teacher": 1.0, "distil": gamma},
-        }
-        yield "codi", what, losses, gradients, plain(run.model.codi), case, codi_parts(run.model.prj), None, {"latent": run.model.pad_token_id}
+        case = codi_case(run, rows, latents, gamma)
+        yield Found("codi", what, losses, gradients, plain(run.model.codi), case, codi_parts(run.model.prj))
         if words is uneven:
             ours = codi_padding_seen(run, batch, latents)
             report.numbers("codi", f"{what}: positions count the padding; latents and answer see it, bot and question do not", losses, ours)
@@ -517,6 +521,13 @@ def codi(checkout, report, folder):
                same_states_under_dropout=bool(torch.equal(target[2], trained_pass[2])), largest_difference=(target[2] - trained_pass[2]).abs().max().item())
 
 
+def codi_case(run, rows, latents, gamma, layers="all"):
+    return {
+        "thinking": "sequential", "iterations": latents, "shift": 1, "residual": False, "feedback": "ln(mlp[1](hs[-1]))", "rows": rows,
+        "weights": {"answer": 1.0, "teacher": 1.0, "distil": gamma}, "distil_layers": layers, "latent": run.model.pad_token_id,
+    }
+
+
 def codi_lora(report, run, rows, latents, what):
     """Adapters with B away from 0: dW of the merged weights gives dA and dB."""
     gen = torch.Generator().manual_seed(3)
@@ -531,7 +542,7 @@ def codi_lora(report, run, rows, latents, what):
     for n, (a, b, scale) in pairs.items():
         state[f"{n}.weight"] += (scale * b @ a).detach().T  # Conv1D is [in, out]
     config = GPT2Config(**{k: v for k, v in base.config.to_dict().items() if k not in ("model_type", "architectures", "torch_dtype")})
-    config._attn_implementation = "eager"
+    config._attn_implementation = "sdpa"
     merged = GPT2LMHeadModel(config)
     merged.load_state_dict(state)
     gradients = {}
@@ -546,18 +557,23 @@ def codi_lora(report, run, rows, latents, what):
             out[f"{n}.A"], out[f"{n}.B"] = scale * b.detach().T @ dw, scale * dw @ a.detach().T
         return out
 
-    case = {
-        "thinking": "sequential", "iterations": latents, "shift": 1, "residual": False, "feedback": "ln(mlp[1](hs[-1]))", "rows": rows,
-        "weights": {"answer": 1.0, "teacher": 1.0, "distil": 1.0},
-    }
-    yield "codi", what, losses, gradients, in_double(merged), case, codi_parts(run.model.prj), None, {"latent": run.model.pad_token_id, "chain": chain}
+    yield Found("codi", what, losses, gradients, in_double(merged), codi_case(run, rows, latents, 1.0), codi_parts(run.model.prj), chain=chain)
 
 
-def padded_forward(model, embeds, visible):
-    """One pass over whole rows in which position q sees k where visible[b, q, k], positions counted from the padding."""
-    mask = torch.zeros(visible.shape, dtype=embeds.dtype).masked_fill(~visible, torch.finfo(embeds.dtype).min)[:, None]
-    return model(inputs_embeds=embeds, attention_mask=mask, position_ids=torch.arange(embeds.shape[1])[None].expand(embeds.shape[0], -1),
-                 output_hidden_states=True)
+def padded_forward(model, embeds, visible, dead=(), positions=None):
+    """One pass over whole rows in which position q sees k where visible[b, q, k], positions counted from the padding.
+    The `dead` (b, q, width) see the first `width` positions with equal weights: a softmax over numbers that are all
+    the smallest there is. So it is on a CPU; elsewhere what such rows hold is up to the kernel."""
+    mask = torch.zeros(visible.shape, dtype=embeds.dtype).masked_fill(~visible, -math.inf)
+    for b, q, width in dead:
+        mask[b, q, :width] = torch.finfo(embeds.dtype).min
+    mask = mask[:, None]
+    from transformers.models.gpt2 import modeling_gpt2
+    from transformers.models.llama.modeling_llama import LlamaModel
+    positions = torch.arange(embeds.shape[1])[None].expand(embeds.shape[0], -1) if positions is None else positions
+    with replaced(modeling_gpt2, _prepare_4d_causal_attention_mask_for_sdpa=lambda **_: mask):
+        with replaced(LlamaModel, _update_causal_mask=lambda *_: mask):
+            return model(inputs_embeds=embeds, position_ids=positions, output_hidden_states=True)
 
 
 def codi_padding_seen(run, batch, latents):
@@ -569,18 +585,15 @@ def codi_padding_seen(run, batch, latents):
     n, width = encoder.shape[1], encoder.shape[1] + latents + decoder.shape[1]
     visible = torch.ones(width, width).tril().bool()[None].repeat(len(encoder), 1, 1)
     visible[:, :n, :n] &= real[:, None]
-    for b in range(len(encoder)):  # a padding's own row sees nothing: softmax of equal numbers over the question's width
-        for q in range(n):
-            if not real[b, q]:
-                visible[b, q, :n] = True
+    dead = [(b, q, n) for b, q in (~real).nonzero().tolist()]
     embeds = torch.cat([table(encoder), torch.zeros(len(encoder), latents, table.weight.shape[1]).double(), table(decoder)], 1)
     feed = lambda h: run.model.prj(h)
     with torch.no_grad():
         for i in range(latents):
-            h = padded_forward(model, embeds, visible).hidden_states[-1][:, n + i - 1]
+            h = padded_forward(model, embeds, visible, dead).hidden_states[-1][:, n + i - 1]
             embeds = embeds.clone()
             embeds[:, n + i] = feed(h)
-        out = padded_forward(model, embeds, visible)
+        out = padded_forward(model, embeds, visible, dead)
         teacher = model(input_ids=batch["ref_input_ids"], output_hidden_states=True)
     ce = lambda logits, labels: F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).item()
     llama = "llama" in run.model.model_name.lower()
@@ -597,20 +610,19 @@ def codi_padding_seen(run, batch, latents):
 
 def compare(arguments):
     report = Report()
-    torch.set_default_dtype(torch.float64)  # the masks of transformers are made in it
+    double_everywhere()
     for method in METHODS:
         checkout = getattr(arguments, method)
         if checkout is None:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            for name, what, losses, gradients, model, case, parts, decoder, about in globals()[method](checkout.resolve(), report, Path(folder)):
+            for found in globals()[method](checkout.resolve(), report, Path(folder)):
                 if arguments.published_only:
-                    report.add(name, what, "published", losses=losses, gradients=len(gradients))
+                    report.add(found.method, found.what, "published", losses=found.losses, gradients=len(found.gradients))
                     continue
-                ours, our_gradients = reference(model, case, parts, decoder, about["latent"])
-                our_gradients = about.get("chain", lambda g: g)(our_gradients)
-                report.numbers(name, f"losses: {what}", losses, ours)
-                report.numbers(name, f"gradients: {what}", gradients, our_gradients)
+                losses, gradients = reference(found.model, found.case, found.parts, found.decoder)
+                report.numbers(found.method, f"losses: {found.what}", found.losses, losses)
+                report.numbers(found.method, f"gradients: {found.what}", found.gradients, found.chain(gradients))
     if arguments.json:
         arguments.json.write_text("".join(json.dumps(line) + "\n" for line in report.lines))
 
