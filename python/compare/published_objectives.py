@@ -605,6 +605,326 @@ def codi_padding_seen(run, batch, latents):
     return losses | {"total": losses["answer"] + losses["teacher"] + run.model.distill_loss_factor * losses["distil"]}
 
 
+# ---------------------------------------------------------------- SIM-CoT
+
+
+def simcot_coconut(checkout, report, folder):
+    """The model with a decoder, on Coconut. Their run.py does not give it a step's text: its own functions for that
+    are used here."""
+    with imports_from(checkout / "Coconut"):
+        import coconut as module
+        import dataset
+    source = (checkout / "Coconut/run.py").read_text()
+    report.add("simcot", "coconut: run.py calls the functions that make the decoder's texts", "note",
+               dataset="get_cot_with_explainable_latent_dataset(" in source, collator="MyExplainableCollator(" in source)
+    c, stages = 2, 3
+    for kind, stage, steps in [("gpt2", 4, (2, 5, 3, 4)), ("gpt2", 3, (2, 5, 3, 1)), ("gpt2", 2, (2, 4, 1, 3)), ("llama", 4, (2, 5, 3, 4))]:
+        what = f"coconut, {kind}, stage {stage} of {stages}, steps {steps}"
+        data, path = examples(3, steps, (5, 9, 3, 7)), tiny(folder, kind)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(path))
+        tokenizer.pad_token = tokenizer.eos_token
+        base, decoder = (transformers.AutoModelForCausalLM.from_pretrained(path) for _ in range(2))
+        with torch.no_grad():  # a decoder that is not the base
+            for p in decoder.parameters():
+                p.add_(0.05 * torch.randn_like(p))
+        markers = []
+        for token in ("<|start-latent|>", "<|end-latent|>", "<|latent|>"):
+            tokenizer.add_tokens(token)
+            markers.append(tokenizer.convert_tokens_to_ids(token))
+        start, end, latent = markers
+        base.resize_token_embeddings(len(tokenizer))
+        configs = SimpleNamespace(
+            training_method="full", explain_mode="v1_aug", max_latent_stage=stages, c_thought=c, uniform_prob=0.0, no_cot=False,
+            pad_latent_to_max=True,
+        )
+        doubled(base), doubled(decoder)
+        model = module.CoconutGPT_Same_Word_Embedding(
+            base, decoder, tokenizer, latent, start, end, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<<"), c, configs)
+        decoder.eval()
+        model.train()
+        if kind == "gpt2" and stage == 4:
+            report.add("simcot", "coconut: train() of the whole leaves the decoder as from_pretrained gives it, in eval mode", "note", decoder_in_training_mode=decoder.training)
+        file = Path(folder) / "data.json"
+        file.write_text(json.dumps(data))
+        with one_process(), quiet():
+            items = dataset.get_cot_with_explainable_latent_dataset(stage, dataset.get_dataset(file, tokenizer), configs, start, latent, end)
+            items = [items[i] for i in range(len(items))]
+            batch = dataset.MyExplainableCollator(tokenizer, latent_id=latent)(copy.deepcopy(items))
+        batch = {k: v for k, v in batch.items() if k != "idx"}
+        encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
+        groups, rows = min(stage, stages), []
+        for i, example in enumerate(data):
+            skipped = len(example["steps"]) if stage > stages else stage
+            head = encode(example["question"] + "\n") + [start] + [latent] * (groups * c) + [end]
+            said = encode("".join(s + "\n" for s in example["steps"][skipped:]) + "### " + example["answer"]) + [tokenizer.eos_token_id]
+            chain = example["steps"][:skipped]
+            chain = chain[: stages - 1] + (["\n".join(chain[stages - 1:])] if len(chain) >= stages else [])
+            texts = [encode(text) + [tokenizer.eos_token_id] for text in chain]
+            texts += [said] * (groups - len(texts))
+            rows.append(row(head + said, tail(head + said, len(head)), i, decoder_texts=texts))
+        report.equal("simcot", f"rows: {what}", [[r["input_ids"], r["labels"]] for r in items], [[r["ids"], r["labels"]] for r in rows])
+        with quiet():
+            total = model(**batch).loss
+            answer = model(**{k: v for k, v in batch.items() if k != "explainable_ids_list"}).loss
+        total.backward()
+        losses = {"answer": answer.item(), "decoder": (total - answer).item(), "total": total.item()}
+        gradients = {f"model.{k}": v for k, v in named_gradients(base).items()} | {f"decoder.{k}": v for k, v in named_gradients(decoder).items()}
+        case = {
+            "thinking": "sequential", "iterations": 0, "shift": 1, "residual": False, "feedback": "hs[-1]", "rows": rows, "c": c,
+            "weights": {"answer": 1.0, "decoder": 1.0}, "decoder": {"layers": 2, "style": "coconut"}, "latent": latent,
+        }
+        yield Found("simcot", what, losses, gradients, plain(base), case, {}, plain(decoder))
+
+
+def simcot_codi(checkout, report, folder):
+    latents = 2
+    for steps in [(6, 2, 3), (2, 6, 3), (1, 3, 4)]:
+        what = f"codi, gpt2, steps {steps}"
+        data = examples(2, steps, (6, 6, 6))
+        run = codi_run(checkout / "CODI", tiny(folder), data, "gpt2", latents, ["--use_lora", "False", "--use_decoder", "True"])
+        with torch.no_grad():
+            for p in run.model.decoder.parameters():
+                p.add_((0.05 * torch.randn(p.shape)).to(p.dtype))
+        # The numbers of the real GPT-2's tokens `<<`, ` <<` and `>>` stand in their code: ours are others.
+        marks = {"start_ids": (run.tokenizer.convert_tokens_to_ids("<<"),), "end_id": run.tokenizer.convert_tokens_to_ids(">>")}
+        theirs = run.module.get_steps
+        run.module.get_steps = lambda ids, n, **given: theirs(ids, n, **given | marks)
+        losses, batch, out = codi_step(run)
+        losses["decoder"] = float(out["explain_loss"])
+        gradients = {f"model.{k}": v for k, v in named_gradients(run.model.codi).items()} | codi_part_gradients(run.model.prj)
+        gradients |= {f"decoder.{k}": v for k, v in named_gradients(run.model.decoder).items()}
+        rows = codi_rows(run, data, latents)
+        report.equal("simcot", f"rows: {what}", codi_their_rows(run, latents), rows)
+        eos = run.tokenizer.eos_token_id
+        for student, example in zip(rows[::2], data):
+            chain = [run.tokenizer.encode(step) for step in example["steps"][:-1]]
+            texts = chain[:latents] + ([[*itertools.chain(*chain[latents:])]] if len(chain) > latents else [])
+            student["decoder_texts"] = [text + [eos] for text in texts] + [None] * (latents + 1 - len(texts))
+        case = codi_case(run, rows, latents, 1.0) | {"decoder": {"layers": 2, "style": "codi"}}
+        case["weights"]["decoder"] = 1.0
+        yield Found("simcot", what, losses, gradients, plain(run.model.codi), case, codi_parts(run.model.prj), plain(run.model.decoder))
+        # Every row's text is cut to one token more than row 0's.
+        cut = copy.deepcopy(case)
+        first = [len(text or []) for text in cut["rows"][0]["decoder_texts"]]
+        for student in cut["rows"][::2]:
+            student["decoder_texts"] = [text and text[: n + 1] for text, n in zip(student["decoder_texts"], first)]
+        yield Found("simcot", f"{what}, each slot's texts cut to one token more than row 0's", losses, gradients, plain(run.model.codi), cut,
+                    codi_parts(run.model.prj), plain(run.model.decoder))
+
+
+def simcot(checkout, report, folder):
+    yield from simcot_coconut(checkout, report, folder)
+    yield from simcot_codi(checkout, report, folder)
+
+
+# ---------------------------------------------------------------- PCCoT
+
+
+def pccot(checkout, report, folder):
+    with imports_from(checkout):
+        import models
+    c, even, uneven = 4, (6, 6, 6), (3, 8, 5)
+    for kind, iterations, projection, words in [
+        ("gpt2", 3, False, even), ("gpt2", 2, True, even), ("llama", 3, True, even), ("gpt2", 3, False, uneven), ("llama", 3, False, uneven), ("gpt2", 0, False, even),
+    ]:
+        padded = "questions of one length" if words is even else "questions padded"
+        what = f"{kind}, {iterations} iterations{', projected' if projection else ''}, {padded}"
+        path = tiny(folder, kind)
+        Config, Model = (models.PCCoTGPT2Config, models.PCCoTGPT2LMHeadModel) if kind == "gpt2" else (models.PCCoTLlamaConfig, models.PCCoTLlamaForCausalLM)
+        told = json.loads((path / "config.json").read_text())
+        config = Config(**{k: v for k, v in told.items() if k not in ("model_type", "architectures", "torch_dtype")}, num_iterations=iterations, use_projection=projection)
+        torch.manual_seed(6)
+        model = Model.from_pretrained(path, config=config)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(path))
+        ids = []
+        for token in ("<pcot.bot>", "<pcot.eot>", "<pcot.latent>"):
+            tokenizer.add_special_tokens({"additional_special_tokens": (token,)}, replace_additional_special_tokens=False)
+            ids.append(tokenizer.convert_tokens_to_ids(token))
+        bot, eot, latent = ids
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+        model.resize_token_embeddings(len(tokenizer))
+        doubled(model).train()
+        settings = models.PCCoTArguments(bot_token_id=bot, eot_token_id=eot, latent_token_id=latent, num_latent_tokens=c)
+        # Padding of `tokenizer.pad` to the left is an argument of its younger versions.
+        processor, pad = models.COTDataProcessor(tokenizer, settings), tokenizer.pad
+
+        def either_side(*args, padding_side=None, **kwargs):
+            side, tokenizer.padding_side = tokenizer.padding_side, padding_side or tokenizer.padding_side
+            out = pad(*args, **kwargs)
+            tokenizer.padding_side = side
+            return out
+
+        tokenizer.pad = either_side
+        data = examples(4, (2, 1, 3), words)
+        columns = {k: [e[k] for e in data] for k in ("question", "steps", "answer")}
+        tokens = processor.tokenize_function(columns)
+        items = tokens | processor.group_texts(tokens)
+        items = [{k: v[i] for k, v in items.items()} for i in range(len(data))]
+        batch = processor.data_collator(copy.deepcopy(items))
+        encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
+        prompt, rows = encode("The answer is:"), []
+        for i, example in enumerate(data):
+            question, chain = encode(example["question"]), [*itertools.chain(*map(encode, example["steps"][:-1]))]
+            said = prompt + encode(example["answer"]) + [tokenizer.eos_token_id]  # no space before the value
+            head = question + [bot] + [latent] * c + [eot]
+            rows.append(row(head + said, tail(head + said, len(head)), i, anchor=len(head) + len(prompt) - 1))
+            ids = question + chain + said
+            rows.append(row(ids, tail(ids, len(question)), i, role="teacher", anchor=len(question) + len(chain) + len(prompt) - 1))
+        theirs = []
+        for item in items:
+            student = item["question"] + item["ccot_ids_woq"]
+            theirs.append([student, len(item["question"]) + item["ccot_kd_index"]])
+            theirs.append([item["cot_input_ids"], item["cot_kd_index"]])
+        report.equal("pccot", f"rows: {what}", theirs, [[r["ids"], r["anchor"]] for r in rows])
+        out = model(**batch)
+        out.loss.backward()
+        log = model._log_cache
+        losses = {"answer": log["ccot_loss"], "teacher": log["cot_loss"], "distil": log["kd_loss"], "total": out.loss.item()}
+        gradients = {f"model.{k}": v for k, v in named_gradients(model).items() if not k.startswith("prj")}
+        parts = {}
+        if projection:
+            shaped = torch.nn.Sequential(torch.nn.Identity(), *list(model.prj)[:3])
+            shaped.add_module("ln", model.prj[3])
+            parts, gradients = codi_parts(shaped), gradients | codi_part_gradients(shaped)
+        case = {
+            "thinking": "parallel", "iterations": iterations, "shift": 1, "residual": False, "feedback": "ln(mlp[1](hs[-1]))" if projection else "hs[-1]",
+            "rows": rows, "weights": {"answer": 1.0, "teacher": 1.0, "distil": 1.0}, "distil_layers": "blocks", "latent": latent,
+        }
+        reduced = plain(model)
+        yield Found("pccot", what, losses, gradients, reduced, case, parts)
+        if words is uneven:
+            report.numbers("pccot", f"{what}: in the iterations latents see the padding, elsewhere nobody does{'' if kind == 'gpt2' else '; positions count it'}",
+                           losses, pccot_padding_seen(reduced, batch, c, iterations, kind, losses["teacher"]))
+
+
+def pccot_padding_seen(model, batch, c, iterations, kind, teacher_loss):
+    """Losses as they should be if the padding is seen in the iterations, and in the answer's pass is not."""
+    ids, mask, n = batch["input_ids"], batch["attention_mask"].bool(), batch["key_indices"][0]
+    width = ids.shape[1]
+    table = model.get_input_embeddings()
+    positions = None
+    if kind == "gpt2":
+        positions = (mask.long().cumsum(-1) - 1).masked_fill(~mask, 0)
+    causal = torch.ones(width, width).tril().bool()[None].repeat(len(ids), 1, 1)
+    masked = causal & mask[:, None]
+    iterated = masked.clone()
+    iterated[:, n : n + c] = causal[:, n : n + c]
+    dead = lambda wide: [(b, q, wide) for b, q in (~mask).nonzero().tolist() if q < n]  # their first pass ends at the last latent
+    embeds = table(ids)
+    plain_embeds = embeds
+    with torch.no_grad():
+        out = padded_forward(model, embeds, masked, dead(n + c), positions)
+        fixed = out.hidden_states[-1][:, n - 1]
+        for t in range(iterations):
+            h = out.hidden_states[-1]
+            embeds = plain_embeds.clone()
+            embeds[:, n] = fixed
+            embeds[:, n + 1 : n + c] = h[:, n : n + c - 1]
+            out = padded_forward(model, embeds, iterated, dead(n + c), positions)
+        teacher = model(input_ids=batch["cot_input_ids"], output_hidden_states=True)
+    at = torch.arange(len(ids))
+    anchor = n + c + batch["key_indices"][2]
+    answer = F.cross_entropy(out.logits[:, n + c : -1].flatten(0, 1), batch["labels"][:, 1:].flatten()).item()
+    target = lambda t: t[at, batch["cot_kd_indices"]]
+    distil = [F.smooth_l1_loss(s[:, anchor], target(t)) / target(t).std() for s, t in zip(out.hidden_states[1:], teacher.hidden_states[1:])]
+    distil = torch.stack(distil).mean().item()
+    return {"answer": answer, "teacher": teacher_loss, "distil": distil, "total": answer + teacher_loss + distil}
+
+
+# ---------------------------------------------------------------- iCoT
+
+
+def icot(checkout, report, folder):
+    """Their main() over some epochs, with a model that keeps what it is given; then the same rows from docs' rule."""
+    path = tiny(folder, "gpt2")
+    data = examples(8, (1, 2, 3, 2, 1, 3, 2, 1, 2, 3, 1, 2), range(3, 15))
+    file = Path(folder) / "train.txt"
+    file.write_text("".join(f"{e['question']}||{' '.join(e['steps'])} #### {e['answer']}\n" for e in data))
+    for batch, per_epoch, smoothing, beyond, epochs, reset in [(2, 2, 4.0, 12, 4, True), (4, 8, math.inf, math.inf, 6, False), (2, 6, 1.0, 9, 4, True)]:
+        settings = dict(batch_size=batch, remove_per_epoch=per_epoch, removal_smoothing_lambda=smoothing, remove_all_when_remove_beyond=beyond, epochs=epochs)
+        with imports_from(checkout / "src"):
+            train = importlib.import_module("train")
+        seen, draws, resets, loaded = [], [], [], []
+        multinomial, adamw = torch.multinomial, torch.optim.AdamW
+
+        class Model(train.ImplicitModel):
+            def compute_loss(self, input_ids, labels, position_ids=None, output_attentions=False):
+                seen.append((input_ids.tolist(), labels.tolist(), position_ids))
+                return super().compute_loss(input_ids, labels, position_ids, output_attentions)
+
+            def save_pretrained(self, _):
+                pass
+
+        def drawn(p, n, replacement):
+            draws.append((p, multinomial(p, n, replacement=replacement)))
+            return draws[-1][1]
+
+        def optimizer(*args, **kwargs):
+            resets.append(len(seen))
+            return adamw(*args, **kwargs)
+
+        class Loader(torch.utils.data.DataLoader):
+            def __iter__(self):
+                for each in super().__iter__():
+                    loaded.append(each)
+                    yield each
+
+        sys.argv[1:] = ["--model", str(path), "--train_path", str(file), "--val_path", str(file), "--save_model", folder.name,
+                        *itertools.chain(*([f"--{k}", str(v)] for k, v in settings.items()))] + ["--reset_optimizer"] * reset
+        with quiet(), replaced(train, ImplicitModel=Model, evaluate=lambda *_, **__: (0.0, 0.0, 1.0), DataLoader=Loader), \
+                replaced(torch, multinomial=drawn), replaced(torch.optim, AdamW=optimizer):
+            train.main()
+        del sys.argv[1:]
+        # What docs say.
+        eos, mine, my_resets, removed, s = len(TOKENS) - 1, [], [0], [], 0
+        every = round(len(data) // batch / per_epoch)
+        offsets = iter(draws)
+        gone = False
+        for step, given in enumerate(loaded):
+            before = s
+            s = math.inf if every and step // every >= beyond or s == math.inf or s >= beyond else (step // every if every else step + 1)
+            if s > before and not gone and reset:
+                my_resets.append(step)
+            o = next(offsets)[1].tolist() if s > 0 or smoothing != math.inf else [0] * batch
+            ids, labels, gone = [], [], True
+            for row_ids, offset in zip(given["input_ids_all"].tolist(), o):
+                first, second, third = [i for i, t in enumerate(row_ids) if t == eos][:3]
+                chain = row_ids[first + 1 : second]
+                n = min(len(chain), s + offset)
+                gone &= s + offset >= len(chain)
+                ids.append(row_ids[: first + 1] + chain[int(n):] + row_ids[second : third + 1])
+                labels.append(tail(ids[-1], first + 1))
+            gone &= s > 0 or smoothing != math.inf
+            width = max(map(len, ids))
+            if not (s > 0 or smoothing != math.inf):
+                width = given["input_ids_all"].shape[1]
+            mine.append(([r + [eos] * (width - len(r)) for r in ids], [r + [IGNORE] * (width - len(r)) for r in labels], None))
+            removed.append(s)
+        name = f"batch {batch}, {per_epoch} an epoch, lambda {smoothing}, all beyond {beyond}"
+        report.equal("icot", f"rows of {len(seen)} steps, {name}, s from {removed[0]} to {removed[-1]}", seen, mine)
+        report.equal("icot", f"steps at which AdamW is made anew, {name}", resets, my_resets)
+        if draws:
+            p = draws[0][0]
+            rule = [(1 - math.exp(-smoothing)) * math.exp(-smoothing * o) if smoothing != math.inf else float(o == 0) for o in range(len(p))]
+            report.numbers("icot", f"P(o), {name}", {"p": p[:-1]}, {"p": torch.tensor(rule[:-1])})
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(path))
+    report.add("icot", "a row", "note", text=tokenizer.decode(loaded[0]["input_ids_all"][0]))
+    # The loss: mean over labels.
+    with imports_from(checkout / "src"):
+        model_module = importlib.import_module("model")
+        configuration = importlib.import_module("configuration_model")
+    model = model_module.ImplicitModel(configuration.ImplicitModelConfig(base_model=str(path)))
+    doubled(model).train()
+    ids, labels = torch.tensor(seen[3][0]), torch.tensor(seen[3][1])
+    out = model.compute_loss(ids, labels)
+    out.loss.backward()
+    rows = [row(i[: len(i) - l[::-1].index(next(t for t in l[::-1] if t != IGNORE))], l[: len(i) - l[::-1].index(next(t for t in l[::-1] if t != IGNORE))], k)
+            for k, (i, l) in enumerate(zip(seen[3][0], seen[3][1]))]
+    case = {"thinking": "sequential", "iterations": 0, "shift": 1, "residual": False, "feedback": "hs[-1]", "rows": rows, "weights": {"answer": 1.0}, "latent": -1}
+    yield Found("icot", "gpt2, one batch", {"answer": out.loss.item(), "total": out.loss.item()}, {f"model.{k}": v for k, v in named_gradients(model.base_model).items()},
+                plain(model.base_model), case)
+
+
 # ---------------------------------------------------------------- main
 
 
