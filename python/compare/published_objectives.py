@@ -239,8 +239,8 @@ class Report:
 
 def reference(model, case, parts=None, decoder=None):
     """Losses of the project's reference on a case, by name, and the gradients of the weighted total."""
-    if not hasattr(transformers, "Qwen3ForCausalLM"):  # younger than what published code runs with, and not used here
-        transformers.Qwen3ForCausalLM = None
+    if not hasattr(sys.modules["transformers"], "Qwen3ForCausalLM"):  # younger than what published code runs with, and not used here
+        sys.modules["transformers"].Qwen3ForCausalLM = None
     import objectives
     model.zero_grad()
     parts = {k: v.detach().double().clone().requires_grad_() for k, v in (parts or {}).items()}
@@ -464,8 +464,8 @@ def codi_part_gradients(prj):
     return {f"reinject.{k}": v for k, v in grads.items()}
 
 
-def codi_step(run):
-    batch = run.collator([run.dataset[i] for i in range(len(run.dataset))])
+def codi_step(run, order=None):
+    batch = run.collator([run.dataset[i] for i in order or range(len(run.dataset))])
     doubled(run.model).train()
     with quiet():
         out = run.model(**batch)
@@ -477,15 +477,15 @@ def codi_step(run):
 def codi(checkout, report, folder):
     latents = 3
     even, uneven = (6, 6, 6), (3, 8, 5)
-    for kind, words, batched, lora, gamma in [
-        ("gpt2", even, True, False, 1.0), ("llama", even, True, False, 20.0), ("gpt2", even, True, True, 1.0), ("gpt2", uneven, True, False, 1.0),
-        ("llama", uneven, True, False, 20.0),
+    for kind, words, lora, gamma, fix in [
+        ("gpt2", even, False, 1.0, False), ("llama", even, False, 20.0, False), ("gpt2", even, True, 1.0, False), ("gpt2", uneven, False, 1.0, False),
+        ("llama", uneven, False, 20.0, False), ("gpt2", uneven, False, 1.0, True), ("llama", uneven, False, 20.0, True),
     ]:
         data = examples(2, (2, 1, 3), words)
-        extra = ["--use_lora", str(lora), "--distill_loss_factor", str(gamma)]
+        extra = ["--use_lora", str(lora), "--distill_loss_factor", str(gamma), "--fix_attn_mask", str(fix)]
         run = codi_run(checkout, tiny(folder, kind), data, kind, latents, extra)
         padded = "questions of one length" if words is even else "questions padded"
-        what = f"{kind}, {padded}{', LoRA' if lora else ''}"
+        what = f"{kind}, {padded}{', LoRA' if lora else ''}{', fix_attn_mask' if fix else ''}"
         rows = codi_rows(run, data, latents)
         report.equal("codi", f"rows: {what}", codi_their_rows(run, latents), rows)
         if lora:
@@ -497,8 +497,16 @@ def codi(checkout, report, folder):
         case = codi_case(run, rows, latents, gamma)
         yield Found("codi", what, losses, gradients, plain(run.model.codi), case, codi_parts(run.model.prj))
         if words is uneven:
-            ours = codi_padding_seen(run, batch, latents)
-            report.numbers("codi", f"{what}: positions count the padding; latents and answer see it, bot and question do not", losses, ours)
+            ours = codi_padding_seen(run, batch, latents, fix)
+            report.numbers("codi", f"{what}: positions count the padding; latents {'' if fix else 'and answer '}see it, {'answer, ' if fix else ''}bot and question do not", losses, ours)
+    # A first example of one step leaves an empty chain.
+    try:
+        codi_run(checkout, tiny(folder), examples(2, (1, 2), even), "gpt2", latents)
+        failed = None
+    except IndexError as error:
+        failed = str(error)
+    del sys.argv[1:]
+    report.add("codi", "data whose first example has one step", "note", error=failed)
     # Which examples are dropped.
     data = examples(2, (2, 2, 2), even, answers=["7", "-7", "1,000"])
     run = codi_run(checkout, tiny(folder), data, "gpt2", latents)
@@ -576,8 +584,8 @@ def padded_forward(model, embeds, visible, dead=(), positions=None):
             return model(inputs_embeds=embeds, position_ids=positions, output_hidden_states=True)
 
 
-def codi_padding_seen(run, batch, latents):
-    """Losses with the published default of `fix_attn_mask` off: what we think it amounts to."""
+def codi_padding_seen(run, batch, latents, fix):
+    """Losses as they should be if the padding is seen by latents, and by the answer without their `fix_attn_mask`."""
     model = plain(run.model.codi)
     table = model.get_input_embeddings()
     encoder, decoder = batch["encoder_input_ids"], batch["decoder_input_ids"]
@@ -585,6 +593,8 @@ def codi_padding_seen(run, batch, latents):
     n, width = encoder.shape[1], encoder.shape[1] + latents + decoder.shape[1]
     visible = torch.ones(width, width).tril().bool()[None].repeat(len(encoder), 1, 1)
     visible[:, :n, :n] &= real[:, None]
+    if fix:
+        visible[:, n + latents:, :n] &= real[:, None]
     dead = [(b, q, n) for b, q in (~real).nonzero().tolist()]
     embeds = torch.cat([table(encoder), torch.zeros(len(encoder), latents, table.weight.shape[1]).double(), table(decoder)], 1)
     feed = lambda h: run.model.prj(h)
@@ -678,8 +688,8 @@ def simcot_coconut(checkout, report, folder):
 
 def simcot_codi(checkout, report, folder):
     latents = 2
-    for steps in [(6, 2, 3), (2, 6, 3), (1, 3, 4)]:
-        what = f"codi, gpt2, steps {steps}"
+    for steps, order in [((6, 2, 3), (0, 1, 2)), ((2, 6, 3), (0, 1, 2)), ((3, 4, 1), (2, 0, 1))]:
+        what = f"codi, gpt2, steps {tuple(steps[i] for i in order)}"
         data = examples(2, steps, (6, 6, 6))
         run = codi_run(checkout / "CODI", tiny(folder), data, "gpt2", latents, ["--use_lora", "False", "--use_decoder", "True"])
         with torch.no_grad():
@@ -689,7 +699,7 @@ def simcot_codi(checkout, report, folder):
         marks = {"start_ids": (run.tokenizer.convert_tokens_to_ids("<<"),), "end_id": run.tokenizer.convert_tokens_to_ids(">>")}
         theirs = run.module.get_steps
         run.module.get_steps = lambda ids, n, **given: theirs(ids, n, **given | marks)
-        losses, batch, out = codi_step(run)
+        losses, batch, out = codi_step(run, order)
         losses["decoder"] = float(out["explain_loss"])
         gradients = {f"model.{k}": v for k, v in named_gradients(run.model.codi).items()} | codi_part_gradients(run.model.prj)
         gradients |= {f"decoder.{k}": v for k, v in named_gradients(run.model.decoder).items()}
@@ -705,7 +715,7 @@ def simcot_codi(checkout, report, folder):
         yield Found("simcot", what, losses, gradients, plain(run.model.codi), case, codi_parts(run.model.prj), plain(run.model.decoder))
         # Every row's text is cut to one token more than row 0's.
         cut = copy.deepcopy(case)
-        first = [len(text or []) for text in cut["rows"][0]["decoder_texts"]]
+        first = [len(text or []) for text in cut["rows"][2 * order[0]]["decoder_texts"]]
         for student in cut["rows"][::2]:
             student["decoder_texts"] = [text and text[: n + 1] for text, n in zip(student["decoder_texts"], first)]
         yield Found("simcot", f"{what}, each slot's texts cut to one token more than row 0's", losses, gradients, plain(run.model.codi), cut,
@@ -800,31 +810,30 @@ def pccot(checkout, report, folder):
 def pccot_padding_seen(model, batch, c, iterations, kind, teacher_loss):
     """Losses as they should be if the padding is seen in the iterations, and in the answer's pass is not."""
     ids, mask, n = batch["input_ids"], batch["attention_mask"].bool(), batch["key_indices"][0]
-    width = ids.shape[1]
-    table = model.get_input_embeddings()
-    positions = None
-    if kind == "gpt2":
-        positions = (mask.long().cumsum(-1) - 1).masked_fill(~mask, 0)
-    causal = torch.ones(width, width).tril().bool()[None].repeat(len(ids), 1, 1)
-    masked = causal & mask[:, None]
-    iterated = masked.clone()
-    iterated[:, n : n + c] = causal[:, n : n + c]
-    dead = lambda wide: [(b, q, wide) for b, q in (~mask).nonzero().tolist() if q < n]  # their first pass ends at the last latent
-    embeds = table(ids)
-    plain_embeds = embeds
+    # The latents stand twice, as they are at first and as they become: what a padding's own row holds is of the first pass.
+    places = [*range(n + c), *range(n, ids.shape[1])]
+    twice, last = ids[:, places], n + 2 * c
+    real, width = mask[:, places], len(places)
+    visible = torch.ones(width, width).tril().bool()[None].repeat(len(ids), 1, 1)
+    visible[:, n + c :, n : n + c] = False
+    seen_in_iterations = visible[:, n + c : last].clone()
+    visible &= real[:, None]
+    visible[:, n + c : last] = seen_in_iterations
+    dead = [(b, q, n + c) for b, q in (~real).nonzero().tolist() if q < n]
+    positions = (mask.long().cumsum(-1) - 1).masked_fill(~mask, 0) if kind == "gpt2" else torch.arange(ids.shape[1])[None].expand(len(ids), -1)
+    positions = positions[:, places]
+    embeds = model.get_input_embeddings()(twice)
     with torch.no_grad():
-        out = padded_forward(model, embeds, masked, dead(n + c), positions)
-        fixed = out.hidden_states[-1][:, n - 1]
+        out = padded_forward(model, embeds, visible, dead, positions)
+        fed = out.hidden_states[-1][:, n - 1 : n + c - 1]
         for t in range(iterations):
-            h = out.hidden_states[-1]
-            embeds = plain_embeds.clone()
-            embeds[:, n] = fixed
-            embeds[:, n + 1 : n + c] = h[:, n : n + c - 1]
-            out = padded_forward(model, embeds, iterated, dead(n + c), positions)
+            embeds = torch.cat([embeds[:, : n + c], fed, embeds[:, last:]], 1)
+            out = padded_forward(model, embeds, visible, dead, positions)
+            fed = torch.cat([fed[:, :1], out.hidden_states[-1][:, n + c : last - 1]], 1)
         teacher = model(input_ids=batch["cot_input_ids"], output_hidden_states=True)
     at = torch.arange(len(ids))
-    anchor = n + c + batch["key_indices"][2]
-    answer = F.cross_entropy(out.logits[:, n + c : -1].flatten(0, 1), batch["labels"][:, 1:].flatten()).item()
+    anchor = last + batch["key_indices"][2]
+    answer = F.cross_entropy(out.logits[:, last:-1].flatten(0, 1), batch["labels"][:, 1:].flatten()).item()
     target = lambda t: t[at, batch["cot_kd_indices"]]
     distil = [F.smooth_l1_loss(s[:, anchor], target(t)) / target(t).std() for s, t in zip(out.hidden_states[1:], teacher.hidden_states[1:])]
     distil = torch.stack(distil).mean().item()
@@ -931,6 +940,7 @@ def icot(checkout, report, folder):
 def compare(arguments):
     report = Report()
     double_everywhere()
+    transformers.logging.set_verbosity_error()
     for method in METHODS:
         checkout = getattr(arguments, method)
         if checkout is None:
