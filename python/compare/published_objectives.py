@@ -296,7 +296,7 @@ def lotus_build(Lotus, path, c, kind="gpt2", **settings):
     for token in ("<|start-latent|>", "<|end-latent|>", "<|latent|>"):
         tokenizer.add_tokens(token)
         markers.append(tokenizer.convert_tokens_to_ids(token))
-    model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size))
+    model.resize_token_embeddings(model.config.vocab_size + 3)
     start, end, latent = markers
     lotus = Lotus(
         model, latent, start, end, tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, c_thought=c,
@@ -934,6 +934,96 @@ def icot(checkout, report, folder):
                 plain(model.base_model), case)
 
 
+# ---------------------------------------------------------------- time
+
+QUESTION, STEPS, STEP, ANSWER, BATCH = 40, 6, 8, 6, 8
+
+
+def drawn_rows(seed, vocab):
+    """Examples of random tokens below the markers: eight questions of 40, six steps of 8, an answer of 6 with its eos."""
+    gen = torch.Generator().manual_seed(seed)
+    text = lambda n: torch.randint(0, vocab - 1, (BATCH, n), generator=gen)
+    answer = torch.cat([text(ANSWER - 1), torch.full((BATCH, 1), vocab - 1)], 1)
+    return text(QUESTION), [text(STEP) for _ in range(STEPS)], answer
+
+
+def time_lotus(checkout, path, arguments):
+    with imports_from(checkout / "scripts"):
+        Lotus, _ = lotus_modules(checkout)
+    c, iterations = 13, 6
+    model, tokenizer, (start, end, latent) = lotus_build(Lotus, path, c)
+    table = model.base_causallm.get_input_embeddings().num_embeddings
+    question, steps, answer = drawn_rows(arguments.seed, arguments.vocab)
+    whole = lambda n, token: torch.full((BATCH, n), token)
+    # The small tokenizer gives the markers numbers that random tokens may have: the last rows of the table are theirs.
+    model.start_latent_id, model.end_latent_id, model.latent_token_id = table - 3, table - 2, table - 1
+    model.pad_token_id = arguments.vocab - 1
+    ids = torch.cat([question, whole(1, table - 3), whole(c * STEPS, table - 1), whole(1, table - 2), answer], 1)
+    labels = ids.clone()
+    labels[:, : -ANSWER] = IGNORE
+    batch = {
+        "input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids),
+        "position_ids": torch.arange(ids.shape[1])[None].expand(BATCH, -1), "replaced_cot_steps": torch.stack(steps, 1), "n_looped_iters": iterations,
+    }
+    return model, lambda: model(**batch).loss, {"c": c, "iterations": iterations, "tokens": ids.shape[1]}
+
+
+def time_codi(checkout, path, arguments, lora):
+    latents = 6
+    extra = ["--use_lora", str(lora), "--prj_dim", str(arguments.width), "--lora_r", "128", "--lora_alpha", "32"]
+    run = codi_run(checkout, path, examples(2, (2,), (6,)), "gpt2", latents, extra)
+    model = run.model.float()
+    question, steps, answer = drawn_rows(arguments.seed, arguments.vocab)
+    encoder = torch.cat([question, torch.full((BATCH, 1), model.bot_id)], 1)
+    decoder = torch.cat([torch.full((BATCH, 1), model.eot_id), answer], 1)
+    teacher = torch.cat([question, *steps[:-1], answer], 1)
+    labels = teacher.clone()
+    labels[:, :QUESTION] = IGNORE
+    at = lambda n: torch.full((BATCH,), n)
+    batch = {
+        "encoder_input_ids": encoder, "decoder_input_ids": decoder, "ref_input_ids": teacher, "labels": decoder, "ref_labels": labels,
+        "encoder_attention_mask": torch.ones_like(encoder).bool(), "ref_attention_mask": torch.ones_like(teacher).bool(),
+        "model_answer_position": at(decoder.shape[1] - 2), "ref_answer_position": at(teacher.shape[1] - 2),
+    }
+    return model, lambda: model(**batch)["loss"], {"c": latents, "lora": lora, "tokens": [encoder.shape[1] + latents + decoder.shape[1], teacher.shape[1]]}
+
+
+def measure(arguments, what):
+    """One line: the median of `repeat` steps after one that is not counted, and this process's peak of memory."""
+    torch.set_num_threads(arguments.threads)
+    method, *lora = what.split("-")
+    with tempfile.TemporaryDirectory() as folder:
+        path = tiny(folder, "gpt2", arguments.width, arguments.layers, arguments.heads, positions=1024, vocab=arguments.vocab, spread=0.02)
+        before = peak_gb()
+        more = (bool(lora),) if method == "codi" else ()
+        model, loss, about = globals()[f"time_{method}"](getattr(arguments, method).resolve(), path, arguments, *more)
+        if not arguments.dropout:
+            without_dropout(model)
+        model.train()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01)
+        times = []
+        for _ in range(arguments.repeat + 1):
+            start = time.perf_counter()
+            value = loss()
+            value.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            times.append(1e3 * (time.perf_counter() - start))
+    print(json.dumps({
+        "method": method, **about, "layers": arguments.layers, "width": arguments.width, "heads": arguments.heads, "vocab": arguments.vocab,
+        "batch": BATCH, "threads": arguments.threads, "dropout": arguments.dropout, "trained": sum(p.numel() for p in trained), "loss": round(value.item(), 4),
+        "repeat": arguments.repeat, "first_ms": round(times[0], 1), "median_ms": round(statistics.median(times[1:]), 1), "built_gb": round(before, 3),
+        "peak_gb": round(peak_gb(), 3),
+    }), flush=True)
+
+
+def time_all(arguments):
+    """A process a measurement, so that peaks are each one's own."""
+    for what in [*(["lotus"] * bool(arguments.lotus)), *(["codi", "codi-lora"] * bool(arguments.codi))]:
+        subprocess.run([sys.executable, __file__, *ARGV, f"--measure={what}"], check=True, stderr=None if arguments.loud else subprocess.DEVNULL)
+
+
 # ---------------------------------------------------------------- main
 
 
@@ -963,8 +1053,19 @@ def main():
         parser.add_argument(f"--{method}", type=Path, help="its checkout")
     parser.add_argument("--published-only", action="store_true", help="their numbers, without the reference")
     parser.add_argument("--json", type=Path, help="also write the lines here")
+    parser.add_argument("--time", action="store_true", help="a step's time and memory instead, of LOTUS and CODI")
+    for name, default in [("layers", 4), ("width", 128), ("heads", 4), ("vocab", 50257), ("threads", 2), ("repeat", 5), ("seed", 0)]:
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--dropout", action="store_true", help="with --time: leave their dropout on")
+    parser.add_argument("--loud", action="store_true", help="with --time: show what they write to stderr")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args(ARGV)
-    compare(arguments)
+    if arguments.measure:
+        measure(arguments, arguments.measure)
+    elif arguments.time:
+        time_all(arguments)
+    else:
+        compare(arguments)
 
 
 if __name__ == "__main__":
