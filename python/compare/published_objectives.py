@@ -128,6 +128,9 @@ def replaced(owner, **values):
             setattr(owner, k, v)
 
 
+FLOAT = torch.Tensor.float
+
+
 def double_everywhere():
     """Masks of transformers are made in the default type, rotations and some logits in `.float()`."""
     torch.set_default_dtype(torch.float64)
@@ -372,6 +375,17 @@ def lotus(checkout, report, folder):
     report.numbers("lotus", "steps longer than a block, cut to c as docs say", {"steps": out.intermediate_loss.item()}, {"steps": statistics.mean(docs)})
 
 
+    model, tokenizer, markers = lotus_build(Lotus, tiny(folder, "llama"), c)
+    with replaced(torch.Tensor, float=FLOAT):
+        model = without_dropout(model.to(torch.float32)).train()
+        try:
+            model(**batch, n_looped_iters=stage).loss.backward()
+            failed = None
+        except RuntimeError as error:
+            failed = str(error).split(":")[0]
+    report.add("lotus", "llama in float32, backward", "note", error=failed)
+
+
 def lotus_region_logits(model, batch, stage):
     """Logits over [bot, latents] of the last iteration, as their eval mode keeps them."""
     model.eval()
@@ -497,8 +511,9 @@ def codi(checkout, report, folder):
         case = codi_case(run, rows, latents, gamma)
         yield Found("codi", what, losses, gradients, plain(run.model.codi), case, codi_parts(run.model.prj))
         if words is uneven:
-            ours = codi_padding_seen(run, batch, latents, fix)
-            report.numbers("codi", f"{what}: positions count the padding; latents {'' if fix else 'and answer '}see it, {'answer, ' if fix else ''}bot and question do not", losses, ours)
+            ours, our_gradients = codi_padding_seen(run, batch, latents, fix)
+            report.numbers("codi", f"gradients: {what}: the same", gradients, our_gradients)
+            report.numbers("codi", f"losses: {what}: positions count the padding; latents {'' if fix else 'and answer '}see it, {'answer, ' if fix else ''}bot and question do not", losses, ours)
     # A first example of one step leaves an empty chain.
     try:
         codi_run(checkout, tiny(folder), examples(2, (1, 2), even), "gpt2", latents)
@@ -585,7 +600,8 @@ def padded_forward(model, embeds, visible, dead=(), positions=None):
 
 
 def codi_padding_seen(run, batch, latents, fix):
-    """Losses as they should be if the padding is seen by latents, and by the answer without their `fix_attn_mask`."""
+    """Losses and gradients as they should be if the padding is seen by latents, and by the answer without their
+    `fix_attn_mask`."""
     model = plain(run.model.codi)
     table = model.get_input_embeddings()
     encoder, decoder = batch["encoder_input_ids"], batch["decoder_input_ids"]
@@ -597,22 +613,30 @@ def codi_padding_seen(run, batch, latents, fix):
         visible[:, n + latents:, :n] &= real[:, None]
     dead = [(b, q, n) for b, q in (~real).nonzero().tolist()]
     embeds = torch.cat([table(encoder), torch.zeros(len(encoder), latents, table.weight.shape[1]).double(), table(decoder)], 1)
-    feed = lambda h: run.model.prj(h)
-    with torch.no_grad():
-        for i in range(latents):
-            h = padded_forward(model, embeds, visible, dead).hidden_states[-1][:, n + i - 1]
-            embeds = embeds.clone()
-            embeds[:, n + i] = feed(h)
-        out = padded_forward(model, embeds, visible, dead)
-        teacher = model(input_ids=batch["ref_input_ids"], output_hidden_states=True)
-    ce = lambda logits, labels: F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).item()
+    prj = run.model.prj
+    prj.zero_grad()
+    for i in range(latents):
+        h = padded_forward(model, embeds, visible, dead).hidden_states[-1][:, n + i - 1]
+        embeds = embeds.clone()
+        embeds[:, n + i] = prj(h)
+    out = padded_forward(model, embeds, visible, dead)
+    teacher = model(input_ids=batch["ref_input_ids"], output_hidden_states=True)
+    ce = lambda logits, labels: F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
     llama = "llama" in run.model.model_name.lower()
     at = torch.arange(len(encoder))
     student_at = n + latents + batch["model_answer_position"] - 1 + llama
     teacher_at = batch["ref_answer_position"] - 1 + llama
-    distil = [F.smooth_l1_loss(s[at, student_at], t[at, teacher_at]) / t[at, teacher_at].std() for s, t in zip(out.hidden_states, teacher.hidden_states)]
-    losses = {"answer": ce(out.logits[:, n + latents:], batch["labels"]), "teacher": ce(teacher.logits, batch["ref_labels"]), "distil": torch.stack(distil).mean().item()}
-    return losses | {"total": losses["answer"] + losses["teacher"] + run.model.distill_loss_factor * losses["distil"]}
+    distil = mean_distil([h[at, student_at] for h in out.hidden_states], [h[at, teacher_at] for h in teacher.hidden_states])
+    losses = {"answer": ce(out.logits[:, n + latents:], batch["labels"]), "teacher": ce(teacher.logits, batch["ref_labels"]), "distil": distil}
+    losses["total"] = losses["answer"] + losses["teacher"] + run.model.distill_loss_factor * distil
+    losses["total"].backward()
+    gradients = {f"model.{k}": v for k, v in named_gradients(model).items()} | codi_part_gradients(prj)
+    return {k: v.item() for k, v in losses.items()}, gradients
+
+
+def mean_distil(student, teacher):
+    """Over layers, of states [batch, width]."""
+    return sum(F.smooth_l1_loss(s, t.detach()) / t.detach().std() for s, t in zip(student, teacher)) / len(student)
 
 
 # ---------------------------------------------------------------- SIM-CoT
@@ -803,12 +827,14 @@ def pccot(checkout, report, folder):
         reduced = plain(model)
         yield Found("pccot", what, losses, gradients, reduced, case, parts)
         if words is uneven:
-            report.numbers("pccot", f"{what}: in the iterations latents see the padding, elsewhere nobody does{'' if kind == 'gpt2' else '; positions count it'}",
-                           losses, pccot_padding_seen(reduced, batch, c, iterations, kind, losses["teacher"]))
+            ours, our_gradients = pccot_padding_seen(reduced, batch, c, iterations, kind)
+            report.numbers("pccot", f"gradients: {what}: the same", gradients, our_gradients)
+            counted = "" if kind == "gpt2" else "; positions count it"
+            report.numbers("pccot", f"losses: {what}: in the iterations latents see the padding, elsewhere nobody does{counted}", losses, ours)
 
 
-def pccot_padding_seen(model, batch, c, iterations, kind, teacher_loss):
-    """Losses as they should be if the padding is seen in the iterations, and in the answer's pass is not."""
+def pccot_padding_seen(model, batch, c, iterations, kind):
+    """Losses and gradients as they should be if the padding is seen in the iterations, and in the answer's pass is not."""
     ids, mask, n = batch["input_ids"], batch["attention_mask"].bool(), batch["key_indices"][0]
     # The latents stand twice, as they are at first and as they become: what a padding's own row holds is of the first pass.
     places = [*range(n + c), *range(n, ids.shape[1])]
@@ -822,22 +848,22 @@ def pccot_padding_seen(model, batch, c, iterations, kind, teacher_loss):
     dead = [(b, q, n + c) for b, q in (~real).nonzero().tolist() if q < n]
     positions = (mask.long().cumsum(-1) - 1).masked_fill(~mask, 0) if kind == "gpt2" else torch.arange(ids.shape[1])[None].expand(len(ids), -1)
     positions = positions[:, places]
+    model.zero_grad()
     embeds = model.get_input_embeddings()(twice)
-    with torch.no_grad():
+    out = padded_forward(model, embeds, visible, dead, positions)
+    fed = out.hidden_states[-1][:, n - 1 : n + c - 1]
+    for _ in range(iterations):
+        embeds = torch.cat([embeds[:, : n + c], fed, embeds[:, last:]], 1)
         out = padded_forward(model, embeds, visible, dead, positions)
-        fed = out.hidden_states[-1][:, n - 1 : n + c - 1]
-        for t in range(iterations):
-            embeds = torch.cat([embeds[:, : n + c], fed, embeds[:, last:]], 1)
-            out = padded_forward(model, embeds, visible, dead, positions)
-            fed = torch.cat([fed[:, :1], out.hidden_states[-1][:, n + c : last - 1]], 1)
-        teacher = model(input_ids=batch["cot_input_ids"], output_hidden_states=True)
-    at = torch.arange(len(ids))
-    anchor = last + batch["key_indices"][2]
-    answer = F.cross_entropy(out.logits[:, last:-1].flatten(0, 1), batch["labels"][:, 1:].flatten()).item()
-    target = lambda t: t[at, batch["cot_kd_indices"]]
-    distil = [F.smooth_l1_loss(s[:, anchor], target(t)) / target(t).std() for s, t in zip(out.hidden_states[1:], teacher.hidden_states[1:])]
-    distil = torch.stack(distil).mean().item()
-    return {"answer": answer, "teacher": teacher_loss, "distil": distil, "total": answer + teacher_loss + distil}
+        fed = torch.cat([fed[:, :1], out.hidden_states[-1][:, n + c : last - 1]], 1)
+    teacher = model(input_ids=batch["cot_input_ids"], output_hidden_states=True)
+    at, anchor = torch.arange(len(ids)), last + batch["key_indices"][2]
+    ce = lambda logits, labels: F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    distil = mean_distil([h[:, anchor] for h in out.hidden_states[1:]], [h[at, batch["cot_kd_indices"]] for h in teacher.hidden_states[1:]])
+    losses = {"answer": ce(out.logits[:, last:], batch["labels"]), "teacher": ce(teacher.logits, batch["cot_labels"]), "distil": distil}
+    losses["total"] = sum(losses.values())
+    losses["total"].backward()
+    return {k: v.item() for k, v in losses.items()}, {f"model.{k}": v for k, v in named_gradients(model).items()}
 
 
 # ---------------------------------------------------------------- iCoT
@@ -947,6 +973,25 @@ def drawn_rows(seed, vocab):
     return text(QUESTION), [text(STEP) for _ in range(STEPS)], answer
 
 
+def written_rows(arguments):
+    """The rows that are timed, for whoever times other code on them. Markers are the three numbers after the text's."""
+    question, steps, answer = (x.tolist() if torch.is_tensor(x) else [y.tolist() for y in x] for x in drawn_rows(arguments.seed, arguments.vocab))
+    bot, eot, latent = (arguments.vocab + i for i in range(3))
+    lotus, codi = [], []
+    for i in range(BATCH):
+        head = question[i] + [bot] + [latent] * (13 * STEPS) + [eot]
+        targets = [IGNORE] * (len(head) + ANSWER)
+        for k, step in enumerate(steps):
+            targets[QUESTION + 13 * k : QUESTION + 13 * k + STEP] = step[i]
+        lotus.append(row(head + answer[i], tail(head + answer[i], len(head)), i, step_targets=targets))
+        head = question[i] + [bot] + [latent] * 6 + [eot]
+        ids = head + answer[i]
+        codi.append(row(ids, tail(ids, len(head)), i, anchor=len(ids) - 3))
+        ids = question[i] + [*itertools.chain(*(step[i] for step in steps[:-1]))] + answer[i]
+        codi.append(row(ids, tail(ids, QUESTION), i, role="teacher", anchor=len(ids) - 3))
+    return {"bot": bot, "eot": eot, "latent": latent, "lotus": lotus, "codi": codi}
+
+
 def time_lotus(checkout, path, arguments):
     with imports_from(checkout / "scripts"):
         Lotus, _ = lotus_modules(checkout)
@@ -1020,6 +1065,8 @@ def measure(arguments, what):
 
 def time_all(arguments):
     """A process a measurement, so that peaks are each one's own."""
+    if arguments.rows:
+        arguments.rows.write_text(json.dumps(written_rows(arguments)))
     for what in [*(["lotus"] * bool(arguments.lotus)), *(["codi", "codi-lora"] * bool(arguments.codi))]:
         subprocess.run([sys.executable, __file__, *ARGV, f"--measure={what}"], check=True, stderr=None if arguments.loud else subprocess.DEVNULL)
 
@@ -1057,6 +1104,7 @@ def main():
     for name, default in [("layers", 4), ("width", 128), ("heads", 4), ("vocab", 50257), ("threads", 2), ("repeat", 5), ("seed", 0)]:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--dropout", action="store_true", help="with --time: leave their dropout on")
+    parser.add_argument("--rows", type=Path, help="with --time: also write the rows here")
     parser.add_argument("--loud", action="store_true", help="with --time: show what they write to stderr")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args(ARGV)
