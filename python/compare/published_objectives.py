@@ -1,6 +1,7 @@
 """Losses and gradients of published latent-reasoning code, against the project's independent reference.
 
-    python -m venv venv && venv/bin/pip install torch==2.11.0 transformers==4.46.2 peft==0.13.2 accelerate datasets safetensors numpy pyyaml tqdm
+    python -m venv venv && venv/bin/pip install torch==2.11.0 transformers==4.46.2 peft==0.13.2 accelerate datasets \
+        safetensors numpy tqdm
     venv/bin/python python/compare/published_objectives.py [--lotus CHECKOUT] [--codi CHECKOUT] [--simcot CHECKOUT]
                                                            [--pccot CHECKOUT] [--icot CHECKOUT] [--json FILE]
     venv/bin/python python/compare/published_objectives.py --time [--lotus CHECKOUT] [--codi CHECKOUT] [--repeat 5]
@@ -63,14 +64,28 @@ def tiny(folder, kind="gpt2", width=16, layers=2, heads=2, positions=256, vocab=
     torch.manual_seed(5)
     if kind == "gpt2":
         config = GPT2Config(
-            vocab_size=vocab, n_embd=width, n_layer=layers, n_head=heads, n_positions=positions, initializer_range=spread,
-            bos_token_id=eos, eos_token_id=eos,
+            vocab_size=vocab,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            n_positions=positions,
+            initializer_range=spread,
+            bos_token_id=eos,
+            eos_token_id=eos,
         )
         model = GPT2LMHeadModel(config)
     else:
         config = LlamaConfig(
-            vocab_size=vocab, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=max(1, heads // 2),
-            intermediate_size=3 * width // 2, max_position_embeddings=positions, initializer_range=spread, bos_token_id=eos, eos_token_id=eos,
+            vocab_size=vocab,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=max(1, heads // 2),
+            intermediate_size=3 * width // 2,
+            max_position_embeddings=positions,
+            initializer_range=spread,
+            bos_token_id=eos,
+            eos_token_id=eos,
         )
         model = LlamaForCausalLM(config)
     if width < 64:  # biases and norms away from 0 and 1
@@ -81,7 +96,9 @@ def tiny(folder, kind="gpt2", width=16, layers=2, heads=2, positions=256, vocab=
     (path / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(TOKENS)}))
     (path / "merges.txt").write_text("#version: 0.2\n< <\n> >\n")
     special = dict.fromkeys(["bos_token", "eos_token", "unk_token"], "<|endoftext|>")
-    (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer", "model_max_length": 4096, **special}))
+    (path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "GPT2Tokenizer", "model_max_length": 4096, **special})
+    )
     (path / "special_tokens_map.json").write_text(json.dumps(special))
     return path
 
@@ -146,6 +163,7 @@ def quiet():
 def one_process():
     """`map` of datasets without 32 processes."""
     from datasets import Dataset
+
     map_ = Dataset.map
     return replaced(Dataset, map=lambda self, *a, num_proc=None, **k: map_(self, *a, **k, load_from_cache_file=False))
 
@@ -167,7 +185,9 @@ def without_dropout(model):
 def doubled(model):
     in_double(model)
     for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):  # a cast from bfloat16 copies; without one, writing in place breaks autograd
+        if type(module).__name__.endswith(
+            "RMSNorm"
+        ):  # a cast from bfloat16 copies; without one, writing in place breaks autograd
             module.register_forward_pre_hook(lambda m, a: (a[0].clone(),))
     return without_dropout(model)
 
@@ -175,9 +195,9 @@ def doubled(model):
 def plain(model):
     """The ordinary model of transformers with these weights, which is what the reference takes."""
     kind = GPT2LMHeadModel if hasattr(model, "transformer") else LlamaForCausalLM
-    config = (GPT2Config if kind is GPT2LMHeadModel else LlamaConfig)(**{
-        k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures", "torch_dtype")
-    })
+    config = (GPT2Config if kind is GPT2LMHeadModel else LlamaConfig)(
+        **{k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures", "torch_dtype")}
+    )
     config._attn_implementation = "sdpa"
     copied = kind(config)
     missing = copied.load_state_dict({k: v.detach().clone() for k, v in model.state_dict().items()}, strict=False)
@@ -217,7 +237,12 @@ class Report:
 
     def equal(self, method, case, theirs, ours):
         """Token ids, labels and positions: exactly."""
-        self.add(method, case, "same" if theirs == ours else "differs", **({} if theirs == ours else {"published": theirs, "docs": ours}))
+        self.add(
+            method,
+            case,
+            "same" if theirs == ours else "differs",
+            **({} if theirs == ours else {"published": theirs, "docs": ours}),
+        )
 
     def numbers(self, method, case, theirs, ours, tolerance=1e-6):
         """Losses and gradients, by the largest relative difference (over the largest entry of a gradient)."""
@@ -236,15 +261,22 @@ class Report:
         if missing:
             about["only_one_side"] = missing
         if verdict == "differs":
-            about["values"] = {k: [float(theirs[k]), float(ours[k])] for k in theirs if k in ours and torch.as_tensor(theirs[k]).numel() == 1}
+            about["values"] = {
+                k: [float(theirs[k]), float(ours[k])]
+                for k in theirs
+                if k in ours and torch.as_tensor(theirs[k]).numel() == 1
+            }
         self.add(method, case, verdict, **about)
 
 
 def reference(model, case, parts=None, decoder=None):
     """Losses of the project's reference on a case, by name, and the gradients of the weighted total."""
-    if not hasattr(sys.modules["transformers"], "Qwen3ForCausalLM"):  # younger than what published code runs with, and not used here
+    if not hasattr(
+        sys.modules["transformers"], "Qwen3ForCausalLM"
+    ):  # younger than what published code runs with, and not used here
         sys.modules["transformers"].Qwen3ForCausalLM = None
     import objectives
+
     model.zero_grad()
     parts = {k: v.detach().double().clone().requires_grad_() for k, v in (parts or {}).items()}
     losses = objectives.losses(model, case, parts, decoder)
@@ -258,7 +290,12 @@ def reference(model, case, parts=None, decoder=None):
 
 def row(ids, labels, example, role="student", step_targets=None, anchor=None, decoder_texts=None):
     return {
-        "ids": ids, "labels": labels, "step_targets": step_targets, "role": role, "anchor": anchor, "example": example,
+        "ids": ids,
+        "labels": labels,
+        "step_targets": step_targets,
+        "role": role,
+        "anchor": anchor,
+        "example": example,
         "decoder_texts": decoder_texts,
     }
 
@@ -274,6 +311,7 @@ def tail(ids, start):
 def lotus_modules(checkout):
     import lotus as module
     import dataset
+
     return module.Lotus, dataset
 
 
@@ -282,7 +320,9 @@ def lotus_batch(dataset, tokenizer, folder, data, stage, c, stages, markers):
     path = Path(folder) / "data.json"
     path.write_text(json.dumps(data))
     start, end, latent = markers
-    configs = SimpleNamespace(uniform_prob=0.0, max_latent_stage=stages, no_cot=False, c_thought=c, pad_latent_to_max=True)
+    configs = SimpleNamespace(
+        uniform_prob=0.0, max_latent_stage=stages, no_cot=False, c_thought=c, pad_latent_to_max=True
+    )
     with one_process(), quiet():
         rows = dataset.get_cot_latent_dataset(stage, dataset.get_dataset(path, tokenizer), configs, start, latent, end)
         rows = [rows[i] for i in range(len(rows))]
@@ -302,7 +342,13 @@ def lotus_build(Lotus, path, c, kind="gpt2", **settings):
     model.resize_token_embeddings(model.config.vocab_size + 3)
     start, end, latent = markers
     lotus = Lotus(
-        model, latent, start, end, tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, c_thought=c,
+        model,
+        latent,
+        start,
+        end,
+        tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        c_thought=c,
         **{"intermediate_loss_weight": 0.05, "intermediate_loss_after_loop": True, **settings},
     )
     return lotus, tokenizer, markers
@@ -330,24 +376,46 @@ def lotus(checkout, report, folder):
         Lotus, dataset = lotus_modules(checkout)
     c, stages, fits = 9, 3, dict(spare=(2, 4, 1, 3), full=(3, 3, 4, 5))
     for kind, name, stage, after, injection in [
-        ("gpt2", "spare", 3, True, "add"), ("gpt2", "spare", 3, False, "add"), ("gpt2", "full", 2, True, "add"),
-        ("gpt2", "full", 0, True, "add"), ("gpt2", "spare", 2, True, "replace"), ("llama", "spare", 3, True, "add"),
+        ("gpt2", "spare", 3, True, "add"),
+        ("gpt2", "spare", 3, False, "add"),
+        ("gpt2", "full", 2, True, "add"),
+        ("gpt2", "full", 0, True, "add"),
+        ("gpt2", "spare", 2, True, "replace"),
+        ("llama", "spare", 3, True, "add"),
     ]:
         data = examples(1, fits[name], (5, 9, 3, 7))
-        what = f"{kind}, {name}, stage {stage}, {'after the last iteration' if after else 'block t at iteration t'}, {injection}"
+        when = "after the last iteration" if after else "block t at iteration t"
+        what = f"{kind}, {name}, stage {stage}, {when}, {injection}"
         path = tiny(folder, kind)
-        model, tokenizer, markers = lotus_build(Lotus, path, c, intermediate_loss_after_loop=after, latent_injection_mode=injection)
+        model, tokenizer, markers = lotus_build(
+            Lotus, path, c, intermediate_loss_after_loop=after, latent_injection_mode=injection
+        )
         doubled(model).train()
         items, batch = lotus_batch(dataset, tokenizer, folder, data, stage, c, stages, markers)
         rows = lotus_rows(tokenizer, data, stage, c, markers)
-        report.equal("lotus", f"rows: {what}", [[r["input_ids"], r["labels"]] for r in items], [[r["ids"], r["labels"]] for r in rows])
+        report.equal(
+            "lotus",
+            f"rows: {what}",
+            [[r["input_ids"], r["labels"]] for r in items],
+            [[r["ids"], r["labels"]] for r in rows],
+        )
         out = model(**batch, n_looped_iters=stage)
         out.loss.backward()
-        theirs = {"answer": out.main_loss.item(), "total": out.loss.item()} | ({"steps": out.intermediate_loss.item()} if stage else {})
+        theirs = {"answer": out.main_loss.item(), "total": out.loss.item()} | (
+            {"steps": out.intermediate_loss.item()} if stage else {}
+        )
         gradients = {f"model.{k}": v for k, v in named_gradients(model.base_causallm).items()}
         case = {
-            "thinking": "parallel", "iterations": stage, "shift": 0, "residual": injection == "add", "feedback": "hs[-1]", "rows": rows,
-            "weights": {"answer": 1.0} | ({"steps": 0.05} if stage else {}), "steps_at": "last" if after else "own", "c": c, "latent": markers[2],
+            "thinking": "parallel",
+            "iterations": stage,
+            "shift": 0,
+            "residual": injection == "add",
+            "feedback": "hs[-1]",
+            "rows": rows,
+            "weights": {"answer": 1.0} | ({"steps": 0.05} if stage else {}),
+            "steps_at": "last" if after else "own",
+            "c": c,
+            "latent": markers[2],
         }
         yield Found("lotus", what, theirs, gradients, plain(model.base_causallm), case)
     # Steps longer than a block.
@@ -369,11 +437,25 @@ def lotus(checkout, report, folder):
                     total += F.cross_entropy(logits[b, k * c + i], token).item()
                 else:
                     cut += 1
-    report.numbers("lotus", f"steps longer than a block are not cut: token i of step k is at k·c + i for every i, {cut} of {counted} fall "
-                   "off the region's end and still count in the divisor", {"steps": out.intermediate_loss.item()}, {"steps": total / counted})
-    docs = [F.cross_entropy(logits[b, p - r["ids"].index(markers[0])], torch.tensor(t)).item() for b, r in enumerate(rows) for p, t in enumerate(r["step_targets"]) if t >= 0]
-    report.numbers("lotus", "steps longer than a block, cut to c as docs say", {"steps": out.intermediate_loss.item()}, {"steps": statistics.mean(docs)})
-
+    report.numbers(
+        "lotus",
+        f"steps longer than a block are not cut: token i of step k is at k·c + i for every i, {cut} of {counted} fall "
+        "off the region's end and still count in the divisor",
+        {"steps": out.intermediate_loss.item()},
+        {"steps": total / counted},
+    )
+    docs = [
+        F.cross_entropy(logits[b, p - r["ids"].index(markers[0])], torch.tensor(t)).item()
+        for b, r in enumerate(rows)
+        for p, t in enumerate(r["step_targets"])
+        if t >= 0
+    ]
+    report.numbers(
+        "lotus",
+        "steps longer than a block, cut to c as docs say",
+        {"steps": out.intermediate_loss.item()},
+        {"steps": statistics.mean(docs)},
+    )
 
     model, tokenizer, markers = lotus_build(Lotus, tiny(folder, "llama"), c)
     with replaced(torch.Tensor, float=FLOAT):
@@ -398,7 +480,7 @@ def lotus_region_logits(model, batch, stage):
 
 
 def codi_run(checkout, path, data, kind, latents, extra=()):
-    """Run their train() on our examples up to the trainer, which is replaced: the model, rows and collator it was given."""
+    """Run their train() on our examples up to the trainer, which is replaced: what it was given."""
     got = {}
 
     class Trainer:
@@ -413,10 +495,37 @@ def codi_run(checkout, path, data, kind, latents, extra=()):
         model_module = importlib.import_module("src.model")
     # LoRA's settings, as their scripts give them; these tests decide whether it is used.
     sys.argv[1:] = [
-        "--output_dir", str(path.parent / "out"), "--model_name_or_path", str(path), "--data_name", "icot", "--model_max_length", "512",
-        "--lora_r", "4", "--lora_alpha", "8", "--lora_init", "--do_train", "--num_latent", str(latents), "--use_prj", "True",
-        "--prj_dim", "16", "--prj_dropout", "0.0", "--distill_loss_div_std", "True", "--remove_eos", "True", "--report_to", "none",
-        "--print_loss", "False", *extra,
+        "--output_dir",
+        str(path.parent / "out"),
+        "--model_name_or_path",
+        str(path),
+        "--data_name",
+        "icot",
+        "--model_max_length",
+        "512",
+        "--lora_r",
+        "4",
+        "--lora_alpha",
+        "8",
+        "--lora_init",
+        "--do_train",
+        "--num_latent",
+        str(latents),
+        "--use_prj",
+        "True",
+        "--prj_dim",
+        "16",
+        "--prj_dropout",
+        "0.0",
+        "--distill_loss_div_std",
+        "True",
+        "--remove_eos",
+        "True",
+        "--report_to",
+        "none",
+        "--print_loss",
+        "False",
+        *extra,
     ]
     with quiet(), contextlib.ExitStack() as stack:
         stack.enter_context(replaced(train, CustomTrainer=Trainer))
@@ -459,21 +568,31 @@ def codi_their_rows(run, latents):
         ids = head + item["decoder_input_ids"]
         rows.append(row(ids, tail(ids, len(head) + 1), i, anchor=len(head) + item["model_answer_position"] - 1 + llama))
         labels = item["ref_labels"]
-        rows.append(row(item["ref_input_ids"], labels, i, role="teacher", anchor=item["ref_answer_position"] - 1 + llama))
+        rows.append(
+            row(item["ref_input_ids"], labels, i, role="teacher", anchor=item["ref_answer_position"] - 1 + llama)
+        )
     return rows
 
 
 def codi_parts(prj):
     return {
-        "mlp.0.c_fc.weight": prj[1].weight.T, "mlp.0.c_fc.bias": prj[1].bias, "mlp.0.c_proj.weight": prj[3].weight.T,
-        "mlp.0.c_proj.bias": prj[3].bias, "ln.0.weight": prj.ln.weight, "ln.0.bias": prj.ln.bias,
+        "mlp.0.c_fc.weight": prj[1].weight.T,
+        "mlp.0.c_fc.bias": prj[1].bias,
+        "mlp.0.c_proj.weight": prj[3].weight.T,
+        "mlp.0.c_proj.bias": prj[3].bias,
+        "ln.0.weight": prj.ln.weight,
+        "ln.0.bias": prj.ln.bias,
     }
 
 
 def codi_part_gradients(prj):
     grads = {
-        "mlp.0.c_fc.weight": prj[1].weight.grad.T, "mlp.0.c_fc.bias": prj[1].bias.grad, "mlp.0.c_proj.weight": prj[3].weight.grad.T,
-        "mlp.0.c_proj.bias": prj[3].bias.grad, "ln.0.weight": prj.ln.weight.grad, "ln.0.bias": prj.ln.bias.grad,
+        "mlp.0.c_fc.weight": prj[1].weight.grad.T,
+        "mlp.0.c_fc.bias": prj[1].bias.grad,
+        "mlp.0.c_proj.weight": prj[3].weight.grad.T,
+        "mlp.0.c_proj.bias": prj[3].bias.grad,
+        "ln.0.weight": prj.ln.weight.grad,
+        "ln.0.bias": prj.ln.bias.grad,
     }
     return {f"reinject.{k}": v for k, v in grads.items()}
 
@@ -484,7 +603,12 @@ def codi_step(run, order=None):
     with quiet():
         out = run.model(**batch)
     out["loss"].backward()
-    losses = {"answer": out["ce_loss"], "teacher": out["ref_ce_loss"], "distil": out["distill_loss"], "total": out["loss"].item()}
+    losses = {
+        "answer": out["ce_loss"],
+        "teacher": out["ref_ce_loss"],
+        "distil": out["distill_loss"],
+        "total": out["loss"].item(),
+    }
     return {k: float(v) for k, v in losses.items()}, batch, out
 
 
@@ -492,8 +616,13 @@ def codi(checkout, report, folder):
     latents = 3
     even, uneven = (6, 6, 6), (3, 8, 5)
     for kind, words, lora, gamma, fix in [
-        ("gpt2", even, False, 1.0, False), ("llama", even, False, 20.0, False), ("gpt2", even, True, 1.0, False), ("gpt2", uneven, False, 1.0, False),
-        ("llama", uneven, False, 20.0, False), ("gpt2", uneven, False, 1.0, True), ("llama", uneven, False, 20.0, True),
+        ("gpt2", even, False, 1.0, False),
+        ("llama", even, False, 20.0, False),
+        ("gpt2", even, True, 1.0, False),
+        ("gpt2", uneven, False, 1.0, False),
+        ("llama", uneven, False, 20.0, False),
+        ("gpt2", uneven, False, 1.0, True),
+        ("llama", uneven, False, 20.0, True),
     ]:
         data = examples(2, (2, 1, 3), words)
         extra = ["--use_lora", str(lora), "--distill_loss_factor", str(gamma), "--fix_attn_mask", str(fix)]
@@ -507,13 +636,21 @@ def codi(checkout, report, folder):
             continue
         losses, batch, _ = codi_step(run)
         losses["distil"] /= gamma  # they give it with its factor
-        gradients = {f"model.{k}": v for k, v in named_gradients(run.model.codi).items()} | codi_part_gradients(run.model.prj)
+        gradients = {f"model.{k}": v for k, v in named_gradients(run.model.codi).items()} | codi_part_gradients(
+            run.model.prj
+        )
         case = codi_case(run, rows, latents, gamma)
         yield Found("codi", what, losses, gradients, plain(run.model.codi), case, codi_parts(run.model.prj))
         if words is uneven:
+            who = "latents" if fix else "latents and answer"
             ours, our_gradients = codi_padding_seen(run, batch, latents, fix)
             report.numbers("codi", f"gradients: {what}: the same", gradients, our_gradients)
-            report.numbers("codi", f"losses: {what}: positions count the padding; latents {'' if fix else 'and answer '}see it, {'answer, ' if fix else ''}bot and question do not", losses, ours)
+            report.numbers(
+                "codi",
+                f"losses: {what}: positions count the padding; {who} see it, the others do not",
+                losses,
+                ours,
+            )
     # A first example of one step leaves an empty chain.
     try:
         codi_run(checkout, tiny(folder), examples(2, (1, 2), even), "gpt2", latents)
@@ -526,28 +663,60 @@ def codi(checkout, report, folder):
     data = examples(2, (2, 2, 2), even, answers=["7", "-7", "1,000"])
     run = codi_run(checkout, tiny(folder), data, "gpt2", latents)
     kept = [run.tokenizer.decode(run.dataset[i]["encoder_input_ids"][:-1]) for i in range(len(run.dataset))]
-    report.equal("codi", "examples kept of answers 7, -7 and 1,000", [e["answer"] for e in data if e["question"] in kept], ["7", "-7", "1,000"])
+    report.equal(
+        "codi",
+        "examples kept of answers 7, -7 and 1,000",
+        [e["answer"] for e in data if e["question"] in kept],
+        ["7", "-7", "1,000"],
+    )
     # What is trained with LoRA, and the two forwards of the teacher.
     run = codi_run(checkout, tiny(folder), examples(2, (2, 1, 3), even), "gpt2", latents, ["--use_lora", "True"])
-    trained = sorted({k.split(".")[-3] if "lora" in k else k.rsplit(".", 1)[0] for k, p in run.model.named_parameters() if p.requires_grad})
-    report.add("codi", "trained with LoRA", "note", modules=trained, new_tokens_trained=any("wte" in k for k in trained))
+    trained = sorted(
+        {
+            k.split(".")[-3] if "lora" in k else k.rsplit(".", 1)[0]
+            for k, p in run.model.named_parameters()
+            if p.requires_grad
+        }
+    )
+    report.add(
+        "codi", "trained with LoRA", "note", modules=trained, new_tokens_trained=any("wte" in k for k in trained)
+    )
     batch = run.collator([run.dataset[i] for i in range(len(run.dataset))])
     run.model.double().train()
     calls, hook = [], run.model.codi.register_forward_hook(
-        lambda m, a, k, out: calls.append((k["input_ids"].shape[1], out.logits.requires_grad, out.hidden_states[-1].detach())) if k.get("input_ids") is not None else None,
-        with_kwargs=True)
+        lambda m, a, k, out: (
+            calls.append((k["input_ids"].shape[1], out.logits.requires_grad, out.hidden_states[-1].detach()))
+            if k.get("input_ids") is not None
+            else None
+        ),
+        with_kwargs=True,
+    )
     with quiet():
         run.model(**batch)
     hook.remove()
     target, trained_pass = calls[1], calls[2]
-    report.add("codi", "the teacher's target and its CE come from two forwards", "note", target_has_gradient=target[1], ce_has_gradient=trained_pass[1],
-               same_states_under_dropout=bool(torch.equal(target[2], trained_pass[2])), largest_difference=(target[2] - trained_pass[2]).abs().max().item())
+    report.add(
+        "codi",
+        "the teacher's target and its CE come from two forwards",
+        "note",
+        target_has_gradient=target[1],
+        ce_has_gradient=trained_pass[1],
+        same_states_under_dropout=bool(torch.equal(target[2], trained_pass[2])),
+        largest_difference=(target[2] - trained_pass[2]).abs().max().item(),
+    )
 
 
 def codi_case(run, rows, latents, gamma, layers="all"):
     return {
-        "thinking": "sequential", "iterations": latents, "shift": 1, "residual": False, "feedback": "ln(mlp[1](hs[-1]))", "rows": rows,
-        "weights": {"answer": 1.0, "teacher": 1.0, "distil": gamma}, "distil_layers": layers, "latent": run.model.pad_token_id,
+        "thinking": "sequential",
+        "iterations": latents,
+        "shift": 1,
+        "residual": False,
+        "feedback": "ln(mlp[1](hs[-1]))",
+        "rows": rows,
+        "weights": {"answer": 1.0, "teacher": 1.0, "distil": gamma},
+        "distil_layers": layers,
+        "latent": run.model.pad_token_id,
     }
 
 
@@ -560,11 +729,15 @@ def codi_lora(report, run, rows, latents, what):
     losses, _, _ = codi_step(run)
     base = run.model.codi.get_base_model()
     adapters = {n: m for n, m in base.named_modules() if hasattr(m, "lora_A")}
-    pairs = {n: (m.lora_A["default"].weight, m.lora_B["default"].weight, m.scaling["default"]) for n, m in adapters.items()}
+    pairs = {
+        n: (m.lora_A["default"].weight, m.lora_B["default"].weight, m.scaling["default"]) for n, m in adapters.items()
+    }
     state = {k.replace(".base_layer", ""): v.detach().clone() for k, v in base.state_dict().items() if "lora_" not in k}
     for n, (a, b, scale) in pairs.items():
         state[f"{n}.weight"] += (scale * b @ a).detach().T  # Conv1D is [in, out]
-    config = GPT2Config(**{k: v for k, v in base.config.to_dict().items() if k not in ("model_type", "architectures", "torch_dtype")})
+    config = GPT2Config(
+        **{k: v for k, v in base.config.to_dict().items() if k not in ("model_type", "architectures", "torch_dtype")}
+    )
     config._attn_implementation = "sdpa"
     merged = GPT2LMHeadModel(config)
     merged.load_state_dict(state)
@@ -580,7 +753,16 @@ def codi_lora(report, run, rows, latents, what):
             out[f"{n}.A"], out[f"{n}.B"] = scale * b.detach().T @ dw, scale * dw @ a.detach().T
         return out
 
-    yield Found("codi", what, losses, gradients, in_double(merged), codi_case(run, rows, latents, 1.0), codi_parts(run.model.prj), chain=chain)
+    yield Found(
+        "codi",
+        what,
+        losses,
+        gradients,
+        in_double(merged),
+        codi_case(run, rows, latents, 1.0),
+        codi_parts(run.model.prj),
+        chain=chain,
+    )
 
 
 def padded_forward(model, embeds, visible, dead=(), positions=None):
@@ -593,6 +775,7 @@ def padded_forward(model, embeds, visible, dead=(), positions=None):
     mask = mask[:, None]
     from transformers.models.gpt2 import modeling_gpt2
     from transformers.models.llama.modeling_llama import LlamaModel
+
     positions = torch.arange(embeds.shape[1])[None].expand(embeds.shape[0], -1) if positions is None else positions
     with replaced(modeling_gpt2, _prepare_4d_causal_attention_mask_for_sdpa=lambda **_: mask):
         with replaced(LlamaModel, _update_causal_mask=lambda *_: mask):
@@ -610,9 +793,11 @@ def codi_padding_seen(run, batch, latents, fix):
     visible = torch.ones(width, width).tril().bool()[None].repeat(len(encoder), 1, 1)
     visible[:, :n, :n] &= real[:, None]
     if fix:
-        visible[:, n + latents:, :n] &= real[:, None]
+        visible[:, n + latents :, :n] &= real[:, None]
     dead = [(b, q, n) for b, q in (~real).nonzero().tolist()]
-    embeds = torch.cat([table(encoder), torch.zeros(len(encoder), latents, table.weight.shape[1]).double(), table(decoder)], 1)
+    embeds = torch.cat(
+        [table(encoder), torch.zeros(len(encoder), latents, table.weight.shape[1]).double(), table(decoder)], 1
+    )
     prj = run.model.prj
     prj.zero_grad()
     for i in range(latents):
@@ -626,8 +811,14 @@ def codi_padding_seen(run, batch, latents, fix):
     at = torch.arange(len(encoder))
     student_at = n + latents + batch["model_answer_position"] - 1 + llama
     teacher_at = batch["ref_answer_position"] - 1 + llama
-    distil = mean_distil([h[at, student_at] for h in out.hidden_states], [h[at, teacher_at] for h in teacher.hidden_states])
-    losses = {"answer": ce(out.logits[:, n + latents:], batch["labels"]), "teacher": ce(teacher.logits, batch["ref_labels"]), "distil": distil}
+    distil = mean_distil(
+        [h[at, student_at] for h in out.hidden_states], [h[at, teacher_at] for h in teacher.hidden_states]
+    )
+    losses = {
+        "answer": ce(out.logits[:, n + latents :], batch["labels"]),
+        "teacher": ce(teacher.logits, batch["ref_labels"]),
+        "distil": distil,
+    }
     losses["total"] = losses["answer"] + losses["teacher"] + run.model.distill_loss_factor * distil
     losses["total"].backward()
     gradients = {f"model.{k}": v for k, v in named_gradients(model).items()} | codi_part_gradients(prj)
@@ -649,10 +840,20 @@ def simcot_coconut(checkout, report, folder):
         import coconut as module
         import dataset
     source = (checkout / "Coconut/run.py").read_text()
-    report.add("simcot", "coconut: run.py calls the functions that make the decoder's texts", "note",
-               dataset="get_cot_with_explainable_latent_dataset(" in source, collator="MyExplainableCollator(" in source)
+    report.add(
+        "simcot",
+        "coconut: run.py calls the functions that make the decoder's texts",
+        "note",
+        dataset="get_cot_with_explainable_latent_dataset(" in source,
+        collator="MyExplainableCollator(" in source,
+    )
     c, stages = 2, 3
-    for kind, stage, steps in [("gpt2", 4, (2, 5, 3, 4)), ("gpt2", 3, (2, 5, 3, 1)), ("gpt2", 2, (2, 4, 1, 3)), ("llama", 4, (2, 5, 3, 4))]:
+    for kind, stage, steps in [
+        ("gpt2", 4, (2, 5, 3, 4)),
+        ("gpt2", 3, (2, 5, 3, 1)),
+        ("gpt2", 2, (2, 4, 1, 3)),
+        ("llama", 4, (2, 5, 3, 4)),
+    ]:
         what = f"coconut, {kind}, stage {stage} of {stages}, steps {steps}"
         data, path = examples(3, steps, (5, 9, 3, 7)), tiny(folder, kind)
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(path))
@@ -668,20 +869,42 @@ def simcot_coconut(checkout, report, folder):
         start, end, latent = markers
         base.resize_token_embeddings(len(tokenizer))
         configs = SimpleNamespace(
-            training_method="full", explain_mode="v1_aug", max_latent_stage=stages, c_thought=c, uniform_prob=0.0, no_cot=False,
+            training_method="full",
+            explain_mode="v1_aug",
+            max_latent_stage=stages,
+            c_thought=c,
+            uniform_prob=0.0,
+            no_cot=False,
             pad_latent_to_max=True,
         )
         doubled(base), doubled(decoder)
         model = module.CoconutGPT_Same_Word_Embedding(
-            base, decoder, tokenizer, latent, start, end, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<<"), c, configs)
+            base,
+            decoder,
+            tokenizer,
+            latent,
+            start,
+            end,
+            tokenizer.eos_token_id,
+            tokenizer.convert_tokens_to_ids("<<"),
+            c,
+            configs,
+        )
         decoder.eval()
         model.train()
         if kind == "gpt2" and stage == 4:
-            report.add("simcot", "coconut: train() of the whole leaves the decoder as from_pretrained gives it, in eval mode", "note", decoder_in_training_mode=decoder.training)
+            report.add(
+                "simcot",
+                "coconut: train() of the whole leaves the decoder as from_pretrained gives it, in eval mode",
+                "note",
+                decoder_in_training_mode=decoder.training,
+            )
         file = Path(folder) / "data.json"
         file.write_text(json.dumps(data))
         with one_process(), quiet():
-            items = dataset.get_cot_with_explainable_latent_dataset(stage, dataset.get_dataset(file, tokenizer), configs, start, latent, end)
+            items = dataset.get_cot_with_explainable_latent_dataset(
+                stage, dataset.get_dataset(file, tokenizer), configs, start, latent, end
+            )
             items = [items[i] for i in range(len(items))]
             batch = dataset.MyExplainableCollator(tokenizer, latent_id=latent)(copy.deepcopy(items))
         batch = {k: v for k, v in batch.items() if k != "idx"}
@@ -690,22 +913,39 @@ def simcot_coconut(checkout, report, folder):
         for i, example in enumerate(data):
             skipped = len(example["steps"]) if stage > stages else stage
             head = encode(example["question"] + "\n") + [start] + [latent] * (groups * c) + [end]
-            said = encode("".join(s + "\n" for s in example["steps"][skipped:]) + "### " + example["answer"]) + [tokenizer.eos_token_id]
+            said = encode("".join(s + "\n" for s in example["steps"][skipped:]) + "### " + example["answer"]) + [
+                tokenizer.eos_token_id
+            ]
             chain = example["steps"][:skipped]
-            chain = chain[: stages - 1] + (["\n".join(chain[stages - 1:])] if len(chain) >= stages else [])
+            chain = chain[: stages - 1] + (["\n".join(chain[stages - 1 :])] if len(chain) >= stages else [])
             texts = [encode(text) + [tokenizer.eos_token_id] for text in chain]
             texts += [said] * (groups - len(texts))
             rows.append(row(head + said, tail(head + said, len(head)), i, decoder_texts=texts))
-        report.equal("simcot", f"rows: {what}", [[r["input_ids"], r["labels"]] for r in items], [[r["ids"], r["labels"]] for r in rows])
+        report.equal(
+            "simcot",
+            f"rows: {what}",
+            [[r["input_ids"], r["labels"]] for r in items],
+            [[r["ids"], r["labels"]] for r in rows],
+        )
         with quiet():
             total = model(**batch).loss
             answer = model(**{k: v for k, v in batch.items() if k != "explainable_ids_list"}).loss
         total.backward()
         losses = {"answer": answer.item(), "decoder": (total - answer).item(), "total": total.item()}
-        gradients = {f"model.{k}": v for k, v in named_gradients(base).items()} | {f"decoder.{k}": v for k, v in named_gradients(decoder).items()}
+        gradients = {f"model.{k}": v for k, v in named_gradients(base).items()} | {
+            f"decoder.{k}": v for k, v in named_gradients(decoder).items()
+        }
         case = {
-            "thinking": "sequential", "iterations": 0, "shift": 1, "residual": False, "feedback": "hs[-1]", "rows": rows, "c": c,
-            "weights": {"answer": 1.0, "decoder": 1.0}, "decoder": {"layers": 2, "style": "coconut"}, "latent": latent,
+            "thinking": "sequential",
+            "iterations": 0,
+            "shift": 1,
+            "residual": False,
+            "feedback": "hs[-1]",
+            "rows": rows,
+            "c": c,
+            "weights": {"answer": 1.0, "decoder": 1.0},
+            "decoder": {"layers": 2, "style": "coconut"},
+            "latent": latent,
         }
         yield Found("simcot", what, losses, gradients, plain(base), case, {}, plain(decoder))
 
@@ -715,17 +955,24 @@ def simcot_codi(checkout, report, folder):
     for steps, order in [((6, 2, 3), (0, 1, 2)), ((2, 6, 3), (0, 1, 2)), ((3, 4, 1), (2, 0, 1))]:
         what = f"codi, gpt2, steps {tuple(steps[i] for i in order)}"
         data = examples(2, steps, (6, 6, 6))
-        run = codi_run(checkout / "CODI", tiny(folder), data, "gpt2", latents, ["--use_lora", "False", "--use_decoder", "True"])
+        run = codi_run(
+            checkout / "CODI", tiny(folder), data, "gpt2", latents, ["--use_lora", "False", "--use_decoder", "True"]
+        )
         with torch.no_grad():
             for p in run.model.decoder.parameters():
                 p.add_((0.05 * torch.randn(p.shape)).to(p.dtype))
         # The numbers of the real GPT-2's tokens `<<`, ` <<` and `>>` stand in their code: ours are others.
-        marks = {"start_ids": (run.tokenizer.convert_tokens_to_ids("<<"),), "end_id": run.tokenizer.convert_tokens_to_ids(">>")}
+        marks = {
+            "start_ids": (run.tokenizer.convert_tokens_to_ids("<<"),),
+            "end_id": run.tokenizer.convert_tokens_to_ids(">>"),
+        }
         theirs = run.module.get_steps
         run.module.get_steps = lambda ids, n, **given: theirs(ids, n, **given | marks)
         losses, batch, out = codi_step(run, order)
         losses["decoder"] = float(out["explain_loss"])
-        gradients = {f"model.{k}": v for k, v in named_gradients(run.model.codi).items()} | codi_part_gradients(run.model.prj)
+        gradients = {f"model.{k}": v for k, v in named_gradients(run.model.codi).items()} | codi_part_gradients(
+            run.model.prj
+        )
         gradients |= {f"decoder.{k}": v for k, v in named_gradients(run.model.decoder).items()}
         rows = codi_rows(run, data, latents)
         report.equal("simcot", f"rows: {what}", codi_their_rows(run, latents), rows)
@@ -736,14 +983,31 @@ def simcot_codi(checkout, report, folder):
             student["decoder_texts"] = [text + [eos] for text in texts] + [None] * (latents + 1 - len(texts))
         case = codi_case(run, rows, latents, 1.0) | {"decoder": {"layers": 2, "style": "codi"}}
         case["weights"]["decoder"] = 1.0
-        yield Found("simcot", what, losses, gradients, plain(run.model.codi), case, codi_parts(run.model.prj), plain(run.model.decoder))
+        yield Found(
+            "simcot",
+            what,
+            losses,
+            gradients,
+            plain(run.model.codi),
+            case,
+            codi_parts(run.model.prj),
+            plain(run.model.decoder),
+        )
         # Every row's text is cut to one token more than row 0's.
         cut = copy.deepcopy(case)
         first = [len(text or []) for text in cut["rows"][2 * order[0]]["decoder_texts"]]
         for student in cut["rows"][::2]:
             student["decoder_texts"] = [text and text[: n + 1] for text, n in zip(student["decoder_texts"], first)]
-        yield Found("simcot", f"{what}, each slot's texts cut to one token more than row 0's", losses, gradients, plain(run.model.codi), cut,
-                    codi_parts(run.model.prj), plain(run.model.decoder))
+        yield Found(
+            "simcot",
+            f"{what}, each slot's texts cut to one token more than row 0's",
+            losses,
+            gradients,
+            plain(run.model.codi),
+            cut,
+            codi_parts(run.model.prj),
+            plain(run.model.decoder),
+        )
 
 
 def simcot(checkout, report, folder):
@@ -759,26 +1023,43 @@ def pccot(checkout, report, folder):
         import models
     c, even, uneven = 4, (6, 6, 6), (3, 8, 5)
     for kind, iterations, projection, words in [
-        ("gpt2", 3, False, even), ("gpt2", 2, True, even), ("llama", 3, True, even), ("gpt2", 3, False, uneven), ("llama", 3, False, uneven), ("gpt2", 0, False, even),
+        ("gpt2", 3, False, even),
+        ("gpt2", 2, True, even),
+        ("llama", 3, True, even),
+        ("gpt2", 3, False, uneven),
+        ("llama", 3, False, uneven),
+        ("gpt2", 0, False, even),
     ]:
         padded = "questions of one length" if words is even else "questions padded"
         what = f"{kind}, {iterations} iterations{', projected' if projection else ''}, {padded}"
         path = tiny(folder, kind)
-        Config, Model = (models.PCCoTGPT2Config, models.PCCoTGPT2LMHeadModel) if kind == "gpt2" else (models.PCCoTLlamaConfig, models.PCCoTLlamaForCausalLM)
+        Config, Model = (
+            (models.PCCoTGPT2Config, models.PCCoTGPT2LMHeadModel)
+            if kind == "gpt2"
+            else (models.PCCoTLlamaConfig, models.PCCoTLlamaForCausalLM)
+        )
         told = json.loads((path / "config.json").read_text())
-        config = Config(**{k: v for k, v in told.items() if k not in ("model_type", "architectures", "torch_dtype")}, num_iterations=iterations, use_projection=projection)
+        config = Config(
+            **{k: v for k, v in told.items() if k not in ("model_type", "architectures", "torch_dtype")},
+            num_iterations=iterations,
+            use_projection=projection,
+        )
         torch.manual_seed(6)
         model = Model.from_pretrained(path, config=config)
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(path))
         ids = []
         for token in ("<pcot.bot>", "<pcot.eot>", "<pcot.latent>"):
-            tokenizer.add_special_tokens({"additional_special_tokens": (token,)}, replace_additional_special_tokens=False)
+            tokenizer.add_special_tokens(
+                {"additional_special_tokens": (token,)}, replace_additional_special_tokens=False
+            )
             ids.append(tokenizer.convert_tokens_to_ids(token))
         bot, eot, latent = ids
         tokenizer.add_special_tokens({"pad_token": "[PAD]"})
         model.resize_token_embeddings(len(tokenizer))
         doubled(model).train()
-        settings = models.PCCoTArguments(bot_token_id=bot, eot_token_id=eot, latent_token_id=latent, num_latent_tokens=c)
+        settings = models.PCCoTArguments(
+            bot_token_id=bot, eot_token_id=eot, latent_token_id=latent, num_latent_tokens=c
+        )
         # Padding of `tokenizer.pad` to the left is an argument of its younger versions.
         processor, pad = models.COTDataProcessor(tokenizer, settings), tokenizer.pad
 
@@ -803,7 +1084,15 @@ def pccot(checkout, report, folder):
             head = question + [bot] + [latent] * c + [eot]
             rows.append(row(head + said, tail(head + said, len(head)), i, anchor=len(head) + len(prompt) - 1))
             ids = question + chain + said
-            rows.append(row(ids, tail(ids, len(question)), i, role="teacher", anchor=len(question) + len(chain) + len(prompt) - 1))
+            rows.append(
+                row(
+                    ids,
+                    tail(ids, len(question)),
+                    i,
+                    role="teacher",
+                    anchor=len(question) + len(chain) + len(prompt) - 1,
+                )
+            )
         theirs = []
         for item in items:
             student = item["question"] + item["ccot_ids_woq"]
@@ -813,7 +1102,12 @@ def pccot(checkout, report, folder):
         out = model(**batch)
         out.loss.backward()
         log = model._log_cache
-        losses = {"answer": log["ccot_loss"], "teacher": log["cot_loss"], "distil": log["kd_loss"], "total": out.loss.item()}
+        losses = {
+            "answer": log["ccot_loss"],
+            "teacher": log["cot_loss"],
+            "distil": log["kd_loss"],
+            "total": out.loss.item(),
+        }
         gradients = {f"model.{k}": v for k, v in named_gradients(model).items() if not k.startswith("prj")}
         parts = {}
         if projection:
@@ -821,8 +1115,15 @@ def pccot(checkout, report, folder):
             shaped.add_module("ln", model.prj[3])
             parts, gradients = codi_parts(shaped), gradients | codi_part_gradients(shaped)
         case = {
-            "thinking": "parallel", "iterations": iterations, "shift": 1, "residual": False, "feedback": "ln(mlp[1](hs[-1]))" if projection else "hs[-1]",
-            "rows": rows, "weights": {"answer": 1.0, "teacher": 1.0, "distil": 1.0}, "distil_layers": "blocks", "latent": latent,
+            "thinking": "parallel",
+            "iterations": iterations,
+            "shift": 1,
+            "residual": False,
+            "feedback": "ln(mlp[1](hs[-1]))" if projection else "hs[-1]",
+            "rows": rows,
+            "weights": {"answer": 1.0, "teacher": 1.0, "distil": 1.0},
+            "distil_layers": "blocks",
+            "latent": latent,
         }
         reduced = plain(model)
         yield Found("pccot", what, losses, gradients, reduced, case, parts)
@@ -830,13 +1131,18 @@ def pccot(checkout, report, folder):
             ours, our_gradients = pccot_padding_seen(reduced, batch, c, iterations, kind)
             report.numbers("pccot", f"gradients: {what}: the same", gradients, our_gradients)
             counted = "" if kind == "gpt2" else "; positions count it"
-            report.numbers("pccot", f"losses: {what}: in the iterations latents see the padding, elsewhere nobody does{counted}", losses, ours)
+            report.numbers(
+                "pccot",
+                f"losses: {what}: in the iterations latents see the padding, elsewhere nobody does{counted}",
+                losses,
+                ours,
+            )
 
 
 def pccot_padding_seen(model, batch, c, iterations, kind):
-    """Losses and gradients as they should be if the padding is seen in the iterations, and in the answer's pass is not."""
+    """Losses and gradients as they should be if the padding is seen in the iterations and nowhere else."""
     ids, mask, n = batch["input_ids"], batch["attention_mask"].bool(), batch["key_indices"][0]
-    # The latents stand twice, as they are at first and as they become: what a padding's own row holds is of the first pass.
+    # The latents stand twice, as they are at first and as they become: what a padding's row holds is of the first pass.
     places = [*range(n + c), *range(n, ids.shape[1])]
     twice, last = ids[:, places], n + 2 * c
     real, width = mask[:, places], len(places)
@@ -846,7 +1152,11 @@ def pccot_padding_seen(model, batch, c, iterations, kind):
     visible &= real[:, None]
     visible[:, n + c : last] = seen_in_iterations
     dead = [(b, q, n + c) for b, q in (~real).nonzero().tolist() if q < n]
-    positions = (mask.long().cumsum(-1) - 1).masked_fill(~mask, 0) if kind == "gpt2" else torch.arange(ids.shape[1])[None].expand(len(ids), -1)
+    positions = (
+        (mask.long().cumsum(-1) - 1).masked_fill(~mask, 0)
+        if kind == "gpt2"
+        else torch.arange(ids.shape[1])[None].expand(len(ids), -1)
+    )
     positions = positions[:, places]
     model.zero_grad()
     embeds = model.get_input_embeddings()(twice)
@@ -859,8 +1169,15 @@ def pccot_padding_seen(model, batch, c, iterations, kind):
     teacher = model(input_ids=batch["cot_input_ids"], output_hidden_states=True)
     at, anchor = torch.arange(len(ids)), last + batch["key_indices"][2]
     ce = lambda logits, labels: F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-    distil = mean_distil([h[:, anchor] for h in out.hidden_states[1:]], [h[at, batch["cot_kd_indices"]] for h in teacher.hidden_states[1:]])
-    losses = {"answer": ce(out.logits[:, last:], batch["labels"]), "teacher": ce(teacher.logits, batch["cot_labels"]), "distil": distil}
+    distil = mean_distil(
+        [h[:, anchor] for h in out.hidden_states[1:]],
+        [h[at, batch["cot_kd_indices"]] for h in teacher.hidden_states[1:]],
+    )
+    losses = {
+        "answer": ce(out.logits[:, last:], batch["labels"]),
+        "teacher": ce(teacher.logits, batch["cot_labels"]),
+        "distil": distil,
+    }
     losses["total"] = sum(losses.values())
     losses["total"].backward()
     return {k: v.item() for k, v in losses.items()}, {f"model.{k}": v for k, v in named_gradients(model).items()}
@@ -875,8 +1192,18 @@ def icot(checkout, report, folder):
     data = examples(8, (1, 2, 3, 2, 1, 3, 2, 1, 2, 3, 1, 2), range(3, 15))
     file = Path(folder) / "train.txt"
     file.write_text("".join(f"{e['question']}||{' '.join(e['steps'])} #### {e['answer']}\n" for e in data))
-    for batch, per_epoch, smoothing, beyond, epochs, reset in [(2, 2, 4.0, 12, 4, True), (4, 8, math.inf, math.inf, 6, False), (2, 6, 1.0, 9, 4, True)]:
-        settings = dict(batch_size=batch, remove_per_epoch=per_epoch, removal_smoothing_lambda=smoothing, remove_all_when_remove_beyond=beyond, epochs=epochs)
+    for batch, per_epoch, smoothing, beyond, epochs, reset in [
+        (2, 2, 4.0, 12, 4, True),
+        (4, 8, math.inf, math.inf, 6, False),
+        (2, 6, 1.0, 9, 4, True),
+    ]:
+        settings = dict(
+            batch_size=batch,
+            remove_per_epoch=per_epoch,
+            removal_smoothing_lambda=smoothing,
+            remove_all_when_remove_beyond=beyond,
+            epochs=epochs,
+        )
         with imports_from(checkout / "src"):
             train = importlib.import_module("train")
         seen, draws, resets, loaded = [], [], [], []
@@ -904,22 +1231,39 @@ def icot(checkout, report, folder):
                     loaded.append(each)
                     yield each
 
-        sys.argv[1:] = ["--model", str(path), "--train_path", str(file), "--val_path", str(file), "--save_model", folder.name,
-                        *itertools.chain(*([f"--{k}", str(v)] for k, v in settings.items()))] + ["--reset_optimizer"] * reset
-        with quiet(), replaced(train, ImplicitModel=Model, evaluate=lambda *_, **__: (0.0, 0.0, 1.0), DataLoader=Loader), \
-                replaced(torch, multinomial=drawn), replaced(torch.optim, AdamW=optimizer):
+        sys.argv[1:] = [
+            "--model",
+            str(path),
+            "--train_path",
+            str(file),
+            "--val_path",
+            str(file),
+            "--save_model",
+            folder.name,
+            *itertools.chain(*([f"--{k}", str(v)] for k, v in settings.items())),
+        ] + ["--reset_optimizer"] * reset
+        with quiet(), replaced(
+            train, ImplicitModel=Model, evaluate=lambda *_, **__: (0.0, 0.0, 1.0), DataLoader=Loader
+        ), replaced(torch, multinomial=drawn), replaced(torch.optim, AdamW=optimizer):
             train.main()
         del sys.argv[1:]
-        # What docs say.
+        # What docs say, and what their code adds: no new AdamW if the batch before had no chain left.
         eos, mine, my_resets, removed, s = len(TOKENS) - 1, [], [0], [], 0
+        increments = [0]
         every = round(len(data) // batch / per_epoch)
         offsets = iter(draws)
         gone = False
         for step, given in enumerate(loaded):
             before = s
-            s = math.inf if every and step // every >= beyond or s == math.inf or s >= beyond else (step // every if every else step + 1)
-            if s > before and not gone and reset:
-                my_resets.append(step)
+            s = (
+                math.inf
+                if every and step // every >= beyond or s == math.inf or s >= beyond
+                else (step // every if every else step + 1)
+            )
+            if s > before:
+                increments.append(step)
+                if not gone and reset:
+                    my_resets.append(step)
             o = next(offsets)[1].tolist() if s > 0 or smoothing != math.inf else [0] * batch
             ids, labels, gone = [], [], True
             for row_ids, offset in zip(given["input_ids_all"].tolist(), o):
@@ -927,20 +1271,29 @@ def icot(checkout, report, folder):
                 chain = row_ids[first + 1 : second]
                 n = min(len(chain), s + offset)
                 gone &= s + offset >= len(chain)
-                ids.append(row_ids[: first + 1] + chain[int(n):] + row_ids[second : third + 1])
+                ids.append(row_ids[: first + 1] + chain[int(n) :] + row_ids[second : third + 1])
                 labels.append(tail(ids[-1], first + 1))
             gone &= s > 0 or smoothing != math.inf
             width = max(map(len, ids))
             if not (s > 0 or smoothing != math.inf):
                 width = given["input_ids_all"].shape[1]
-            mine.append(([r + [eos] * (width - len(r)) for r in ids], [r + [IGNORE] * (width - len(r)) for r in labels], None))
+            mine.append(
+                ([r + [eos] * (width - len(r)) for r in ids], [r + [IGNORE] * (width - len(r)) for r in labels], None)
+            )
             removed.append(s)
         name = f"batch {batch}, {per_epoch} an epoch, lambda {smoothing}, all beyond {beyond}"
         report.equal("icot", f"rows of {len(seen)} steps, {name}, s from {removed[0]} to {removed[-1]}", seen, mine)
-        report.equal("icot", f"steps at which AdamW is made anew, {name}", resets, my_resets)
+        report.equal(
+            "icot", f"steps at which AdamW is made anew, not after a batch without chains, {name}", resets, my_resets
+        )
+        if reset:
+            report.equal("icot", f"steps at which AdamW is made anew, as docs say, {name}", resets, increments)
         if draws:
             p = draws[0][0]
-            rule = [(1 - math.exp(-smoothing)) * math.exp(-smoothing * o) if smoothing != math.inf else float(o == 0) for o in range(len(p))]
+            rule = [
+                (1 - math.exp(-smoothing)) * math.exp(-smoothing * o) if smoothing != math.inf else float(o == 0)
+                for o in range(len(p))
+            ]
             report.numbers("icot", f"P(o), {name}", {"p": p[:-1]}, {"p": torch.tensor(rule[:-1])})
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(path))
     report.add("icot", "a row", "note", text=tokenizer.decode(loaded[0]["input_ids_all"][0]))
@@ -953,11 +1306,28 @@ def icot(checkout, report, folder):
     ids, labels = torch.tensor(seen[3][0]), torch.tensor(seen[3][1])
     out = model.compute_loss(ids, labels)
     out.loss.backward()
-    rows = [row(i[: len(i) - l[::-1].index(next(t for t in l[::-1] if t != IGNORE))], l[: len(i) - l[::-1].index(next(t for t in l[::-1] if t != IGNORE))], k)
-            for k, (i, l) in enumerate(zip(seen[3][0], seen[3][1]))]
-    case = {"thinking": "sequential", "iterations": 0, "shift": 1, "residual": False, "feedback": "hs[-1]", "rows": rows, "weights": {"answer": 1.0}, "latent": -1}
-    yield Found("icot", "gpt2, one batch", {"answer": out.loss.item(), "total": out.loss.item()}, {f"model.{k}": v for k, v in named_gradients(model.base_model).items()},
-                plain(model.base_model), case)
+    rows = []
+    for number, (padded, labelled) in enumerate(zip(*seen[3][:2])):
+        end = max(t for t, label in enumerate(labelled) if label != IGNORE) + 1
+        rows.append(row(padded[:end], labelled[:end], number))
+    case = {
+        "thinking": "sequential",
+        "iterations": 0,
+        "shift": 1,
+        "residual": False,
+        "feedback": "hs[-1]",
+        "rows": rows,
+        "weights": {"answer": 1.0},
+        "latent": -1,
+    }
+    yield Found(
+        "icot",
+        "gpt2, one batch",
+        {"answer": out.loss.item(), "total": out.loss.item()},
+        {f"model.{k}": v for k, v in named_gradients(model.base_model).items()},
+        plain(model.base_model),
+        case,
+    )
 
 
 # ---------------------------------------------------------------- time
@@ -966,7 +1336,7 @@ QUESTION, STEPS, STEP, ANSWER, BATCH = 40, 6, 8, 6, 8
 
 
 def drawn_rows(seed, vocab):
-    """Examples of random tokens below the markers: eight questions of 40, six steps of 8, an answer of 6 with its eos."""
+    """Examples of random tokens: eight questions of 40, six steps of 8, an answer of 6 with its eos."""
     gen = torch.Generator().manual_seed(seed)
     text = lambda n: torch.randint(0, vocab - 1, (BATCH, n), generator=gen)
     answer = torch.cat([text(ANSWER - 1), torch.full((BATCH, 1), vocab - 1)], 1)
@@ -975,7 +1345,10 @@ def drawn_rows(seed, vocab):
 
 def written_rows(arguments):
     """The rows that are timed, for whoever times other code on them. Markers are the three numbers after the text's."""
-    question, steps, answer = (x.tolist() if torch.is_tensor(x) else [y.tolist() for y in x] for x in drawn_rows(arguments.seed, arguments.vocab))
+    question, steps, answer = (
+        x.tolist() if torch.is_tensor(x) else [y.tolist() for y in x]
+        for x in drawn_rows(arguments.seed, arguments.vocab)
+    )
     bot, eot, latent = (arguments.vocab + i for i in range(3))
     lotus, codi = [], []
     for i in range(BATCH):
@@ -1005,10 +1378,14 @@ def time_lotus(checkout, path, arguments):
     model.pad_token_id = arguments.vocab - 1
     ids = torch.cat([question, whole(1, table - 3), whole(c * STEPS, table - 1), whole(1, table - 2), answer], 1)
     labels = ids.clone()
-    labels[:, : -ANSWER] = IGNORE
+    labels[:, :-ANSWER] = IGNORE
     batch = {
-        "input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids),
-        "position_ids": torch.arange(ids.shape[1])[None].expand(BATCH, -1), "replaced_cot_steps": torch.stack(steps, 1), "n_looped_iters": iterations,
+        "input_ids": ids,
+        "labels": labels,
+        "attention_mask": torch.ones_like(ids),
+        "position_ids": torch.arange(ids.shape[1])[None].expand(BATCH, -1),
+        "replaced_cot_steps": torch.stack(steps, 1),
+        "n_looped_iters": iterations,
     }
     return model, lambda: model(**batch).loss, {"c": c, "iterations": iterations, "tokens": ids.shape[1]}
 
@@ -1026,11 +1403,21 @@ def time_codi(checkout, path, arguments, lora):
     labels[:, :QUESTION] = IGNORE
     at = lambda n: torch.full((BATCH,), n)
     batch = {
-        "encoder_input_ids": encoder, "decoder_input_ids": decoder, "ref_input_ids": teacher, "labels": decoder, "ref_labels": labels,
-        "encoder_attention_mask": torch.ones_like(encoder).bool(), "ref_attention_mask": torch.ones_like(teacher).bool(),
-        "model_answer_position": at(decoder.shape[1] - 2), "ref_answer_position": at(teacher.shape[1] - 2),
+        "encoder_input_ids": encoder,
+        "decoder_input_ids": decoder,
+        "ref_input_ids": teacher,
+        "labels": decoder,
+        "ref_labels": labels,
+        "encoder_attention_mask": torch.ones_like(encoder).bool(),
+        "ref_attention_mask": torch.ones_like(teacher).bool(),
+        "model_answer_position": at(decoder.shape[1] - 2),
+        "ref_answer_position": at(teacher.shape[1] - 2),
     }
-    return model, lambda: model(**batch)["loss"], {"c": latents, "lora": lora, "tokens": [encoder.shape[1] + latents + decoder.shape[1], teacher.shape[1]]}
+    return (
+        model,
+        lambda: model(**batch)["loss"],
+        {"c": latents, "lora": lora, "tokens": [encoder.shape[1] + latents + decoder.shape[1], teacher.shape[1]]},
+    )
 
 
 def measure(arguments, what):
@@ -1038,7 +1425,16 @@ def measure(arguments, what):
     torch.set_num_threads(arguments.threads)
     method, *lora = what.split("-")
     with tempfile.TemporaryDirectory() as folder:
-        path = tiny(folder, "gpt2", arguments.width, arguments.layers, arguments.heads, positions=1024, vocab=arguments.vocab, spread=0.02)
+        path = tiny(
+            folder,
+            "gpt2",
+            arguments.width,
+            arguments.layers,
+            arguments.heads,
+            positions=1024,
+            vocab=arguments.vocab,
+            spread=0.02,
+        )
         before = peak_gb()
         more = (bool(lora),) if method == "codi" else ()
         model, loss, about = globals()[f"time_{method}"](getattr(arguments, method).resolve(), path, arguments, *more)
@@ -1055,12 +1451,29 @@ def measure(arguments, what):
             optimizer.step()
             optimizer.zero_grad()
             times.append(1e3 * (time.perf_counter() - start))
-    print(json.dumps({
-        "method": method, **about, "layers": arguments.layers, "width": arguments.width, "heads": arguments.heads, "vocab": arguments.vocab,
-        "batch": BATCH, "threads": arguments.threads, "dropout": arguments.dropout, "trained": sum(p.numel() for p in trained), "loss": round(value.item(), 4),
-        "repeat": arguments.repeat, "first_ms": round(times[0], 1), "median_ms": round(statistics.median(times[1:]), 1), "built_gb": round(before, 3),
-        "peak_gb": round(peak_gb(), 3),
-    }), flush=True)
+    print(
+        json.dumps(
+            {
+                "method": method,
+                **about,
+                "layers": arguments.layers,
+                "width": arguments.width,
+                "heads": arguments.heads,
+                "vocab": arguments.vocab,
+                "batch": BATCH,
+                "threads": arguments.threads,
+                "dropout": arguments.dropout,
+                "trained": sum(p.numel() for p in trained),
+                "loss": round(value.item(), 4),
+                "repeat": arguments.repeat,
+                "first_ms": round(times[0], 1),
+                "median_ms": round(statistics.median(times[1:]), 1),
+                "built_gb": round(before, 3),
+                "peak_gb": round(peak_gb(), 3),
+            }
+        ),
+        flush=True,
+    )
 
 
 def time_all(arguments):
@@ -1068,7 +1481,11 @@ def time_all(arguments):
     if arguments.rows:
         arguments.rows.write_text(json.dumps(written_rows(arguments)))
     for what in [*(["lotus"] * bool(arguments.lotus)), *(["codi", "codi-lora"] * bool(arguments.codi))]:
-        subprocess.run([sys.executable, __file__, *ARGV, f"--measure={what}"], check=True, stderr=None if arguments.loud else subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, __file__, *ARGV, f"--measure={what}"],
+            check=True,
+            stderr=None if arguments.loud else subprocess.DEVNULL,
+        )
 
 
 # ---------------------------------------------------------------- main
@@ -1085,7 +1502,9 @@ def compare(arguments):
         with tempfile.TemporaryDirectory() as folder:
             for found in globals()[method](checkout.resolve(), report, Path(folder)):
                 if arguments.published_only:
-                    report.add(found.method, found.what, "published", losses=found.losses, gradients=len(found.gradients))
+                    report.add(
+                        found.method, found.what, "published", losses=found.losses, gradients=len(found.gradients)
+                    )
                     continue
                 losses, gradients = reference(found.model, found.case, found.parts, found.decoder)
                 report.numbers(found.method, f"losses: {found.what}", found.losses, losses)
@@ -1101,7 +1520,15 @@ def main():
     parser.add_argument("--published-only", action="store_true", help="their numbers, without the reference")
     parser.add_argument("--json", type=Path, help="also write the lines here")
     parser.add_argument("--time", action="store_true", help="a step's time and memory instead, of LOTUS and CODI")
-    for name, default in [("layers", 4), ("width", 128), ("heads", 4), ("vocab", 50257), ("threads", 2), ("repeat", 5), ("seed", 0)]:
+    for name, default in [
+        ("layers", 4),
+        ("width", 128),
+        ("heads", 4),
+        ("vocab", 50257),
+        ("threads", 2),
+        ("repeat", 5),
+        ("seed", 0),
+    ]:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--dropout", action="store_true", help="with --time: leave their dropout on")
     parser.add_argument("--rows", type=Path, help="with --time: also write the rows here")
