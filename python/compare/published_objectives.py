@@ -1194,7 +1194,7 @@ def icot(checkout, report, folder):
     file.write_text("".join(f"{e['question']}||{' '.join(e['steps'])} #### {e['answer']}\n" for e in data))
     for batch, per_epoch, smoothing, beyond, epochs, reset in [
         (2, 2, 4.0, 12, 4, True),
-        (4, 8, math.inf, math.inf, 6, False),
+        (4, 8, math.inf, math.inf, 11, True),
         (2, 6, 1.0, 9, 4, True),
     ]:
         settings = dict(
