@@ -27,10 +27,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let prompt = curriculum.prompt(&Encoded::Text(text), latent.stage, markers, key);
 
     // One forward pass: every position computed once, thoughts fed back.
-    let batch = Batch::new(
-        &[Row { ids: &prompt.ids, labels: &[] }],
-        &model.config.plan(Some(markers.latent)),
-    )?;
+    let plan = model.config.plan(markers.latent, curriculum.n_replaced(latent.stage));
+    let batch = Batch::new(&[Row::unlabelled(&prompt.ids)], &plan)?;
     let trace = latent::forward(&model, &batch, ReadSet::ALL);
     for (number, thought) in trace.thoughts_in_order(&batch).into_iter().enumerate() {
         let thought = thought.reshape([1, model.transformer.config.d_model]); // from [1, 1, d_model]
@@ -39,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     let options = GenerateOptions {
-        latent: Some(markers.latent),
+        plan,
         stops: tokenizer.stops(),
         max_new_tokens: 32,
         sampling: Sampling::Greedy,

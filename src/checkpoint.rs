@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error, Result,
     data::{
-        Curriculum, Format, Method, ScheduleState, Stage, Tokenizer, tokenizer::chat::PromptStyle,
+        Curriculum, Format, Method, RowKind, ScheduleState, Stage, Tokenizer,
+        tokenizer::chat::PromptStyle,
     },
     device,
     eval::TrainedModel,
     hub::HubCache,
-    latent::{LatentConfig, LatentModel, model::LATENT_WEIGHTS_FILE},
+    latent::{LatentConfig, LatentModel, Thinking, model::LATENT_WEIGHTS_FILE},
     model::{
         Lora, Transformer,
         lora::{self, Base, FrozenDtype},
@@ -36,6 +37,9 @@ const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub struct LatentInfo {
     /// What was trained.
     pub method: Method,
+    /// Its rows.
+    #[serde(default)]
+    pub row: RowKind,
     /// The stage reached.
     pub stage: Stage,
     /// Thoughts a step.
@@ -65,11 +69,12 @@ impl LatentInfo {
     pub fn plain() -> Self {
         Self {
             method: Method::Cot,
+            row: RowKind::Stages,
             stage: Stage::COT,
             c_thought: 1,
             max_latent_stage: 0,
             pad_latent_to_max: false,
-            thinking: LatentConfig::default(),
+            thinking: LatentConfig { thinking: Thinking::None, ..LatentConfig::default() },
             format: Format::Text,
             prompt: PromptStyle::default(),
             frozen: FrozenDtype::F32,
@@ -86,14 +91,26 @@ impl LatentInfo {
         let plain = Lora::find(folder)?.is_some() || folder.join("config.json").is_file();
         match plain && !ours.iter().any(|file| folder.join(file).exists()) {
             true => Ok(Self::plain()),
-            false => read_json(&path),
+            false => {
+                let mut info: Self = read_json(&path)?;
+                let keys: serde_json::Map<String, serde_json::Value> = read_json(&path)?;
+                // Versions before said by the method alone whether anything is fed back.
+                let feeds = matches!(info.method, Method::Coconut | Method::NoCurriculum);
+                if !keys.contains_key("thinking") && !feeds {
+                    info.thinking.thinking = Thinking::None;
+                }
+                Ok(info)
+            }
         }
     }
 
     /// A curriculum that gives this model's prompts.
     pub fn curriculum(&self) -> Curriculum {
-        let Self { method, c_thought, max_latent_stage, pad_latent_to_max, .. } = *self;
-        Curriculum::new(method, c_thought, max_latent_stage, pad_latent_to_max)
+        let Self { method, row, c_thought, max_latent_stage, pad_latent_to_max, .. } = *self;
+        Curriculum {
+            row,
+            ..Curriculum::new(method, c_thought, max_latent_stage, pad_latent_to_max)
+        }
     }
 }
 

@@ -42,7 +42,7 @@
 //! ids.extend([markers.latent; 8]); // eight thoughts
 //! ids.push(markers.end_latent);
 //!
-//! let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], &model.config.plan(Some(markers.latent)))?;
+//! let batch = Batch::new(&[Row::unlabelled(&ids)], &model.config.plan(markers.latent, 0))?;
 //! let trace = latent::forward(&model, &batch, ReadSet::ALL);
 //! assert_eq!(trace.thoughts_in_order(&batch).len(), 8); // each [batch, 1, d_model]
 //! let logits = trace.ends(&batch).map(|hidden| model.transformer.logits(hidden)); // [batch, vocab]

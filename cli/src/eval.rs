@@ -76,8 +76,7 @@ impl Eval {
             Ok(())
         })?;
         drop(progress);
-        let feeds_back = evaluator.curriculum.feeds_back();
-        let reinject = feeds_back.then(|| latent.thinking.feedback.to_string());
+        let reinject = model.config.feeds_back().then(|| latent.thinking.feedback.to_string());
         let row = run::Row::of(&found, stage, 0, latent.method, reinject);
         if let Some(path) = &self.samples {
             append_samples(path, &found, stage, 0, latent.method)?;

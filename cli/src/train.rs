@@ -90,7 +90,7 @@ impl Train {
         for &method in &config.baselines {
             let place = folder.baseline(method.name());
             let beginning = Beginning::of_baseline(&place)?;
-            train(&Resolved::new(&config.with_method(method), beginning.checkpoint())?, place)?;
+            train(&Resolved::new(&config.with_method(method)?, beginning.checkpoint())?, place)?;
         }
         watcher.finish();
         let results = Results { run: config.name.clone(), config: config.to_json()?, rows };

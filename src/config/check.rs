@@ -2,8 +2,15 @@
 
 use std::ops::RangeInclusive;
 
-use super::RunConfig;
-use crate::model::{config::Family, lora::FrozenDtype};
+use serde::Serialize;
+
+use super::{RunConfig, ScheduleKind};
+use crate::{
+    data::RowKind,
+    latent::{Compat, Iterations, LatentPositions, Thinking},
+    model::{config::Family, lora::FrozenDtype},
+    objective::StepsAt,
+};
 
 /// The key at fault, and what is wrong with it.
 type Fault = (&'static str, String);
@@ -16,13 +23,14 @@ impl RunConfig {
         self.check_model()?;
         self.check_adapters()?;
         self.check_losses()?;
+        self.check_grid()?;
         self.check_files()?;
         self.check_methods()
     }
 
     fn check_counts(&self) -> Result<(), Fault> {
         const ANY: usize = usize::MAX;
-        let counts: [(&str, usize, RangeInclusive<usize>); 14] = [
+        let counts: [(&str, usize, RangeInclusive<usize>); 16] = [
             ("batch_size_training", self.batch_size_training, 1..=ANY),
             ("gradient_accumulation_steps", self.gradient_accumulation_steps, 1..=ANY),
             ("num_epochs", self.num_epochs, 1..=ANY),
@@ -37,6 +45,8 @@ impl RunConfig {
             ("train_examples", self.train_examples, 1..=ANY),
             ("val_examples", self.val_examples, 1..=ANY),
             ("max_size", self.max_size.unwrap_or(1), 1..=ANY),
+            ("removed_per_epoch", self.removed_per_epoch, 1..=ANY),
+            ("remove_all_from", self.remove_all_from, 1..=i32::MAX as usize),
         ];
         for (key, value, range) in counts {
             if value < *range.start() {
@@ -51,7 +61,7 @@ impl RunConfig {
 
     fn check_numbers(&self) -> Result<(), Fault> {
         const ANY: f64 = f64::MAX;
-        let numbers: [(&str, f64, RangeInclusive<f64>); 14] = [
+        let numbers: [(&str, f64, RangeInclusive<f64>); 20] = [
             ("uniform_prob", self.uniform_prob, 0.0..=1.0),
             ("dropout", self.dropout, 0.0..=0.99),
             ("lora_dropout", self.lora_dropout, 0.0..=0.99),
@@ -64,6 +74,12 @@ impl RunConfig {
             ("seq_vcr_lambda1", self.seq_vcr_lambda1, 0.0..=ANY),
             ("seq_vcr_lambda2", self.seq_vcr_lambda2, 0.0..=ANY),
             ("seq_vcr_eta", self.seq_vcr_eta, 0.0..=ANY),
+            ("loss_answer", self.loss_answer, 0.0..=ANY),
+            ("loss_steps", self.loss_steps, 0.0..=ANY),
+            ("loss_teacher", self.loss_teacher, 0.0..=ANY),
+            ("loss_distil", self.loss_distil, 0.0..=ANY),
+            ("gate_accuracy", self.gate_accuracy, 0.0..=1.0),
+            ("removal_smoothing", self.removal_smoothing, 0.0..=ANY),
             ("betas", self.betas[0], 0.0..=0.999_999),
             ("betas", self.betas[1], 0.0..=0.999_999),
         ];
@@ -126,6 +142,74 @@ impl RunConfig {
         Ok(())
     }
 
+    /// Which choices of rows, thinking, losses and schedules go together.
+    fn check_grid(&self) -> Result<(), Fault> {
+        let latents = self.method.has_latents() && self.row != RowKind::Tokenwise;
+        let parallel = self.thinking == Thinking::Parallel;
+        let teaches = self.loss_teacher > 0.0 || self.loss_distil > 0.0;
+        let clash = |key: &'static str, problem: String| Err((key, problem));
+        if self.thinking != Thinking::None && !latents {
+            let problem = format!(
+                "is set, but rows of `method: {}` and `row: {}` hold no latents; set `thinking: none`",
+                self.method,
+                word(self.row)
+            );
+            return clash("thinking", problem);
+        }
+        if (self.schedule == ScheduleKind::Tokenwise) != (self.row == RowKind::Tokenwise) {
+            let problem = format!(
+                "is `{}` beside `row: {}`; rows that lose token by token need `schedule: tokenwise`, and no others do",
+                word(self.schedule),
+                word(self.row)
+            );
+            return clash("schedule", problem);
+        }
+        if self.row == RowKind::Tokenwise && self.task.as_deref() == Some("graph") {
+            return clash("row", "is `tokenwise`, which needs steps written as text".into());
+        }
+        if self.loss_steps > 0.0 && (!latents || self.row == RowKind::Fixed) {
+            let problem = format!(
+                "is set, but latents of `method: {}` and `row: {}` stand for no step of their own; use `row: stages` or `blocks`",
+                self.method,
+                word(self.row)
+            );
+            return clash("loss_steps", problem);
+        }
+        if self.loss_steps > 0.0 && self.c_thought == 0 {
+            return clash("loss_steps", "is set, but there are no latents (`c_thought: 0`)".into());
+        }
+        if self.steps_at == StepsAt::Own && !parallel {
+            let problem =
+                "is `own`, but iterations are those of `thinking: parallel`; leave it out";
+            return clash("steps_at", problem.into());
+        }
+        if self.steps_at == StepsAt::Own && self.iterations != Iterations::Stage {
+            let problem = "is `own`, which needs an iteration for each block: `iterations: stage`";
+            return clash("steps_at", problem.into());
+        }
+        if parallel && self.compat == Compat::Replication {
+            return clash("compat", "is `replication`, which thinks one after the other".into());
+        }
+        let offset =
+            matches!(self.latent_positions, LatentPositions::Offset(_) | LatentPositions::None);
+        if parallel && !offset {
+            let problem = format!(
+                "is `{}`, which is not available with `thinking: parallel`; choose none or an offset",
+                self.latent_positions
+            );
+            return clash("latent_positions", problem);
+        }
+        if self.n_detached_recursions > 0 && (parallel || teaches) {
+            let problem =
+                "is not available with `thinking: parallel` or with teachers' rows; leave it out";
+            return clash("n_detached_recursions", problem.into());
+        }
+        if teaches && self.compat == Compat::Replication {
+            return clash("compat", "is `replication`, which has no teachers' rows".into());
+        }
+        Ok(())
+    }
+
     fn check_files(&self) -> Result<(), Fault> {
         if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
             return Err(("name", format!("is `{}`; it must be a plain folder name", self.name)));
@@ -162,4 +246,10 @@ impl RunConfig {
         }
         Ok(())
     }
+}
+
+/// A choice as the recipe writes it.
+fn word(choice: impl Serialize) -> String {
+    let value = serde_json::to_value(choice).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
 }

@@ -6,6 +6,7 @@
 //! The keys are those of the field's published files, and ours beside them.
 
 mod check;
+mod presets;
 mod read;
 pub mod resolved;
 mod task;
@@ -21,19 +22,22 @@ use std::{
 use crate::{
     Error, Result,
     data::{
-        Curriculum, Method, Schedule,
+        Curriculum, Method, RowKind, Schedule,
+        schedule::Pace,
         tokenizer::chat::{Date, PromptStyle},
     },
-    latent::{Compat, Feedback, LatentConfig, LatentPositions, Recompute},
+    latent::{
+        Compat, Feedback, Iterations, LatentConfig, LatentPositions, Recompute, Shift, Thinking,
+    },
     model::lora::{FrozenDtype, Targets},
     objective::{
-        Objective, Term,
+        DistilLayers, Objective, StepsAt, Term,
         seq_vcr::{Divisor, Layers, Projection, SeqVcr},
     },
     optim::Scheduler,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Everything that decides a run, checked. Field names are the recipe's keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,11 +52,14 @@ pub struct RunConfig {
     /// Only evaluate `load_model_path` on `val_path`.
     pub only_eval: bool,
 
-    /// What is trained; in a recipe also `coconut: True`, `cot: True`, ….
+    /// What is trained; in a recipe also `coconut: True`, `cot: True`, …. A method is a set of values of other keys
+    /// (docs/method.md 3.6), which a recipe may change one by one.
     pub method: Method,
     /// Other methods to train and evaluate beside it, on the same data: `[no_cot]`.
     pub baselines: Vec<Method>,
-    /// `c`: thoughts for each step replaced.
+    /// Which tokens a row holds: `stages`, `blocks`, `fixed` or `tokenwise`.
+    pub row: RowKind,
+    /// `c`: thoughts for each step replaced; in all, if `row: fixed`.
     pub c_thought: usize,
     /// Epochs at stage −1, chain of thought in words.
     pub cot_epochs: usize,
@@ -60,10 +67,28 @@ pub struct RunConfig {
     pub epochs_per_stage: usize,
     /// `M`: the last stage that still speaks steps.
     pub max_latent_stage: usize,
+    /// What moves a run to its next stage: the `clock`, a `gated` accuracy, or `tokenwise` optimizer steps.
+    pub schedule: ScheduleKind,
+    /// `schedule: gated`: the accuracy at which a stage is left, after at most `epochs_per_stage` epochs.
+    pub gate_accuracy: f64,
+    /// `schedule: tokenwise`: tokens that are taken away in an epoch.
+    pub removed_per_epoch: usize,
+    /// `schedule: tokenwise`: once so many tokens are to be missing, all are.
+    pub remove_all_from: usize,
+    /// `row: tokenwise`: λ of removal smoothing; 0 for none.
+    pub removal_smoothing: f64,
     /// Examples with fewer steps than the stage get as many latents as the others.
     pub pad_latent_to_max: bool,
     /// Probability of drawing an example at another stage.
     pub uniform_prob: f64,
+    /// In which order latents are computed: `none` (ordinary tokens), `sequential` or `parallel`.
+    pub thinking: Thinking,
+    /// `thinking: parallel`: how often latents are computed anew; `stage` for as often as steps are replaced.
+    pub iterations: Iterations,
+    /// `thinking: parallel`: a latent is fed what the position before it computed (1), or what it computed (0).
+    pub latent_shift: Shift,
+    /// `thinking: parallel`: a latent keeps its own embedding beside what it is fed.
+    pub latent_residual: bool,
     /// What a latent is fed.
     pub replacement_method: Feedback,
     /// ε of `suppressed`.
@@ -80,6 +105,20 @@ pub struct RunConfig {
     pub n_detached_recursions: usize,
     /// `passes`, `blocks`: each pass's activations, or each block's, are computed again in backward.
     pub recompute: Recompute,
+    /// Weight of the cross entropy of the answer, and of the steps still shown.
+    pub loss_answer: f64,
+    /// Weight of the cross entropy of latents at the steps that they replace.
+    pub loss_steps: f64,
+    /// When it is taken, thinking in parallel: after the `last` iteration, or after each block's `own`.
+    pub steps_at: StepsAt,
+    /// Weight of the cross entropy of a second row, the teacher's, whose steps are written out.
+    pub loss_teacher: f64,
+    /// Teachers' rows show the last step too, which says what the answer is.
+    pub teacher_last_step: bool,
+    /// γ: weight of the distance of hidden states from the teacher's, at the token before the answer's value.
+    pub loss_distil: f64,
+    /// Of `all` hidden states, or those after `blocks`, without the embeddings.
+    pub distil_layers: DistilLayers,
     /// Add the Seq-VCR loss.
     pub loss_seq_vcr: bool,
     /// Its λ₁, of the variance term.
@@ -242,12 +281,22 @@ impl Default for RunConfig {
             only_eval: false,
             method: Method::Coconut,
             baselines: Vec::new(),
+            row: RowKind::Stages,
             c_thought: 1,
             cot_epochs: 0,
             epochs_per_stage: 1,
             max_latent_stage: 3,
+            schedule: ScheduleKind::Clock,
+            gate_accuracy: 0.9,
+            removed_per_epoch: 8,
+            remove_all_from: 39,
+            removal_smoothing: 0.0,
             pad_latent_to_max: false,
             uniform_prob: 0.0,
+            thinking: Thinking::Sequential,
+            iterations: Iterations::Stage,
+            latent_shift: Shift::Own,
+            latent_residual: false,
             replacement_method: Feedback::default(),
             suppressed_epsilon: 0.1,
             suppressed_relative: false,
@@ -256,6 +305,13 @@ impl Default for RunConfig {
             latent_positions: LatentPositions::None,
             n_detached_recursions: 0,
             recompute: Recompute::None,
+            loss_answer: 1.0,
+            loss_steps: 0.0,
+            steps_at: StepsAt::Last,
+            loss_teacher: 0.0,
+            teacher_last_step: false,
+            loss_distil: 0.0,
+            distil_layers: DistilLayers::All,
             loss_seq_vcr: false,
             seq_vcr_lambda1: 1e-3,
             seq_vcr_lambda2: 1e-4,
@@ -336,6 +392,18 @@ pub enum EvalAt {
     End,
 }
 
+/// What moves a run to its next stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleKind {
+    /// Its epochs.
+    Clock,
+    /// Its accuracy.
+    Gated,
+    /// Its optimizer steps.
+    Tokenwise,
+}
+
 impl Origin {
     fn error(&self, key: &str, problem: impl Into<String>) -> Error {
         let origin = if self.overridden.contains(key) { "-s" } else { self.recipe.as_str() };
@@ -358,11 +426,6 @@ impl RunConfig {
     /// The error of a key, with the file that holds it, or `-s`.
     pub fn error(&self, key: &str, problem: impl Into<String>) -> Error {
         self.origin.error(key, problem)
-    }
-
-    /// The same run with another method and no baselines.
-    pub fn with_method(&self, method: Method) -> Self {
-        Self { method, baselines: Vec::new(), ..self.clone() }
     }
 
     /// Paths that begin with `~/` begin with the home folder.
@@ -395,16 +458,28 @@ impl RunConfig {
     pub fn curriculum(&self) -> Curriculum {
         let Self { method, c_thought, max_latent_stage, pad_latent_to_max, .. } = *self;
         Curriculum {
+            row: self.row,
             uniform_prob: self.uniform_prob,
             frontier: self.frontier,
+            removal_smoothing: Some(self.removal_smoothing).filter(|&lambda| lambda > 0.0),
             ..Curriculum::new(method, c_thought, max_latent_stage, pad_latent_to_max)
         }
     }
 
     /// Which stage is trained in which epoch.
     pub fn schedule(&self) -> Schedule {
+        let pace = match self.schedule {
+            ScheduleKind::Clock => Pace::Clock,
+            ScheduleKind::Gated => Pace::Gated { accuracy: self.gate_accuracy },
+            ScheduleKind::Tokenwise => Pace::Tokenwise {
+                per_epoch: self.removed_per_epoch,
+                all_from: self.remove_all_from,
+            },
+        };
         Schedule {
             method: self.method,
+            row: self.row,
+            pace,
             max_latent_stage: self.max_latent_stage,
             cot_epochs: self.cot_epochs,
             epochs_per_stage: self.epochs_per_stage,
@@ -421,12 +496,26 @@ impl RunConfig {
             last_state_unnormed: self.last_state_unnormed,
             compat: self.compat,
             latent_positions: self.latent_positions,
+            thinking: self.thinking,
+            iterations: self.iterations,
+            latent_shift: self.latent_shift,
+            latent_residual: self.latent_residual,
         }
     }
 
     /// What a step trains.
     pub fn objective(&self) -> Objective {
-        let mut terms = vec![Term::CrossEntropy { weight: 1.0 }];
+        let mut terms = vec![Term::CrossEntropy { weight: self.loss_answer }];
+        if self.loss_steps > 0.0 {
+            terms.push(Term::Steps { weight: self.loss_steps, at: self.steps_at });
+        }
+        if self.loss_teacher > 0.0 {
+            let last_step = self.teacher_last_step;
+            terms.push(Term::Teacher { weight: self.loss_teacher, last_step });
+        }
+        if self.loss_distil > 0.0 {
+            terms.push(Term::Distil { weight: self.loss_distil, layers: self.distil_layers });
+        }
         if self.loss_seq_vcr {
             let usual = if self.seq_vcr_projection == Projection::Trained { 2048 } else { 32 };
             let loss = SeqVcr {
@@ -453,7 +542,7 @@ impl RunConfig {
             (Some(ours), Some(theirs)) => parts(Path::new(ours)).eq(parts(Path::new(theirs))),
             _ => ours == theirs,
         };
-        let (ours, theirs) = (read::to_keys(self), read::to_keys(other));
+        let (ours, theirs) = (self.to_keys(), other.to_keys());
         ours.into_iter()
             .filter(|(key, value)| !theirs.get(key).is_some_and(|other| same(value, other)))
             .map(|(key, _)| key)
@@ -496,6 +585,14 @@ impl RunConfig {
         let more = (self.value_steps, self.digits, self.nodes, self.distance);
         let path = self.val_path.as_deref().map(|path| parts(path).collect::<Vec<_>>());
         (task, more, path, self.val_examples, self.debug)
+    }
+
+    /// The keys of its recipe.
+    fn to_keys(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(keys)) => keys,
+            _ => Map::new(),
+        }
     }
 
     /// Every key with its value.

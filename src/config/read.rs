@@ -8,7 +8,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{Origin, RunConfig};
+use super::{Origin, RunConfig, presets::preset};
 use crate::{
     Error, Result,
     data::Method,
@@ -31,13 +31,17 @@ const REFUSED: [(&str, &[Value], &str); 3] = [
 ];
 
 /// Keys that each stand for a method, as the published files have them.
-const METHODS: [(&str, Method); 6] = [
+const METHODS: [(&str, Method); 10] = [
     ("coconut", Method::Coconut),
     ("cot", Method::Cot),
     ("no_cot", Method::NoCot),
     ("no_thoughts", Method::NoThoughts),
     ("pause", Method::Pause),
     ("no_curriculum", Method::NoCurriculum),
+    ("codi", Method::Codi),
+    ("pccot", Method::Pccot),
+    ("lotus", Method::Lotus),
+    ("icot", Method::Icot),
 ];
 
 /// The key under which a recipe holds the grid of `coconut sweep`.
@@ -105,6 +109,7 @@ impl RunConfig {
         let overridden = override_keys(&mut keys, overrides)?;
         let origin = Origin { recipe: origin.into(), overridden };
         published_spellings(&mut keys).map_err(|(key, problem)| origin.error(&key, problem))?;
+        take_preset(&mut keys).map_err(|(key, problem)| origin.error(&key, problem))?;
         let mut config = typed(keys).map_err(|(key, problem)| origin.error(&key, problem))?;
         config.origin = origin;
         config.expand_home();
@@ -138,8 +143,13 @@ fn override_keys(keys: &mut Map<String, Value>, overrides: &[String]) -> Result<
 /// The key at fault, and what is wrong with it.
 fn published_spellings(keys: &mut Map<String, Value>) -> Result<(), (String, String)> {
     // PyYAML reads `None` as a word; the published files mean the absent value.
-    for value in keys.values_mut() {
-        if matches!(value.as_str(), Some("None" | "none" | "")) {
+    for (key, value) in keys.iter_mut() {
+        let absent = match value.as_str() {
+            Some("None" | "") => true,
+            Some("none") => key != "thinking", // a choice of its own, and not the default
+            _ => false,
+        };
+        if absent {
             *value = Value::Null;
         }
     }
@@ -162,9 +172,27 @@ fn published_spellings(keys: &mut Map<String, Value>) -> Result<(), (String, Str
     take_method(keys)
 }
 
+/// Adds what the method stands for, where the recipe does not say otherwise.
+fn take_preset(keys: &mut Map<String, Value>) -> Result<(), (String, String)> {
+    let name = keys.get("method").filter(|name| !name.is_null()).cloned();
+    if name.as_ref().and_then(Value::as_str) == Some("kava") {
+        let problem = "is `kava`, which is known but not available: distillation of keys and values is not computed; use pccot or codi";
+        return Err(("method".into(), problem.into()));
+    }
+    let name = name.unwrap_or_else(|| Value::String(RunConfig::default().method.name().into()));
+    // A name that is no method's is refused where keys are typed.
+    let Ok(method) = serde_json::from_value::<Method>(name) else { return Ok(()) };
+    for (key, value) in preset(method) {
+        if keys.get(&key).is_none_or(Value::is_null) {
+            keys.insert(key, value);
+        }
+    }
+    Ok(())
+}
+
 /// The configuration that keys give, each checked by itself so that an error names it.
 fn typed(keys: Map<String, Value>) -> Result<RunConfig, (String, String)> {
-    let defaults = to_keys(&RunConfig::default());
+    let defaults = RunConfig::default().to_keys();
     if let Some(unknown) = keys.keys().find(|key| !defaults.contains_key(*key)) {
         return Err((unknown.clone(), unknown_key(unknown, &defaults)));
     }
@@ -209,14 +237,6 @@ fn truth(value: &Value) -> Option<bool> {
             _ => None,
         },
         _ => None,
-    }
-}
-
-/// A configuration as the keys of its recipe.
-pub(super) fn to_keys(config: &RunConfig) -> Map<String, Value> {
-    match serde_json::to_value(config) {
-        Ok(Value::Object(keys)) => keys,
-        _ => Map::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use super::{EvalAt, RunConfig};
 use crate::{
     Error, Result,
     data::{
-        Curriculum, Format, Method, Schedule, Stage,
+        Curriculum, Format, Schedule, Stage,
         tasks::Task,
         tokenizer::{Units, chat::PromptStyle},
     },
@@ -36,6 +36,8 @@ pub struct Resolved {
     pub recipe: RunConfig,
     /// Which tokens a stage shows.
     pub curriculum: Curriculum,
+    /// The curricula of the method and of its baselines, each with its stages.
+    pub curricula: Vec<(Curriculum, Vec<Stage>)>,
     /// Which stage is trained in which epoch.
     pub schedule: Schedule,
     /// How thoughts are made.
@@ -227,6 +229,7 @@ impl Resolved {
         };
         Ok(Self {
             curriculum: recipe.curriculum(),
+            curricula: curricula(recipe)?,
             schedule: recipe.schedule(),
             latent: recipe.thinking(),
             objective: recipe.objective(),
@@ -266,21 +269,6 @@ impl Resolved {
         })
     }
 
-    /// The method, and the baselines that are trained beside it.
-    pub fn methods(&self) -> impl Iterator<Item = Method> {
-        std::iter::once(self.recipe.method).chain(self.recipe.baselines.iter().copied())
-    }
-
-    /// The curricula of all methods, each with its stages.
-    pub fn curricula(&self) -> Vec<(Curriculum, Vec<Stage>)> {
-        let of_method = |method| {
-            let schedule = Schedule { method, ..self.schedule.clone() };
-            let stages = schedule.stages().into_iter().map(|(stage, _)| stage).collect();
-            (Curriculum { method, ..self.curriculum.clone() }, stages)
-        };
-        self.methods().map(of_method).collect()
-    }
-
     /// The learning rate's course in a run whose epochs have `steps` optimizer steps.
     pub fn lr_schedule(&self, steps: usize) -> LrSchedule {
         LrSchedule {
@@ -290,6 +278,15 @@ impl Resolved {
             horizon: steps * self.epochs.end,
         }
     }
+}
+
+fn curricula(recipe: &RunConfig) -> Result<Vec<(Curriculum, Vec<Stage>)>> {
+    let of_method = |method| {
+        let recipe = recipe.with_method(method)?;
+        let stages = recipe.schedule().stages().into_iter().map(|(stage, _)| stage).collect();
+        Ok((recipe.curriculum(), stages))
+    };
+    std::iter::once(recipe.method).chain(recipe.baselines.iter().copied()).map(of_method).collect()
 }
 
 fn model_source(recipe: &RunConfig) -> Result<ModelSource> {

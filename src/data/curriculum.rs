@@ -10,6 +10,15 @@
 //! | s ≤ M | `Q · bot · latent × (min(s, n)·c) · eot · steps[s..] · A` |
 //! | M + 1 | `Q · bot · latent × (min(M, n)·c) · eot · A` |
 //!
+//! That is `row: stages`. The other rows (docs/method.md 3.5):
+//!
+//! | row | sequence |
+//! | --- | --- |
+//! | `blocks`, stage s | `Q · bot · latent × (min(s, M)·c) · eot · steps[s..] · A`, at M for good |
+//! | `fixed` | `Q · bot · latent × c · eot · A` |
+//! | `tokenwise`, stage s | `Q · steps without their first s + o tokens · A`, o drawn |
+//! | a teacher's | `Q · steps without the last one · A` |
+//!
 //! With `pad_latent_to_max`, n does not bound the number of latents. The published code differs in one case:
 //! without padding and with n < s ≤ M it trains with s·c latents and evaluates with n·c; here training and
 //! evaluation always use the same number.
@@ -45,6 +54,14 @@ pub enum Method {
     Pause,
     /// As Coconut, but in the last stage from the start.
     NoCurriculum,
+    /// A fixed number of thoughts, taught by the hidden states of a row with its steps written out.
+    Codi,
+    /// As CODI, thinking in parallel.
+    Pccot,
+    /// Thinking in parallel, each block of latents predicting the step that it replaces.
+    Lotus,
+    /// Steps are taken away token by token, and nothing takes their place.
+    Icot,
 }
 
 impl Method {
@@ -57,8 +74,42 @@ impl Method {
             Self::NoThoughts => "no_thoughts",
             Self::Pause => "pause",
             Self::NoCurriculum => "no_curriculum",
+            Self::Codi => "codi",
+            Self::Pccot => "pccot",
+            Self::Lotus => "lotus",
+            Self::Icot => "icot",
         }
     }
+
+    /// The method's rows.
+    pub fn row(self) -> RowKind {
+        match self {
+            Self::Codi | Self::Pccot => RowKind::Fixed,
+            Self::Lotus => RowKind::Blocks,
+            Self::Icot => RowKind::Tokenwise,
+            _ => RowKind::Stages,
+        }
+    }
+
+    /// Whether the method's rows carry `bot` and `eot`, and latents between them.
+    pub fn has_latents(self) -> bool {
+        !matches!(self, Self::Cot | Self::NoCot | Self::NoThoughts | Self::Icot)
+    }
+}
+
+/// Which tokens a row holds at a stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowKind {
+    /// At each stage one more step gives way to latents.
+    #[default]
+    Stages,
+    /// The same, with a block of latents for every stage so far, however few steps an example has.
+    Blocks,
+    /// Latents in place of all steps, as many in every row.
+    Fixed,
+    /// At each stage one more token of the steps is missing.
+    Tokenwise,
 }
 
 impl fmt::Display for Method {
@@ -76,7 +127,7 @@ impl Stage {
     /// All steps spoken, without markers.
     pub const COT: Self = Self(-1);
 
-    pub(super) fn from_count(stage: usize) -> Self {
+    pub(crate) fn from_count(stage: usize) -> Self {
         Self(i32::try_from(stage).unwrap_or(i32::MAX))
     }
 
@@ -97,7 +148,9 @@ impl fmt::Display for Stage {
 pub struct Curriculum {
     /// What is trained.
     pub method: Method,
-    /// `c`: continuous thoughts for each step that they replace.
+    /// Which tokens a row holds.
+    pub row: RowKind,
+    /// `c`: continuous thoughts for each step that they replace; of a `fixed` row, all of them.
     pub c_thought: usize,
     /// `M`: the last stage at which steps beyond the replaced ones are spoken.
     pub max_latent_stage: usize,
@@ -108,6 +161,10 @@ pub struct Curriculum {
     /// Graphs only: a stage's label is drawn from all nodes at the next distance, not only from those on a
     /// shortest path to the target.
     pub frontier: bool,
+    /// λ of removal smoothing, for `tokenwise` rows to train on.
+    pub removal_smoothing: Option<f64>,
+    /// So many latents in every row that has any, whatever the stage.
+    pub latents: Option<usize>,
 }
 
 /// A row of token ids with its labels.
@@ -124,6 +181,10 @@ pub struct Sequence {
     pub latent_start: usize,
     /// How many positions come before the first label.
     pub prompt_len: usize,
+    /// For each block of `c` latents from the first, the tokens of the step that it stands for.
+    pub replaced: Vec<Vec<u32>>,
+    /// The position of the token before the first one of the answer's value, in a row to train on.
+    pub anchor: usize,
 }
 
 impl Sequence {
@@ -145,7 +206,12 @@ impl Sequence {
             ids.push(id);
             labels.push(Some(id));
         }
-        Self { ids, labels, n_latents, latent_start, prompt_len }
+        Self { ids, labels, n_latents, latent_start, prompt_len, replaced: Vec::new(), anchor: 0 }
+    }
+
+    /// The same, whose last `after` tokens begin with the answer's value.
+    fn anchored(self, after: usize) -> Self {
+        Self { anchor: self.ids.len().saturating_sub(after + 1), ..self }
     }
 }
 
@@ -161,27 +227,36 @@ impl Curriculum {
     ) -> Self {
         Self {
             method,
+            row: method.row(),
             c_thought,
             max_latent_stage,
             pad_latent_to_max,
             uniform_prob: 0.0,
             frontier: false,
+            removal_smoothing: None,
+            latents: None,
         }
     }
 
     /// Whether the sequences carry `bot` and `eot`, and latents between them.
     fn has_latents(&self) -> bool {
-        matches!(self.method, Method::Coconut | Method::Pause | Method::NoCurriculum)
-    }
-
-    /// Whether a latent's input is fed back from the hidden states rather than learned.
-    pub fn feeds_back(&self) -> bool {
-        matches!(self.method, Method::Coconut | Method::NoCurriculum)
+        self.method.has_latents() && self.row != RowKind::Tokenwise
     }
 
     /// The most latents that a row has.
     pub fn most_latents(&self) -> usize {
-        self.c_thought * self.max_latent_stage
+        match self.row {
+            RowKind::Fixed => self.c_thought,
+            _ => self.c_thought * self.max_latent_stage,
+        }
+    }
+
+    /// The number of steps that have given way to latents in rows of a stage, at most.
+    pub fn n_replaced(&self, stage: Stage) -> usize {
+        match self.row {
+            RowKind::Fixed => usize::from(stage != Stage::COT),
+            _ => stage.n_replaced().unwrap_or(0).min(self.max_latent_stage),
+        }
     }
 
     /// The number of latents of an example with `n_steps` steps, in training and evaluation alike.
@@ -189,8 +264,12 @@ impl Curriculum {
         if !self.has_latents() {
             return 0;
         }
-        let replaced = stage.n_replaced().unwrap_or(0).min(self.max_latent_stage);
-        let replaced = if self.pad_latent_to_max { replaced } else { replaced.min(n_steps) };
+        if let Some(latents) = self.latents.filter(|_| stage != Stage::COT) {
+            return latents;
+        }
+        let replaced = self.n_replaced(stage);
+        let all = self.pad_latent_to_max || matches!(self.row, RowKind::Fixed | RowKind::Blocks);
+        let replaced = if all { replaced } else { replaced.min(n_steps) };
         replaced * self.c_thought
     }
 
@@ -200,8 +279,14 @@ impl Curriculum {
             (Method::Cot, _) => 0,
             (Method::NoCot, _) => n_steps,
             (_, None) => 0,
-            (_, Some(replaced)) if replaced > self.max_latent_stage => n_steps,
-            (_, Some(replaced)) => replaced.min(n_steps),
+            (_, Some(replaced)) => match self.row {
+                RowKind::Fixed => n_steps,
+                RowKind::Blocks => replaced.min(self.max_latent_stage).min(n_steps),
+                RowKind::Stages if replaced > self.max_latent_stage => n_steps,
+                RowKind::Stages => replaced.min(n_steps),
+                RowKind::Tokenwise if replaced == 0 => 0,
+                RowKind::Tokenwise => n_steps,
+            },
         }
     }
 
@@ -285,6 +370,12 @@ impl Curriculum {
         lengths.max().unwrap_or(0)
     }
 
+    /// The length of an example's teacher's row.
+    pub fn teacher_len(&self, example: &Encoded, markers: SpecialTokens, last_step: bool) -> usize {
+        let key = SampleKey { seed: 0, epoch: 0, index: 0 };
+        self.teacher_sequence(example, markers, key, last_step).ids.len()
+    }
+
     /// Refuses a set with an example that does not fit the model's context at one of `stages`; `path` is
     /// the set's file and `context` the number of positions, less those kept for generation.
     pub fn check_fits(
@@ -313,7 +404,13 @@ impl Curriculum {
     /// Only the methods with stages draw, and not before stage 0. A graph draws from the stages it has
     /// already been through, as published.
     fn drawn_stage(&self, example: &Encoded, stage: Stage, key: SampleKey) -> Stage {
-        let staged = matches!(self.method, Method::Coconut | Method::NoThoughts | Method::Pause);
+        if self.row == RowKind::Tokenwise {
+            return self.smoothed(stage, key);
+        }
+        let staged = matches!(
+            self.method,
+            Method::Coconut | Method::NoThoughts | Method::Pause | Method::Lotus
+        );
         let Some(current) = stage.n_replaced().filter(|_| staged && self.uniform_prob > 0.0) else {
             return stage;
         };
@@ -328,6 +425,17 @@ impl Curriculum {
         Stage::from_count(rng.random_range(0..=last))
     }
 
+    /// Removal smoothing (Deng et al. 2024, section 3.2): o more tokens are missing with probability ∝ e^{−λ·o}.
+    fn smoothed(&self, stage: Stage, key: SampleKey) -> Stage {
+        let (Some(lambda), Some(removed)) = (self.removal_smoothing, stage.n_replaced()) else {
+            return stage;
+        };
+        let u: f64 = key.rng(Stream::Removal).random();
+        // P(o ≥ k) = e^{−λ·k}.
+        let more = (-(1.0 - u).ln() / lambda).floor();
+        Stage::from_count(removed.saturating_add(more as usize))
+    }
+
     fn text_prompt(&self, text: &Text, stage: Stage, markers: SpecialTokens) -> Prompt {
         let mut prompt = Prompt::new(text.question.clone());
         if self.has_latents() && stage != Stage::COT {
@@ -339,9 +447,47 @@ impl Curriculum {
     }
 
     fn text_sequence(&self, text: &Text, stage: Stage, markers: SpecialTokens) -> Sequence {
-        let remaining = &text.steps[self.remaining_steps(stage, text.steps.len())];
+        let n_steps = text.steps.len();
+        let value = text.answer.len() - text.value_start.min(text.answer.len());
+        if self.row == RowKind::Tokenwise {
+            let removed = stage.n_replaced().unwrap_or(0);
+            let chain = text.steps.iter().flatten().skip(removed).chain(&text.answer).copied();
+            return Sequence::new(self.text_prompt(text, stage, markers), chain).anchored(value);
+        }
+        let remaining = &text.steps[self.remaining_steps(stage, n_steps)];
         let labelled = remaining.iter().flatten().chain(&text.answer).copied();
-        Sequence::new(self.text_prompt(text, stage, markers), labelled)
+        let row = Sequence::new(self.text_prompt(text, stage, markers), labelled).anchored(value);
+        let replaced = match self.has_latents() {
+            true => &text.steps[..self.n_replaced(stage).min(n_steps)],
+            false => &[],
+        };
+        Sequence { replaced: replaced.to_vec(), ..row }
+    }
+
+    /// The row beside a row to train on that still has its steps: all of them, or all but the last, which says
+    /// what the answer is.
+    pub fn teacher_sequence(
+        &self,
+        example: &Encoded,
+        markers: SpecialTokens,
+        key: SampleKey,
+        last_step: bool,
+    ) -> Sequence {
+        match example {
+            Encoded::Text(text) => {
+                let shown = text.steps.len().saturating_sub(usize::from(!last_step));
+                let labelled = text.steps[..shown].iter().flatten().chain(&text.answer).copied();
+                let value = text.answer.len() - text.value_start.min(text.answer.len());
+                Sequence::new(Prompt::new(text.question.clone()), labelled).anchored(value)
+            }
+            Encoded::Graph(graph) => {
+                let path = graph.path(key);
+                let shown = path.len().saturating_sub(usize::from(!last_step));
+                let answer = [graph.marks.answer, graph.target, markers.eos];
+                let labelled = path[..shown].iter().copied().chain(answer);
+                Sequence::new(Prompt::new(graph.question(markers, key)), labelled).anchored(2)
+            }
+        }
     }
 }
 
@@ -371,8 +517,10 @@ impl Curriculum {
             return Sequence::new(Prompt::new(graph.question(markers, key)), answer);
         }
         let replaced = stage.n_replaced().unwrap_or(0);
-        if replaced >= graph.n_steps() || replaced > self.max_latent_stage {
-            return Sequence::new(self.graph_answer_prompt(graph, markers, key), [graph.target]);
+        let all = self.row == RowKind::Fixed;
+        if all || replaced >= graph.n_steps() || replaced > self.max_latent_stage {
+            let prompt = self.graph_answer_prompt(graph, markers, key);
+            return Sequence::new(prompt, [graph.target]).anchored(1);
         }
         let mut prompt = Prompt::new(graph.question(markers, key));
         if self.has_latents() {
@@ -394,8 +542,13 @@ impl Curriculum {
     ) -> Prompt {
         let mut prompt = Prompt::new(graph.question(markers, key));
         if self.has_latents() {
-            let n_latents = graph.n_steps().min(self.max_latent_stage) * self.c_thought;
-            prompt.push_latents(n_latents, markers.latent);
+            let blocks = match self.row {
+                RowKind::Fixed => 1,
+                RowKind::Blocks => self.max_latent_stage,
+                _ => graph.n_steps().min(self.max_latent_stage),
+            };
+            let latents = self.latents.unwrap_or(blocks * self.c_thought);
+            prompt.push_latents(latents, markers.latent);
         }
         prompt.ids.push(graph.marks.answer);
         prompt

@@ -31,6 +31,8 @@ pub enum Stream {
     Label = 3,
     /// One of a graph's shortest paths.
     Path = 4,
+    /// How many tokens more than the stage's are missing (`tokenwise`).
+    Removal = 5,
 }
 
 impl SampleKey {

@@ -28,6 +28,8 @@ pub struct Text {
     pub steps: Vec<Vec<u32>>,
     /// `### `, the answer, and the eos.
     pub answer: Vec<u32>,
+    /// How many of the answer's tokens come before the first of its value.
+    pub value_start: usize,
 }
 
 /// The pieces of a graph example (docs/method.md 2 and 14): every node is one token.
@@ -294,6 +296,8 @@ fn encode_checked(example: &Example, tokenizer: &Tokenizer) -> Result<Checked> {
     let steps: Vec<_> =
         step_texts.iter().map(|step| tokenizer.encode(step, false)).collect::<Result<_>>()?;
     let answer = tokenizer.encode(&answer_text, false)?;
+    let prefix = tokenizer.encode(&format!("{ANSWER_PREFIX} "), false)?;
+    let common = answer.ids.iter().zip(&prefix.ids).take_while(|(a, b)| a == b).count();
 
     let whole =
         tokenizer.encode(&[question_text, step_texts.concat(), answer_text].concat(), special)?;
@@ -319,6 +323,7 @@ fn encode_checked(example: &Example, tokenizer: &Tokenizer) -> Result<Checked> {
             question: question.ids,
             steps: steps.into_iter().map(|step| step.ids).collect(),
             answer: answer_ids,
+            value_start: common,
         },
     })
 }

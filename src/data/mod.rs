@@ -31,7 +31,7 @@ pub mod tasks;
 pub mod tokenizer;
 pub mod write;
 
-pub use curriculum::{Curriculum, Method, Sequence, Stage};
+pub use curriculum::{Curriculum, Method, RowKind, Sequence, Stage};
 pub use dataset::{Dataset, Format};
 pub use draw::SampleKey;
 pub use encode::{Encoded, encode_graphs, encode_texts};

@@ -174,7 +174,7 @@ mod tests {
     fn lengths_and_steps() {
         let examples = [Example::new("q", ["a", "b"], "c"), Example::new("q", [""; 0], "c")];
         let text = |steps: Vec<Vec<u32>>| {
-            Encoded::Text(Text { question: vec![1, 2], steps, answer: vec![3] })
+            Encoded::Text(Text { question: vec![1, 2], steps, answer: vec![3], value_start: 0 })
         };
         let encoded = [text(vec![vec![4], vec![5; 3]]), text(vec![])];
         let stats = Stats::of(&examples, Some(&encoded));

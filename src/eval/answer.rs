@@ -14,7 +14,7 @@ use crate::{
         tokenizer::ANSWER_PREFIX,
     },
     device,
-    latent::{LatentModel, ReadSet, Trace, batch::Batch},
+    latent::{LatentModel, PassPlan, ReadSet, Trace, batch::Batch},
 };
 
 /// A trained model, and what it takes to put a question to it as in training.
@@ -111,7 +111,7 @@ pub fn answer(
     let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let generation = trained.generation(options);
     // What feeds a thought is among the predictions; what only stands before a pause token is not.
-    let reads = match options.thoughts > 0 && generation.latent.is_none() {
+    let reads = match options.thoughts > 0 && generation.plan.latent.is_none() {
         true => ReadSet::ALL,
         false => ReadSet::PREDICTIONS,
     };
@@ -168,11 +168,17 @@ impl TrainedModel<'_> {
     /// How such prompts are generated from.
     pub fn generation(&self, options: &AnswerOptions) -> GenerateOptions<'_> {
         GenerateOptions {
-            latent: self.curriculum.feeds_back().then_some(self.tokenizer.special_tokens().latent),
+            plan: self.plan(),
             stops: self.tokenizer.stops(),
             max_new_tokens: options.max_new_tokens,
             sampling: options.sampling,
         }
+    }
+
+    /// How prompts become passes.
+    pub fn plan(&self) -> PassPlan {
+        let latent = self.tokenizer.special_tokens().latent;
+        self.model.config.plan(latent, self.curriculum.n_replaced(self.stage))
     }
 
     fn prompt(&self, question: &Question) -> Result<Vec<u32>> {

@@ -15,7 +15,7 @@ use crate::{
     data::{Curriculum, Dataset, Encoded, SampleKey, Sequence, Stage, Tokenizer, encode::Text},
     device,
     latent::{
-        self, LatentModel, ReadSet,
+        self, LatentModel, PassPlan, ReadSet,
         batch::{Batch, Row, Target},
     },
     objective,
@@ -159,7 +159,7 @@ impl Evaluator<'_> {
         }
         let mut answers = answers.finish();
         let looked_at = &prompts[..prompts.len().min(QUESTIONS_LOOKED_AT)];
-        let thoughts = self.lens(model, looked_at, TOKENS_READ)?;
+        let thoughts = self.lens(model, stage, looked_at, TOKENS_READ)?;
         for (sample, thoughts) in answers.samples.iter_mut().zip(thoughts) {
             sample.thoughts = thoughts;
         }
@@ -210,11 +210,12 @@ impl Evaluator<'_> {
     pub fn lens(
         &self,
         model: &LatentModel,
+        stage: Stage,
         prompts: &[Sequence],
         n_tokens: usize,
     ) -> Result<Vec<Vec<Reading>>> {
         let rows: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.ids.as_slice()).collect();
-        lens(model, self.tokenizer, &rows, &self.generation(), n_tokens)
+        lens(model, self.tokenizer, &rows, &self.generation(self.plan(model, stage)), n_tokens)
     }
 
     /// The questions' prompts at a stage, in the set's order.
@@ -232,7 +233,7 @@ impl Evaluator<'_> {
     /// [`Error::Input`] with the first such example.
     pub fn check(&self, model: &LatentModel, stage: Stage, path: &Path) -> Result<()> {
         for (index, prompt) in self.prompts(stage).iter().enumerate() {
-            if let Some(problem) = prompt_problem(model, &prompt.ids, self.latent()) {
+            if let Some(problem) = prompt_problem(model, &prompt.ids, &self.plan(model, stage)) {
                 let problem =
                     format!("its prompt cannot be answered: {problem}. Remove the example.");
                 return Err(Error::input(path, format!("example {}", index + 1), problem));
@@ -252,14 +253,15 @@ impl Evaluator<'_> {
         SampleKey { seed: self.seed, epoch: 0, index: index as u64 }
     }
 
-    /// The latent's id if it is fed back.
-    fn latent(&self) -> Option<u32> {
-        self.curriculum.feeds_back().then_some(self.tokenizer.special_tokens().latent)
+    /// How prompts and rows of a stage become passes.
+    fn plan(&self, model: &LatentModel, stage: Stage) -> PassPlan {
+        let latent = self.tokenizer.special_tokens().latent;
+        model.config.plan(latent, self.curriculum.n_replaced(stage))
     }
 
-    fn generation(&self) -> GenerateOptions<'_> {
+    fn generation(&self, plan: PassPlan) -> GenerateOptions<'_> {
         GenerateOptions {
-            latent: self.latent(),
+            plan,
             stops: self.tokenizer.stops(),
             max_new_tokens: self.max_new_tokens,
             sampling: self.sampling,
@@ -278,7 +280,8 @@ impl Evaluator<'_> {
         // A prompt that ends with a graph's answer mark leaves one token to say.
         let marked = |i: &usize| self.ends_with_mark(&prompts[*i], *i);
         let max_new_tokens = if batch.iter().all(marked) { 1 } else { self.max_new_tokens };
-        let options = GenerateOptions { max_new_tokens, ..self.generation() };
+        let options =
+            GenerateOptions { max_new_tokens, ..self.generation(self.plan(model, stage)) };
         let rows: Vec<&[u32]> = batch.iter().map(|&i| prompts[i].ids.as_slice()).collect();
         let start = Instant::now();
         let generations = generate(model, &rows, &options).map_err(|error| match error {
@@ -370,7 +373,9 @@ impl Evaluator<'_> {
         batch: &[usize],
         found: &mut Scoring,
     ) -> Result<()> {
-        let curriculum = Curriculum { uniform_prob: 0.0, ..self.curriculum.clone() };
+        let curriculum =
+            Curriculum { uniform_prob: 0.0, removal_smoothing: None, ..self.curriculum.clone() };
+        let plan = self.plan(model, stage);
         let markers = self.tokenizer.special_tokens();
         let right = batch.iter().map(|&i| {
             let example = &self.data.encoded[i];
@@ -378,7 +383,7 @@ impl Evaluator<'_> {
             (sequence, answer_len(example))
         });
         let thoughts = Some(&mut found.thoughts);
-        let (all, answers) = self.losses(model, &right.collect::<Vec<_>>(), thoughts)?;
+        let (all, answers) = self.losses(model, &plan, &right.collect::<Vec<_>>(), thoughts)?;
         found.all.add(all);
         found.answers.add(answers);
 
@@ -387,7 +392,7 @@ impl Evaluator<'_> {
             let sequence = curriculum.train_sequence(&example, stage, markers, self.sample_key(i));
             Some((sequence, answer_len(&example)))
         });
-        let (_, answers) = self.losses(model, &wrong.collect::<Vec<_>>(), None)?;
+        let (_, answers) = self.losses(model, &plan, &wrong.collect::<Vec<_>>(), None)?;
         found.corrupted.add(answers);
         Ok(())
     }
@@ -409,6 +414,7 @@ impl Evaluator<'_> {
     fn losses(
         &self,
         model: &LatentModel,
+        plan: &PassPlan,
         rows: &[(Sequence, usize)],
         thoughts: Option<&mut Thoughts>,
     ) -> Result<(TokenLoss, TokenLoss)> {
@@ -417,10 +423,8 @@ impl Evaluator<'_> {
         if rows.is_empty() {
             return Ok(Default::default());
         }
-        let layout: Vec<Row> =
-            rows.iter().map(|(s, _)| Row { ids: &s.ids, labels: &s.labels }).collect();
-        let batch =
-            Batch::new(&layout, &model.config.plan(self.latent())).map_err(Error::Internal)?;
+        let layout: Vec<Row> = rows.iter().map(|(s, _)| Row::new(&s.ids, &s.labels)).collect();
+        let batch = Batch::new(&layout, plan).map_err(Error::Internal)?;
         let trace = latent::forward(model, &batch, ReadSet::PREDICTIONS);
         if let Some(thoughts) = thoughts {
             thoughts.add(&batch, &trace)?;

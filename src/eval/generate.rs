@@ -7,7 +7,7 @@ use rand::Rng;
 use crate::{
     Error, Result, device,
     latent::{
-        self, LatentModel, ReadSet, Trace,
+        self, LatentModel, PassPlan, ReadSet, Trace,
         batch::{Batch, Row},
     },
     model::{Cache, PassLayout, TokenInts, Transformer},
@@ -34,8 +34,8 @@ pub enum Sampling {
 /// When generation stops, and what is fed back.
 #[derive(Clone, Copy, Debug)]
 pub struct GenerateOptions<'a> {
-    /// The latent token's id; `None` if latents are ordinary tokens.
-    pub latent: Option<u32>,
+    /// How prompts become passes: which tokens are latents, and in which order they are computed.
+    pub plan: PassPlan,
     /// Tokens that end a row, each of them.
     pub stops: &'a [u32],
     /// Most tokens generated a row.
@@ -102,19 +102,18 @@ pub fn forward_prompts(
     reads: ReadSet,
 ) -> Result<(Batch, Trace)> {
     for (row, prompt) in prompts.iter().enumerate() {
-        if let Some(problem) = prompt_problem(model, prompt, options.latent) {
+        if let Some(problem) = prompt_problem(model, prompt, &options.plan) {
             return Err(Error::Prompt { row, problem });
         }
     }
-    let rows: Vec<Row> = prompts.iter().map(|ids| Row { ids, labels: &[] }).collect();
-    let batch = Batch::new(&rows, &model.config.plan(options.latent)).map_err(Error::Internal)?;
+    let rows: Vec<Row> = prompts.iter().map(|ids| Row::unlabelled(ids)).collect();
+    let batch = Batch::new(&rows, &options.plan).map_err(Error::Internal)?;
     let trace = latent::forward(model, &batch, reads);
     Ok((batch, trace))
 }
 
-/// Why a model cannot be given a prompt, as a clause about "it"; `None` if it can. `latent` is the token
-/// that is fed back, if one is.
-pub fn prompt_problem(model: &LatentModel, prompt: &[u32], latent: Option<u32>) -> Option<String> {
+/// Why a model cannot be given a prompt, as a clause about "it"; `None` if it can.
+pub fn prompt_problem(model: &LatentModel, prompt: &[u32], plan: &PassPlan) -> Option<String> {
     let config = &model.transformer.config;
     let (context, vocabulary) = (config.n_positions, config.vocab_size);
     let length = prompt.len();
@@ -124,8 +123,22 @@ pub fn prompt_problem(model: &LatentModel, prompt: &[u32], latent: Option<u32>) 
     if length > context {
         return Some(format!("it has {length} tokens, but the model's context is {context}"));
     }
-    if prompt.first().copied() == latent {
+    let latents = || (0..length).filter(|&position| Some(prompt[position]) == plan.latent);
+    if latents().next() == Some(0) {
         return Some("it begins with a latent; a latent needs a token before it".into());
+    }
+    if let (Some(first), Some(last), true) =
+        (latents().next(), latents().next_back(), plan.parallel.is_some())
+    {
+        if last + 1 - first != latents().count() {
+            return Some(
+                "it has text between its latents; those of thinking in parallel stand side by side"
+                    .into(),
+            );
+        }
+        if first == 1 {
+            return Some("its latents begin at the second token; thinking in parallel needs text before the token that they follow".into());
+        }
     }
     let beyond = prompt.iter().find(|&&id| id as usize >= vocabulary)?;
     Some(format!("its token {beyond} is beyond the vocabulary of {vocabulary} tokens"))
@@ -188,7 +201,7 @@ impl<'a> GenerationLoop<'a> {
             rows: (0..batch.rows).map(row).collect(),
             prompt_ends: trace.ends(batch),
             unpadded: batch.unpadded_columns(),
-            cache: trace.cache,
+            cache: trace.caches.into_iter().next().unwrap_or_default(),
             chooser: Chooser::new(options.sampling, batch.rows),
         }
     }

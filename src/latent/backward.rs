@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     LatentModel, Trace,
-    batch::{Batch, Fed, Pass},
+    batch::{Batch, Branch, Fed, Pass},
     forward::{ForwardOptions, add_positions, embed, pass_seed, row_space, run, run_pass, think},
     reads::{ReadLayers, ReadSet},
     tracking::{Tracked, tracked},
@@ -118,11 +118,11 @@ fn recomputed<M: Module, T>(
             row_space: row_space.as_ref(),
             states: &trace.hidden[number],
             thoughts: trace.thoughts[number].clone().map(leaf),
-            past: trace.cache.before(pass.columns.start, upstream.prefix).map(leaf),
+            past: trace.caches[pass.branch.cache()].before(pass.past, upstream.prefix).map(leaf),
         };
         let grads = vjp(module, &replay, upstream.outputs(&replay, grad_new));
         add(&mut upstream.grad_thoughts[number], grads.thoughts);
-        upstream.add_past(grads.past);
+        upstream.add_past(pass.branch, grads.past);
         total = accumulate(Some(total), grads.parameters);
     }
     // Where a tracked pass is fed from one that is not, the sweep recorded what parameters made of constants.
@@ -154,8 +154,10 @@ struct Upstream {
     grad_unnormed: Vec<Option<Tensor<3>>>,
     /// By pass, of the thoughts that it is fed.
     grad_thoughts: Vec<Option<Tensor<3>>>,
-    /// By layer, of the cache's first chunk, and of all later columns that passes to come have computed.
-    grad_cache: Vec<[Option<Tensor<3>>; 2]>,
+    /// By layer, of the first chunk, which all caches share.
+    grad_shared: Vec<Option<Tensor<3>>>,
+    /// By cache and layer, of all later columns that passes to come have computed.
+    grad_later: Vec<Vec<Option<Tensor<3>>>>,
     /// The columns of the cache's first chunk.
     prefix: usize,
 }
@@ -172,13 +174,20 @@ impl Upstream {
         }
         let thoughts = leaves.thoughts.iter();
         let grad_thoughts = thoughts.map(|x| x.as_ref().and_then(&mut grad)).collect();
-        let grad_cache = (0..leaves.cache.n_layer()).map(|layer| {
-            let mut chunks = leaves.cache.layer(layer).iter();
-            [(); 2].map(|()| chunks.next().and_then(&mut grad))
-        });
-        let grad_cache = grad_cache.collect();
-        let prefix = batch.passes.iter().find(|pass| pass.keep).map_or(0, |p| p.columns.len());
-        Self { grad_states, grad_unnormed, grad_thoughts, grad_cache, prefix }
+        let n_layer = leaves.caches.first().map_or(0, Cache::n_layer);
+        let mut grad_shared = vec![None; n_layer];
+        let mut grad_later = Vec::with_capacity(leaves.caches.len());
+        for cache in &leaves.caches {
+            let mut later = Vec::with_capacity(n_layer);
+            for (layer, shared) in grad_shared.iter_mut().enumerate() {
+                let mut chunks = cache.layer(layer).iter();
+                add(shared, chunks.next().and_then(&mut grad));
+                later.push(chunks.next().and_then(&mut grad));
+            }
+            grad_later.push(later);
+        }
+        let prefix = batch.passes.first().map_or(0, |pass| pass.columns.len());
+        Self { grad_states, grad_unnormed, grad_thoughts, grad_shared, grad_later, prefix }
     }
 
     /// What is known of a pass's results when all later passes are done; `grad_new` is of its columns of the cache.
@@ -212,24 +221,27 @@ impl Upstream {
     /// By layer, the gradient of a pass's own columns of the cache.
     fn take_columns(&mut self, pass: &Pass) -> Vec<Option<Tensor<3>>> {
         if !pass.keep {
-            return vec![None; self.grad_cache.len()];
+            return vec![None; self.grad_shared.len()];
         }
-        let before = pass.columns.start.saturating_sub(self.prefix); // later columns, before these
-        let take = |[first, later]: &mut [Option<Tensor<3>>; 2]| {
-            if pass.columns.start == 0 {
-                return first.take();
-            }
+        if pass.branch == Branch::Shared {
+            return self.grad_shared.iter_mut().map(Option::take).collect();
+        }
+        let before = pass.past - self.prefix; // later columns, before these
+        let take = |later: &mut Option<Tensor<3>>| {
             let all = later.take();
             *later = all.clone().filter(|_| before > 0).map(|x| x.narrow(1, 0, before));
             all.map(|x| x.narrow(1, before, pass.columns.len()))
         };
-        self.grad_cache.iter_mut().map(take).collect()
+        self.grad_later[pass.branch.cache()].iter_mut().map(take).collect()
     }
 
-    /// Adds gradients of the chunks that a pass saw, by layer.
-    fn add_past(&mut self, past: Vec<Vec<Option<Tensor<3>>>>) {
-        for (sums, chunks) in self.grad_cache.iter_mut().zip(past) {
-            sums.iter_mut().zip(chunks).for_each(|(sum, chunk)| add(sum, chunk));
+    /// Adds gradients of the chunks that a pass of a branch saw, by layer.
+    fn add_past(&mut self, branch: Branch, past: Vec<Vec<Option<Tensor<3>>>>) {
+        let later = &mut self.grad_later[branch.cache()];
+        for ((shared, later), chunks) in self.grad_shared.iter_mut().zip(later).zip(past) {
+            for (sum, chunk) in [shared, later].into_iter().zip(chunks) {
+                add(sum, chunk);
+            }
         }
     }
 }

@@ -12,57 +12,42 @@
 //! . Q ^ | ~ | . | . $ w w      Q question, ^ bot, ~ latent, $ eot, w words, . padding
 //! ```
 //!
+//! Thinking in parallel, one region holds `^` and all latents; passes compute it again and again, and the last of
+//! them is kept. A row may have a teacher, another row that begins as it does: what both begin with is computed
+//! once, and each goes on by itself.
+//!
+//! ```text
+//! Q Q | ^ ~ ~ | ^ ~ ~ | … | $ w w            two iterations of three and more
+//!
+//! Q Q | ^ | ~ | ~ | $ w w | s s s w w        and a teacher s s s w w after the same question
+//! ```
+//!
 //! All of it is integers, made once, on whichever thread makes batches; forward and backward read it.
 
 use std::ops::Range;
 
 use coconut_kernels::TokenMask;
 
-use super::reads::ReadPositions;
+use super::{
+    grid::Grid,
+    plan::{Blocks, latents},
+    reads::ReadPositions,
+    runs::{Run, runs},
+};
+pub use super::{
+    plan::{Parallel, PassPlan},
+    row::{Row, StepTarget, Target, TeacherRow},
+    runs::{Branch, Fed, FedFrom},
+};
 use crate::model::{PassLayout, TokenInts, TokenLayout};
 
-/// One row before it is laid out.
-#[derive(Clone, Copy, Debug)]
-pub struct Row<'a> {
-    /// Token ids.
-    pub ids: &'a [u32],
-    /// For each token, itself if it is to be predicted (Hugging Face's `labels`; `None` is −100).
-    /// Empty if nothing is.
-    pub labels: &'a [Option<u32>],
-}
-
-/// Where a label is predicted, and what it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Row of the batch.
-    pub row: usize,
-    /// Column of the token before the labelled one.
-    pub column: usize,
-    /// Position in the row of the labelled token.
-    pub position: usize,
-    /// The labelled token's id.
-    pub token: u32,
-}
-
-/// How rows become passes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PassPlan {
-    /// The token id that is a latent; with `None` every token is text.
-    pub latent: Option<u32>,
-    /// The position id of a row's first latent, from which its others count on; that of any token in its place
-    /// if `None`.
-    pub first_latent_position: Option<usize>,
-    /// Whether passes are laid out as the replication reads them: padding is computed too, hidden states are
-    /// fed back from the last column of the pass before, and input embeddings from as many columns from the
-    /// rows' start as that pass is long.
-    pub replication: bool,
-}
-
-impl PassPlan {
-    /// Tokens equal to `latent` are fed back to, one after the other.
-    pub fn sequential(latent: u32) -> Self {
-        Self { latent: Some(latent), ..Self::default() }
-    }
+/// Targets that one pass predicts, ordered by column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassTargets {
+    /// The pass.
+    pub pass: usize,
+    /// The targets; a target's column and position are those of the token that predicts it.
+    pub targets: Vec<Target>,
 }
 
 /// Columns that are computed together, in one run of the transformer.
@@ -70,47 +55,22 @@ impl PassPlan {
 pub struct Pass {
     /// The columns of the batch. Passes may compute the same ones anew; only the last of those is kept.
     pub columns: Range<usize>,
+    /// Whose columns they are.
+    pub branch: Branch,
+    /// How many columns the cache has that it sees.
+    pub past: usize,
     /// The thoughts that it begins from; text only if `None`.
     pub fed: Option<Fed>,
     /// Whether later passes see its keys and values.
     pub keep: bool,
-    /// For each row, after how many thoughts its tokens in this pass come; `None` if it has none there.
+    /// For each row, after how many thoughts its tokens in this pass come; `None` if it has none there, or
+    /// they are its teacher's.
     pub depths: Vec<Option<usize>>,
     /// Token ids of the text before and after the thoughts.
     pub(super) text: [TokenInts; 2],
     layout: PassLayout,
     /// The same, read at predictions only.
     predicting: PassLayout,
-}
-
-/// Columns of a pass that are fed thoughts, and where these come from. Rows without those latents have padding
-/// there, and what they are fed is not visible.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fed {
-    /// The columns, counted from the pass's first.
-    pub columns: Range<usize>,
-    /// Which of a row's thoughts (from 0) the first of them holds; the others follow on.
-    pub first_thought: usize,
-    /// Where the hidden states are that become thoughts.
-    pub states: FedFrom,
-    /// Where the input embeddings are: in the same pass, or in one that is not fed.
-    pub inputs: FedFrom,
-}
-
-/// One column of an earlier pass for each row and thought.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FedFrom {
-    /// The pass.
-    pub pass: usize,
-    /// Its columns, counted from its first, row after row: `[rows, thoughts]`.
-    pub columns: Vec<usize>,
-}
-
-impl Fed {
-    /// How the thoughts of a batch's rows lie: `[rows, thoughts, d_model]`.
-    pub fn tokens(&self, rows: usize) -> TokenLayout {
-        TokenLayout::padded(rows, self.columns.len())
-    }
 }
 
 impl Pass {
@@ -150,6 +110,19 @@ pub struct Batch {
     pub latents: Vec<usize>,
     /// Every label, ordered by column.
     pub targets: Vec<Target>,
+    /// Every label of the rows' teachers, ordered by column.
+    pub teacher_targets: Vec<Target>,
+    /// Every token that positions of the rows are to predict besides labels.
+    pub step_targets: Vec<PassTargets>,
+    /// For each row, the columns of the token whose hidden states are compared with its teacher's, and of that;
+    /// empty if none are compared.
+    pub anchors: Vec<[usize; 2]>,
+    /// Where the hidden states of each row's last latent are, if the plan reads them.
+    pub last_latents: Option<FedFrom>,
+    /// Whether rows have teachers.
+    pub has_teachers: bool,
+    /// Tokens that only teachers have.
+    teacher_tokens: usize,
     grid: Grid,
 }
 
@@ -157,35 +130,45 @@ impl Batch {
     /// Lays rows out.
     ///
     /// # Errors
-    /// A sentence naming the row (from 0) if a row is empty or begins with a latent, which has no
-    /// hidden state before it.
+    /// A sentence naming the row (from 0) if a row is empty, begins with a latent, which has no hidden state
+    /// before it, or has nothing in common with its teacher.
     pub fn new(rows: &[Row], plan: &PassPlan) -> Result<Self, String> {
-        let slots = slots(rows, plan.latent)?;
-        let grid = Grid::new(rows, &slots, plan);
-        let runs = sequential(&grid, &slots, plan);
-        Ok(Self::from_runs(rows, grid, runs, plan))
-    }
-
-    /// A batch whose passes are `runs`.
-    fn from_runs(rows: &[Row], grid: Grid, runs: Vec<Run>, plan: &PassPlan) -> Self {
+        let blocks = Blocks::new(rows, plan)?;
+        let grid = Grid::new(rows, &blocks, plan);
+        let latents: Vec<usize> =
+            rows.iter().map(|row| latents(row, plan.latent).count()).collect();
+        let runs = runs(&grid, &blocks, &latents, plan);
         let ends = grid.token_columns.iter().map(|columns| columns.last().copied().unwrap_or(0));
+        let teachers = || rows.iter().filter_map(|row| row.teacher);
         let mut batch = Self {
             rows: rows.len(),
             columns: grid.columns,
             passes: Vec::new(),
             ends: ends.collect(),
             lengths: rows.iter().map(|row| row.ids.len()).collect(),
-            latents: rows.iter().map(|row| latents(row, plan.latent).count()).collect(),
-            targets: grid.targets(rows),
+            latents,
+            targets: Grid::targets(rows.iter().map(|row| row.labels), &grid.token_columns),
+            teacher_targets: Grid::targets(
+                teachers().map(|teacher| teacher.labels),
+                &grid.teacher_columns,
+            ),
+            step_targets: step_targets(rows, &grid, &runs),
+            anchors: anchors(rows, &grid),
+            last_latents: None,
+            has_teachers: teachers().next().is_some(),
+            teacher_tokens: blocks.teachers.iter().map(Range::len).sum(),
             grid,
         };
+        if plan.reads_last_latent {
+            batch.last_latents = Some(batch.last_latents(rows, &runs, plan)?);
+        }
         batch.passes = (0..runs.len()).map(|number| batch.pass(number, &runs, plan)).collect();
-        batch
+        Ok(batch)
     }
 
     fn pass(&self, number: usize, runs: &[Run], plan: &PassPlan) -> Pass {
         let (grid, run) = (&self.grid, &runs[number]);
-        let Run { columns, fed, keep, depths } = run.clone();
+        let Run { columns, branch, fed, keep, depths } = run.clone();
         // The first pass is long, and its rows differ in length: it leaves padding out.
         let first = runs[0].columns.clone();
         let unpads = !plan.replication && grid.has_padding(&first);
@@ -195,8 +178,12 @@ impl Batch {
             false => TokenLayout::padded(self.rows, columns.len()),
         };
         let position_ids = grid.ints(&grid.position_ids, &columns, unpadded);
-        let attention_mask =
-            self.attention_mask(columns.end).unpadded(if unpads { first.len() } else { 0 });
+        let seen = match branch {
+            Branch::Shared | Branch::Student => [0..columns.start, columns.clone()],
+            Branch::Teacher => [first.clone(), columns.clone()],
+        };
+        let past = seen[0].len();
+        let attention_mask = self.mask_of(&seen).unpadded(if unpads { first.len() } else { 0 });
         let layout = PassLayout::new(tokens, position_ids, attention_mask);
         let predicting = match plan.replication {
             true => layout.clone(),
@@ -207,24 +194,31 @@ impl Batch {
         let before = columns.start..columns.start + fed_columns.start;
         let after = columns.start + fed_columns.end..columns.end;
         let text = [before, after].map(|columns| grid.ints(&grid.ids, &columns, unpadded));
-        let has_tokens = |row: usize| grid.token_columns[row].iter().any(|c| columns.contains(c));
         let depths = depths
             .iter()
             .enumerate()
-            .map(|(row, &depth)| has_tokens(row).then_some(depth))
+            .map(|(row, &depth)| depth.filter(|_| grid.has_tokens(row, &columns)))
             .collect();
-        Pass { columns, fed, keep, depths, text, layout, predicting }
+        Pass { columns, branch, past, fed, keep, depths, text, layout, predicting }
     }
 
-    /// The tokens `(row, column)` of a pass that predict a label, end their row or feed a thought, row after row;
-    /// columns count from the pass's first.
+    /// The tokens `(row, column)` of a pass that predict a label, end their row, feed a thought or are compared,
+    /// row after row; columns count from the pass's first.
     fn predictions(&self, number: usize, runs: &[Run]) -> Vec<(usize, usize)> {
         let Run { columns, keep, .. } = &runs[number];
-        let labels = self.targets.iter().map(|target| (target.row, target.column));
+        let labels = self.targets.iter().chain(&self.teacher_targets);
+        let labels = labels.map(|target| (target.row, target.column));
         let ends = self.ends.iter().copied().enumerate();
-        let own = labels.chain(ends).filter(|(_, column)| *keep && columns.contains(column));
+        let anchors = self.anchors.iter().enumerate();
+        let anchors = anchors.flat_map(|(row, both)| both.map(|column| (row, column)));
+        let kept = labels.chain(ends).chain(anchors).filter(|_| *keep);
+        let steps = self.step_targets.iter().filter(|steps| steps.pass == number);
+        let steps =
+            steps.flat_map(|steps| &steps.targets).map(|target| (target.row, target.column));
+        let own = kept.chain(steps).filter(|(_, column)| columns.contains(column));
         let fed = runs.iter().filter_map(|run| run.fed.as_ref()).map(|fed| &fed.states);
-        let feeds = fed.filter(|states| states.pass == number).flat_map(|states| {
+        let read = fed.chain(&self.last_latents);
+        let feeds = read.filter(|states| states.pass == number).flat_map(|states| {
             let thoughts = states.columns.len() / self.rows;
             states.columns.iter().enumerate().map(move |(at, &column)| (at / thoughts, column))
         });
@@ -232,14 +226,42 @@ impl Batch {
             own.map(|(row, column)| (row, column - columns.start)).chain(feeds).collect();
         tokens.sort_unstable();
         tokens.dedup();
+        if tokens.is_empty() {
+            // Keys and values are all that is wanted; one token keeps the last block's tensors from being empty.
+            tokens.extend(self.grid.tokens(columns).first());
+        }
         tokens
+    }
+
+    /// Where each row's last latent is; in the same pass for all rows.
+    fn last_latents(&self, rows: &[Row], runs: &[Run], plan: &PassPlan) -> Result<FedFrom, String> {
+        let of_row = |(index, row): (usize, &Row)| {
+            let last = latents(row, plan.latent).last();
+            let last = last.ok_or_else(|| format!("row {index} has no latent to read"))?;
+            Ok::<_, String>(self.grid.token_columns[index][last])
+        };
+        let columns: Vec<usize> = rows.iter().enumerate().map(of_row).collect::<Result<_, _>>()?;
+        let holds = |run: &Run| run.keep && columns.iter().all(|c| run.columns.contains(c));
+        let pass = runs.iter().position(holds);
+        let pass =
+            pass.ok_or("rows have different numbers of latents, and their last ones are read")?;
+        let start = runs[pass].columns.start;
+        Ok(FedFrom { pass, columns: columns.iter().map(|column| column - start).collect() })
+    }
+
+    /// Which columns of some ranges, side by side, hold tokens.
+    fn mask_of(&self, ranges: &[Range<usize>]) -> TokenMask {
+        let rows = self.grid.attention_mask.chunks(self.columns.max(1));
+        let of_row = |row: &[bool]| -> Vec<bool> {
+            ranges.iter().flat_map(|range| row[range.clone()].iter().copied()).collect()
+        };
+        let columns = ranges.iter().map(Range::len).sum();
+        TokenMask::new(self.rows, columns, rows.flat_map(of_row).collect::<Vec<bool>>())
     }
 
     /// Which of the first `columns` columns hold tokens.
     pub fn attention_mask(&self, columns: usize) -> TokenMask {
-        let rows = self.grid.attention_mask.chunks(self.columns.max(1));
-        let tokens: Vec<bool> = rows.flat_map(|row| row[..columns].iter().copied()).collect();
-        TokenMask::new(self.rows, columns, tokens)
+        self.mask_of(std::slice::from_ref(&(0..columns)))
     }
 
     /// The columns that hold a row's tokens, in order.
@@ -254,206 +276,57 @@ impl Batch {
         first.map_or(0, |pass| pass.columns.len())
     }
 
-    /// Number of tokens, padding not counted.
+    /// Number of tokens, padding not counted, nor what rows and their teachers share counted twice.
     pub fn tokens(&self) -> usize {
-        self.lengths.iter().sum()
+        self.lengths.iter().sum::<usize>() + self.teacher_tokens
+    }
+
+    /// Number of tokens that positions of the rows are to predict besides labels.
+    pub fn n_step_targets(&self) -> usize {
+        self.step_targets.iter().map(|of| of.targets.len()).sum()
+    }
+
+    /// Number of caches: one for the rows, and one for their teachers.
+    pub fn caches(&self) -> usize {
+        1 + usize::from(self.has_teachers)
     }
 }
 
-/// What a pass computes: from this and the grid follows everything else of it.
-#[derive(Clone, Debug)]
-struct Run {
-    columns: Range<usize>,
-    fed: Option<Fed>,
-    keep: bool,
-    /// For each row, after how many thoughts its tokens come.
-    depths: Vec<usize>,
-}
-
-/// A pass for each slot, fed one thought of each row after the first; all are kept.
-fn sequential(grid: &Grid, slots: &[Vec<Slot>], plan: &PassPlan) -> Vec<Run> {
-    let run = |(number, columns): (usize, &Range<usize>)| {
-        let fed = number.checked_sub(1).map(|before| {
-            let (first, source) = (grid.blocks[0].len(), &grid.blocks[before]);
-            let last = source.len() - 1;
-            let of_row = |(row, slots): (usize, &Vec<Slot>)| {
-                let latent = slots[number].left.clone().next().filter(|_| !plan.replication);
-                latent.map_or(last, |latent| grid.token_columns[row][latent - 1] - source.start)
+/// What positions predict besides labels, by pass.
+fn step_targets(rows: &[Row], grid: &Grid, runs: &[Run]) -> Vec<PassTargets> {
+    let mut by_pass: Vec<PassTargets> =
+        (0..runs.len()).map(|pass| PassTargets { pass, targets: Vec::new() }).collect();
+    for (row, (Row { step_targets, .. }, columns)) in
+        rows.iter().zip(&grid.token_columns).enumerate()
+    {
+        for (position, (&target, &column)) in step_targets.iter().zip(columns).enumerate() {
+            let Some(StepTarget { token, iteration }) = target else { continue };
+            let mut computing = runs
+                .iter()
+                .enumerate()
+                .filter(|(_, run)| run.branch != Branch::Teacher && run.columns.contains(&column));
+            let pass = match iteration {
+                Some(iteration) => computing.nth(iteration),
+                None => computing.find(|(_, run)| run.keep),
             };
-            let states: Vec<usize> = slots.iter().enumerate().map(of_row).collect();
-            let inputs = match plan.replication {
-                true => FedFrom { pass: 0, columns: vec![last.min(first - 1); slots.len()] },
-                false => FedFrom { pass: before, columns: states.clone() },
-            };
-            let states = FedFrom { pass: before, columns: states };
-            Fed { columns: 0..1, first_thought: before, states, inputs }
-        });
-        let latents =
-            slots.iter().map(|row| row.iter().filter(|slot| !slot.left.is_empty()).count());
-        let depths = latents.map(|latents| latents.min(number)).collect();
-        Run { columns: columns.clone(), fed, keep: true, depths }
-    };
-    grid.blocks.iter().enumerate().map(run).collect()
-}
-
-/// Tokens in rows and columns.
-#[derive(Clone, Debug)]
-struct Grid {
-    columns: usize,
-    /// The columns of each slot.
-    blocks: Vec<Range<usize>>,
-    /// For each row, the columns of its tokens, in order.
-    token_columns: Vec<Vec<usize>>,
-    ids: Vec<i32>,             // [rows, columns], 0 at padding
-    position_ids: Vec<i32>,    // [rows, columns], 0 at padding
-    attention_mask: Vec<bool>, // [rows, columns], false at padding
-}
-
-impl Grid {
-    fn new(rows: &[Row], slots: &[Vec<Slot>], plan: &PassPlan) -> Self {
-        let mut columns = 0;
-        let block = |number: usize| {
-            let widest = |part: fn(&Slot) -> &Range<usize>| {
-                slots.iter().map(|row| part(&row[number]).len()).max().unwrap_or(0)
-            };
-            let start = columns;
-            columns += widest(|slot| &slot.left) + widest(|slot| &slot.right);
-            start..columns
-        };
-        let blocks: Vec<_> = (0..slots.first().map_or(0, Vec::len)).map(block).collect();
-        let mut grid = Self {
-            columns,
-            blocks,
-            token_columns: Vec::with_capacity(rows.len()),
-            ids: vec![0; rows.len() * columns],
-            position_ids: vec![0; rows.len() * columns],
-            attention_mask: vec![false; rows.len() * columns],
-        };
-        for (row, slots) in rows.iter().zip(slots) {
-            grid.lay_out(row, slots, plan);
-        }
-        grid
-    }
-
-    /// Puts one more row's tokens into their columns.
-    fn lay_out(&mut self, row: &Row, slots: &[Slot], plan: &PassPlan) {
-        let in_slot = |(slot, block): (&Slot, &Range<usize>)| {
-            let (left, right) = (slot.left.len(), slot.right.len());
-            (block.start..block.start + left).chain(block.end - right..block.end)
-        };
-        let columns: Vec<usize> = slots.iter().zip(&self.blocks).flat_map(in_slot).collect();
-        let start = self.token_columns.len() * self.columns;
-        let mut thoughts = 0;
-        for (position, (&column, &id)) in columns.iter().zip(row.ids).enumerate() {
-            let mut position_id = position;
-            if Some(id) == plan.latent {
-                position_id = plan.first_latent_position.map_or(position, |first| first + thoughts);
-                thoughts += 1;
+            if let Some((pass, _)) = pass {
+                by_pass[pass].targets.push(Target { row, column, position, token });
             }
-            self.ids[start + column] = id as i32;
-            self.position_ids[start + column] = position_id as i32;
-            self.attention_mask[start + column] = true;
         }
-        self.token_columns.push(columns);
     }
-
-    /// Where each label is predicted: at the token before.
-    fn targets(&self, rows: &[Row]) -> Vec<Target> {
-        let of_row = |(row, (Row { labels, .. }, columns)): (usize, (&Row, &Vec<usize>))| {
-            let label = |(position, (&label, column))| {
-                Some(Target { row, column, position, token: label? })
-            };
-            let before = columns.iter().copied();
-            (1..).zip(labels.iter().skip(1).zip(before)).filter_map(label).collect::<Vec<_>>()
-        };
-        let rows = rows.iter().zip(&self.token_columns).enumerate();
-        let mut targets: Vec<Target> = rows.flat_map(of_row).collect();
-        targets.sort_by_key(|target| target.column);
-        targets
-    }
-
-    /// Integers of some columns: `[rows, columns]`, or `[1, tokens]` if `unpadded`.
-    fn ints(&self, of: &[i32], columns: &Range<usize>, unpadded: bool) -> TokenInts {
-        let rows =
-            of.chunks(self.columns.max(1)).zip(self.attention_mask.chunks(self.columns.max(1)));
-        let values: Vec<i32> = rows
-            .flat_map(|(row, seen)| row[columns.clone()].iter().zip(&seen[columns.clone()]))
-            .filter_map(|(&value, &seen)| (seen || !unpadded).then_some(value))
-            .collect();
-        let shape = match unpadded {
-            true => [1, values.len()],
-            false => [self.token_columns.len(), columns.len()],
-        };
-        TokenInts::new(values, shape)
-    }
-
-    /// The tokens `(row, column)` of some columns, row after row, counted from the first of these.
-    fn tokens(&self, columns: &Range<usize>) -> Vec<(usize, usize)> {
-        let of_row = |(row, all): (usize, &Vec<usize>)| {
-            let own = all.iter().filter(|column| columns.contains(column));
-            own.map(|column| (row, column - columns.start)).collect::<Vec<_>>()
-        };
-        self.token_columns.iter().enumerate().flat_map(of_row).collect()
-    }
-
-    fn has_padding(&self, columns: &Range<usize>) -> bool {
-        self.attention_mask
-            .chunks(self.columns.max(1))
-            .any(|row| row[columns.clone()].contains(&false))
-    }
+    by_pass.retain(|of| !of.targets.is_empty());
+    by_pass.iter_mut().for_each(|of| of.targets.sort_by_key(|target| target.column));
+    by_pass
 }
 
-/// What one row puts into one block of columns: tokens from its left edge on, and tokens up to its right edge,
-/// as positions in the row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Slot {
-    left: Range<usize>,
-    right: Range<usize>,
-}
-
-/// The positions of a row's latents.
-fn latents<'a>(row: &Row<'a>, latent: Option<u32>) -> impl Iterator<Item = usize> + use<'a> {
-    let ids = row.ids;
-    (0..ids.len()).filter(move |&position| Some(ids[position]) == latent)
-}
-
-/// For each row, one slot a pass: at most one latent on the left, then text on the right.
-fn slots(rows: &[Row], latent: Option<u32>) -> Result<Vec<Vec<Slot>>, String> {
-    let all: Vec<Vec<usize>> = rows.iter().map(|row| latents(row, latent).collect()).collect();
-    for (index, (row, latents)) in rows.iter().zip(&all).enumerate() {
-        if row.ids.is_empty() {
-            return Err(format!("row {index} has no tokens"));
-        }
-        if latents.first() == Some(&0) {
-            return Err(format!(
-                "row {index} begins with a latent; a latent needs a token before it"
-            ));
-        }
-    }
-    let last_pass = all.iter().map(Vec::len).max().unwrap_or(0);
-    let prefix = all.iter().filter_map(|latents| latents.first().copied()).max();
-
-    let of_row = |(row, latents): (&Row, &Vec<usize>)| {
-        let end = row.ids.len();
-        // A row without latents fills the others' prefix before it takes columns of its own.
-        let first = latents.first().copied().unwrap_or(end.min(prefix.unwrap_or(end)));
-        let mut slots = vec![Slot { left: 0..0, right: 0..first }];
-        for (j, &position) in latents.iter().enumerate() {
-            let next = latents.get(j + 1).copied().unwrap_or(end);
-            slots.push(Slot { left: position..position + 1, right: position + 1..next });
-        }
-        if latents.len() < last_pass {
-            // The last text waits for the last pass, where every row ends.
-            let mut last = Slot { left: 0..0, right: first..end };
-            if let (Some(slot), false) = (slots.last_mut(), latents.is_empty()) {
-                last.right = std::mem::replace(&mut slot.right, 0..0);
-            }
-            slots.resize(last_pass, Slot { left: 0..0, right: 0..0 });
-            slots.push(last);
-        }
-        slots
+/// The columns whose hidden states are compared.
+fn anchors(rows: &[Row], grid: &Grid) -> Vec<[usize; 2]> {
+    let of_row = |(index, row): (usize, &Row)| {
+        let [student, teacher] = row.teacher?.anchors?;
+        Some([grid.token_columns[index][student], grid.teacher_columns[index][teacher]])
     };
-    Ok(rows.iter().zip(&all).map(of_row).collect())
+    let all: Option<Vec<[usize; 2]>> = rows.iter().enumerate().map(of_row).collect();
+    all.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -463,7 +336,7 @@ mod tests {
     const L: u32 = 9;
 
     fn rows<'a>(ids: &[&'a [u32]]) -> Vec<Row<'a>> {
-        ids.iter().map(|ids| Row { ids, labels: &[] }).collect()
+        ids.iter().map(|ids| Row::unlabelled(ids)).collect()
     }
 
     fn batch(rows: &[Row]) -> Batch {
@@ -516,7 +389,7 @@ mod tests {
     #[test]
     fn labels_are_predicted_by_the_token_before() {
         let labels = [None, None, None, None, Some(4), Some(5)];
-        let row = Row { ids: &[1, 2, L, L, 4, 5], labels: &labels };
+        let row = Row::new(&[1, 2, L, L, 4, 5], &labels);
         let batch = batch(&[row]);
         let target = |column, position, token| Target { row: 0, column, position, token };
         assert_eq!(batch.targets, [target(3, 4, 4), target(4, 5, 5)]);
@@ -556,36 +429,10 @@ mod tests {
         assert_eq!(fed.inputs, FedFrom { pass: 0, columns: vec![0, 0] });
     }
 
-    /// Rows of which the latents `~` after `^` are thought about all at once: text, then `^~~…` with plain
-    /// embeddings and `iterations` times anew, each thought made of the column before it, then text.
+    /// Rows of which the latents are thought of in parallel, each thought made of the column before it.
     fn parallel(rows: &[Row], iterations: usize) -> Batch {
-        let plan = PassPlan::sequential(L);
-        let slot = |row: &Row| {
-            let (first, n) = (latents(row, plan.latent).next(), latents(row, plan.latent).count());
-            let end = row.ids.len();
-            let first = first.unwrap_or(end);
-            let region = if n > 0 { first - 1..first + n } else { end..end };
-            let text = |right| Slot { left: 0..0, right };
-            let after = region.end..end;
-            vec![text(0..region.start), Slot { left: region, right: 0..0 }, text(after)]
-        };
-        let grid = Grid::new(rows, &rows.iter().map(slot).collect::<Vec<_>>(), &plan);
-        let [before, region, after] = [0, 1, 2].map(|block| grid.blocks[block].clone());
-        let run = |columns: &Range<usize>, fed, keep, depth: usize| {
-            let most = |row| if latents(row, plan.latent).count() > 0 { iterations } else { 0 };
-            let depths = rows.iter().map(|row| most(row).min(depth)).collect();
-            Run { columns: columns.clone(), fed, keep, depths }
-        };
-        let mut runs = vec![run(&before, None, true, 0), run(&region, None, iterations == 0, 0)];
-        for t in 1..=iterations {
-            let columns = rows.iter().flat_map(|_| 0..region.len() - 1).collect();
-            let states = FedFrom { pass: t, columns };
-            let inputs = states.clone();
-            let fed = Fed { columns: 1..region.len(), first_thought: 0, states, inputs };
-            runs.push(run(&region, Some(fed), t == iterations, t));
-        }
-        runs.push(run(&after, None, true, iterations));
-        Batch::from_runs(rows, grid, runs, &plan)
+        let parallel = Parallel { iterations, shift: true, residual: false };
+        Batch::new(rows, &PassPlan::parallel(L, parallel)).unwrap()
     }
 
     /// Thinking in parallel, each thought made of the column before, as often as there are latents, is thinking

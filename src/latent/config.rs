@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Feedback, LatentPositions, batch::PassPlan};
+use super::{
+    Feedback, LatentPositions,
+    batch::{Parallel, PassPlan},
+};
 use crate::model::config::Family;
 
 /// How thoughts are made. Recipes and `latent.json` have the same keys.
@@ -22,6 +25,98 @@ pub struct LatentConfig {
     pub compat: Compat,
     /// Where thoughts stand.
     pub latent_positions: LatentPositions,
+    /// In which order latents are computed.
+    pub thinking: Thinking,
+    /// How often they are computed anew, thinking in parallel.
+    pub iterations: Iterations,
+    /// Whether a latent is then fed what the position before it computed (1), or what it computed itself (0).
+    pub latent_shift: Shift,
+    /// Whether a latent then keeps its own embedding beside what it is fed.
+    pub latent_residual: bool,
+}
+
+/// In which order latents are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Thinking {
+    /// They are ordinary tokens, to which nothing is fed back.
+    None,
+    /// One after the other.
+    #[default]
+    Sequential,
+    /// All together, again and again.
+    Parallel,
+}
+
+/// How often latents are computed anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "serde_json::Value", into = "serde_json::Value")]
+pub enum Iterations {
+    /// As often as steps have given way to latents at the stage.
+    #[default]
+    Stage,
+    /// So often.
+    Times(usize),
+}
+
+impl TryFrom<serde_json::Value> for Iterations {
+    type Error = String;
+
+    fn try_from(value: serde_json::Value) -> Result<Self, String> {
+        match (value.as_u64(), value.as_str()) {
+            (Some(times), _) if times <= 1000 => Ok(Self::Times(times as usize)),
+            (_, Some("stage")) => Ok(Self::Stage),
+            _ => Err("expected `stage`, or a number from 0 to 1000".into()),
+        }
+    }
+}
+
+impl From<Iterations> for serde_json::Value {
+    fn from(iterations: Iterations) -> Self {
+        match iterations {
+            Iterations::Stage => "stage".into(),
+            Iterations::Times(times) => times.into(),
+        }
+    }
+}
+
+impl Iterations {
+    /// How often that is where `replaced` steps have given way to latents.
+    pub fn at(self, replaced: usize) -> usize {
+        match self {
+            Self::Stage => replaced,
+            Self::Times(times) => times,
+        }
+    }
+}
+
+/// From where a latent is fed, thinking in parallel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub enum Shift {
+    /// From itself.
+    #[default]
+    Own,
+    /// From the position before it, as words are.
+    Before,
+}
+
+impl TryFrom<u8> for Shift {
+    type Error = String;
+
+    fn try_from(value: u8) -> Result<Self, String> {
+        match value {
+            0 => Ok(Self::Own),
+            1 => Ok(Self::Before),
+            _ => Err("expected 0 or 1".into()),
+        }
+    }
+}
+
+impl From<Shift> for u8 {
+    fn from(shift: Shift) -> Self {
+        u8::from(shift == Shift::Before)
+    }
 }
 
 impl Default for LatentConfig {
@@ -33,6 +128,10 @@ impl Default for LatentConfig {
             last_state_unnormed: false,
             compat: Compat::None,
             latent_positions: LatentPositions::None,
+            thinking: Thinking::Sequential,
+            iterations: Iterations::Stage,
+            latent_shift: Shift::Own,
+            latent_residual: false,
         }
     }
 }
@@ -43,13 +142,29 @@ impl LatentConfig {
         self.compat == Compat::Replication
     }
 
-    /// How rows become passes where `latent` is fed back to; with `None` every token is text.
-    pub fn plan(&self, latent: Option<u32>) -> PassPlan {
-        let first_latent_position = match self.latent_positions {
-            LatentPositions::Offset(offset) => Some(offset),
-            _ => None,
+    /// Whether anything is fed back to latents.
+    pub fn feeds_back(&self) -> bool {
+        self.thinking != Thinking::None
+    }
+
+    /// How rows become passes whose latents are the token `latent`, at a stage where `replaced` steps have given way
+    /// to them.
+    pub fn plan(&self, latent: u32, replaced: usize) -> PassPlan {
+        let parallel = Parallel {
+            iterations: self.iterations.at(replaced),
+            shift: self.latent_shift == Shift::Before,
+            residual: self.latent_residual,
         };
-        PassPlan { latent, first_latent_position, replication: self.replicates() }
+        PassPlan {
+            latent: self.feeds_back().then_some(latent),
+            parallel: (self.thinking == Thinking::Parallel).then_some(parallel),
+            first_latent_position: match self.latent_positions {
+                LatentPositions::Offset(offset) => Some(offset),
+                _ => None,
+            },
+            replication: self.replicates(),
+            reads_last_latent: false,
+        }
     }
 
     /// Refuses what a model of `n_layer` blocks and of a family cannot do.

@@ -7,7 +7,7 @@ use burn::{module::Module, tensor::Tensor};
 
 use super::{
     Edit, LatentModel, ReadSet, Trace,
-    batch::{Batch, Fed, Pass},
+    batch::{Batch, Branch, Fed, Pass},
     edit::Edited,
     feedback::{FeedbackContext, FeedbackInputs, terms},
     reads::ReadPositions,
@@ -71,7 +71,7 @@ pub(super) fn run(
         hidden: Vec::with_capacity(batch.passes.len()),
         thoughts: Vec::with_capacity(batch.passes.len()),
         edited: Vec::new(),
-        cache: Cache::new(model.transformer.config.n_layer),
+        caches: vec![Cache::new(model.transformer.config.n_layer); batch.caches()],
     };
     let mut inputs: Vec<Tensor<3>> = Vec::with_capacity(batch.passes.len()); // [batch, seq, d_model] a pass
 
@@ -95,11 +95,21 @@ pub(super) fn run(
         let embeddings = embed(model, pass, fed);
         let seed = options.seed.map(|seed| pass_seed(seed, number));
         let positions = options.reads.positions;
-        let (states, new) =
-            run_pass(model, pass, embeddings.clone(), &trace.cache, positions, seed);
+        let (states, new) = run_pass(
+            model,
+            pass,
+            embeddings.clone(),
+            &trace.caches[pass.branch.cache()],
+            positions,
+            seed,
+        );
         if pass.keep {
             let new = tracked[number].gate_columns(new, pass.tokens());
-            trace.cache = trace.cache.push(new);
+            for (number, cache) in trace.caches.iter_mut().enumerate() {
+                if pass.branch == Branch::Shared || pass.branch.cache() == number {
+                    *cache = std::mem::take(cache).push(new.clone());
+                }
+            }
         }
         trace.thoughts.push(thoughts);
         trace.hidden.push(tracked[number].gate_states(states));
@@ -144,7 +154,11 @@ pub(super) fn think(
     };
     let LatentModel { transformer, parameters, config } = model;
     let context = FeedbackContext { transformer, learned: &parameters.reinject, config, inputs };
-    context.thoughts(&config.feedback)
+    let thoughts = context.thoughts(&config.feedback);
+    let Some(latent) = fed.residual else { return thoughts };
+    let latent = TokenInts::new(vec![latent as i32], [1, 1]).tensor(&model.device());
+    let [rows, n, d] = thoughts.dims();
+    thoughts + transformer.embed(latent).expand([rows, n, d])
 }
 
 /// The input embeddings of a pass, thoughts among them: `[batch, seq, d_model]`, or `[1, tokens, d_model]`

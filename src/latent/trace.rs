@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::batch::{Batch, Target};
+use super::batch::{Batch, PassTargets, Target};
 use crate::model::{Cache, HiddenStates};
 
 /// Everything that a forward pass computed. Losses, generation and probes read the same one.
@@ -14,8 +14,9 @@ pub struct Trace {
     pub thoughts: Vec<Option<Tensor<3>>>,
     /// Each thought that an edit touched, in order: its row, and which of the row's thoughts it is.
     pub edited: Vec<(usize, usize)>,
-    /// Keys and values of every column.
-    pub cache: Cache,
+    /// Keys and values of every column: of the rows, and of their teachers if there are any. Both begin with what
+    /// they share.
+    pub caches: Vec<Cache>,
 }
 
 impl Trace {
@@ -25,7 +26,7 @@ impl Trace {
             hidden: self.hidden.into_iter().map(|states| states.map(|x, _| replace(x))).collect(),
             thoughts: self.thoughts.into_iter().map(|x| x.map(replace)).collect(),
             edited: self.edited,
-            cache: self.cache.map(replace),
+            caches: self.caches.into_iter().map(|cache| cache.map(replace)).collect(),
         }
     }
 
@@ -35,6 +36,18 @@ impl Trace {
         let kept = batch.passes.iter().zip(&self.thoughts).filter(|(pass, _)| pass.keep);
         let fed = kept.filter_map(|(_, thoughts)| thoughts.as_ref());
         fed.flat_map(|x| (0..x.dims()[1]).map(|at| x.clone().narrow(1, at, 1))).collect()
+    }
+
+    /// Last hidden states at the columns of one pass that predict `targets`, which are ordered by column:
+    /// `[targets, d_model]`.
+    ///
+    /// # Panics
+    /// If one of them was not to be read.
+    pub fn predictors_in(&self, batch: &Batch, of: &PassTargets) -> Tensor<2> {
+        let (pass, states) = (&batch.passes[of.pass], &self.hidden[of.pass]);
+        let token = |target: &Target| (target.row, target.column - pass.columns.start);
+        let tokens: Vec<_> = of.targets.iter().map(token).collect();
+        states.pick(states.count() - 1, &tokens)
     }
 
     /// Last hidden states (after the final norm) at the columns that predict `targets`, which are

@@ -87,7 +87,7 @@ mod tests {
     fn passes_are_counted_from_each_rows_own_last_latent() {
         const L: u32 = 9;
         let ids: [&[u32]; 3] = [&[1, L, L, L, 2], &[1, 2, L, 3], &[1, 2, 3]];
-        let rows = ids.map(|ids| Row { ids, labels: &[] });
+        let rows = ids.map(Row::unlabelled);
         let batch = Batch::new(&rows, &PassPlan::sequential(L)).unwrap();
         let of = |passes| tracked(&batch, passes);
         let rows = |rows: [bool; 3]| Tracked::Rows(rows.to_vec());

@@ -5,7 +5,7 @@ use burn::tensor::{Int, Tensor};
 use crate::{
     latent::{
         Trace,
-        batch::{Batch, Target},
+        batch::{Batch, PassTargets, Target},
     },
     model::Transformer,
 };
@@ -21,8 +21,18 @@ pub fn cross_entropy(
     trace: &Trace,
     targets: &[Target],
 ) -> Option<Tensor<1>> {
-    let hidden = trace.predictors(batch, targets)?; // [targets, d_model]
+    Some(of_hidden(model, trace.predictors(batch, targets)?, targets))
+}
+
+/// The same of what positions are to predict besides labels, each in its pass.
+pub fn step_cross_entropy(model: &Transformer, batch: &Batch, trace: &Trace) -> Option<Tensor<1>> {
+    let of_pass = |of: &PassTargets| of_hidden(model, trace.predictors_in(batch, of), &of.targets);
+    batch.step_targets.iter().map(of_pass).reduce(|a, b| a + b)
+}
+
+/// `hidden: [targets, d_model]` → `[1]`.
+fn of_hidden(model: &Transformer, hidden: Tensor<2>, targets: &[Target]) -> Tensor<1> {
     let tokens: Vec<i32> = targets.iter().map(|target| target.token as i32).collect();
     let tokens = Tensor::<1, Int>::from_data(tokens.as_slice(), &hidden.device());
-    Some(coconut_kernels::cross_entropy(hidden, model.head(), tokens))
+    coconut_kernels::cross_entropy(hidden, model.head(), tokens)
 }

@@ -6,13 +6,15 @@
 //! - [`ObjectiveParameters`]: what terms learn themselves; [`Learner`]: a model together with them.
 
 pub mod cross_entropy;
+pub mod distil;
 pub mod learner;
 pub mod parameters;
 pub mod seq_vcr;
 pub mod terms;
 
 pub use cross_entropy::cross_entropy;
+pub use distil::{DistilLayers, distil};
 pub use learner::Learner;
 pub use parameters::ObjectiveParameters;
 pub use seq_vcr::SeqVcr;
-pub use terms::{Denominators, LOSS, Losses, Objective, Term};
+pub use terms::{Denominators, LOSS, Losses, Objective, StepsAt, Term};

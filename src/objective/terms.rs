@@ -2,10 +2,19 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::{ObjectiveParameters, SeqVcr, cross_entropy, seq_vcr};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    DistilLayers, ObjectiveParameters, SeqVcr,
+    cross_entropy::{cross_entropy, step_cross_entropy},
+    distil, seq_vcr,
+};
 use crate::{
     data::{Curriculum, Encoded, SampleKey, Sequence, SpecialTokens, Stage},
-    latent::{LatentModel, ReadSet, Trace, batch::Batch},
+    latent::{
+        LatentModel, ReadLayers, ReadPositions, ReadSet, Trace,
+        batch::{Batch, StepTarget},
+    },
 };
 
 /// The name under which a step's cross entropy is logged. The value is a sum over labels; the log has
@@ -27,6 +36,28 @@ pub enum Term {
         /// The term's factor in the sum.
         weight: f64,
     },
+    /// Cross entropy of latents at the tokens of the steps that they stand for, a mean over all these tokens of the
+    /// step (LOTUS).
+    Steps {
+        /// The term's factor in the sum.
+        weight: f64,
+        /// When blocks of latents are read.
+        at: StepsAt,
+    },
+    /// Cross entropy at the labels of teachers' rows, a mean over all these labels of the step.
+    Teacher {
+        /// The term's factor in the sum.
+        weight: f64,
+        /// Whether teachers show the last step, which says what the answer is.
+        last_step: bool,
+    },
+    /// Hidden states drawn to those of teachers' rows, a mean over the step's micro-batches.
+    Distil {
+        /// γ, the term's factor in the sum.
+        weight: f64,
+        /// Which hidden states.
+        layers: DistilLayers,
+    },
     /// Variance and covariance of the hidden states, a mean over the step's micro-batches.
     SeqVcr {
         /// The loss, with its weights λ₁ and λ₂.
@@ -40,11 +71,26 @@ pub enum Term {
     },
 }
 
+/// When a block of latents that is thought of in parallel is to say its step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepsAt {
+    /// After the last iteration, all blocks.
+    #[default]
+    Last,
+    /// Block k (from 0) after iteration k + 1.
+    Own,
+}
+
 /// What the terms' sums are divided by: counts of the whole optimizer step, in all its micro-batches.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Denominators {
     /// The step's labels, at least 1.
     pub labels: f64,
+    /// The labels of the step's teachers, at least 1.
+    pub teacher_labels: f64,
+    /// The tokens that the step's latents are to say, at least 1.
+    pub step_targets: f64,
     /// The step's micro-batches.
     pub batches: f64,
 }
@@ -96,15 +142,73 @@ impl Objective {
         markers: SpecialTokens,
         key: SampleKey,
     ) -> Vec<Sequence> {
-        vec![curriculum.train_sequence(example, stage, markers, key)]
+        let mut row = curriculum.train_sequence(example, stage, markers, key);
+        if self.steps_at().is_none() {
+            row.replaced.clear();
+        }
+        let teacher = self
+            .last_step()
+            .map(|last_step| curriculum.teacher_sequence(example, markers, key, last_step));
+        std::iter::once(row).chain(teacher).collect()
+    }
+
+    /// What each token of a row is to predict besides its label, if a term reads it: at latent k·c + i − 1 of a row,
+    /// the first token before the latents being number −1, token i of the k-th step that has given way to latents.
+    /// Steps longer than a block are cut.
+    pub fn step_targets(&self, row: &Sequence, c_thought: usize) -> Vec<Option<StepTarget>> {
+        let Some(at) = self.steps_at().filter(|_| !row.replaced.is_empty()) else {
+            return Vec::new();
+        };
+        let mut targets = vec![None; row.ids.len()];
+        for (block, step) in row.replaced.iter().enumerate() {
+            let iteration = (at == StepsAt::Own).then_some(block + 1);
+            let first = (row.latent_start + block * c_thought).saturating_sub(1);
+            for (i, &token) in step.iter().take(c_thought).enumerate() {
+                targets[first + i] = Some(StepTarget { token, iteration });
+            }
+        }
+        targets
+    }
+
+    fn steps_at(&self) -> Option<StepsAt> {
+        self.terms.iter().find_map(|term| match term {
+            Term::Steps { at, .. } => Some(*at),
+            _ => None,
+        })
+    }
+
+    /// Whether latents are to say the steps that they stand for.
+    pub fn reads_steps(&self) -> bool {
+        self.steps_at().is_some()
+    }
+
+    /// Whether rows have teachers, and whether these show the last step.
+    pub fn last_step(&self) -> Option<bool> {
+        let teacher = self.terms.iter().find_map(|term| match term {
+            Term::Teacher { last_step, .. } => Some(*last_step),
+            _ => None,
+        });
+        let distils = self.distils().then_some(false);
+        teacher.or(distils)
+    }
+
+    /// Whether hidden states are compared with those of teachers.
+    pub fn distils(&self) -> bool {
+        self.terms.iter().any(|term| matches!(term, Term::Distil { .. }))
     }
 
     /// The hidden states that the losses read.
     pub fn reads(&self) -> ReadSet {
-        match self.terms.iter().any(|term| matches!(term, Term::SeqVcr { .. })) {
-            true => ReadSet::ALL,
-            false => ReadSet::PREDICTIONS,
-        }
+        let of_term = |term: &Term| match term {
+            Term::SeqVcr { .. } => ReadSet::ALL,
+            Term::Distil { .. } => {
+                ReadSet { positions: ReadPositions::Predictions, layers: ReadLayers::All }
+            }
+            Term::CrossEntropy { .. } | Term::Steps { .. } | Term::Teacher { .. } => {
+                ReadSet::PREDICTIONS
+            }
+        };
+        self.terms.iter().map(of_term).fold(ReadSet::PREDICTIONS, ReadSet::union)
     }
 
     /// The losses of a micro-batch whose `trace` holds what [`Objective::reads`] names; `None` if no
@@ -131,6 +235,9 @@ impl Term {
     fn names(&self) -> &'static [&'static str] {
         match self {
             Self::CrossEntropy { .. } => &[LOSS],
+            Self::Steps { .. } => &["loss_steps"],
+            Self::Teacher { .. } => &["loss_teacher"],
+            Self::Distil { .. } => &["loss_distil"],
             Self::SeqVcr { .. } => &["loss_vcr_var", "loss_vcr_cov"],
         }
     }
@@ -148,6 +255,21 @@ impl Term {
                 let sum = cross_entropy(&model.transformer, batch, trace, &batch.targets)?;
                 let mean = sum.clone() / denominators.labels;
                 vec![(sum, if weight == 1.0 { mean } else { mean * weight })]
+            }
+            Self::Steps { weight, .. } => {
+                let sum = step_cross_entropy(&model.transformer, batch, trace)?;
+                let mean = sum / denominators.step_targets;
+                vec![(mean.clone(), mean * weight)]
+            }
+            Self::Teacher { weight, .. } => {
+                let targets = &batch.teacher_targets;
+                let sum = cross_entropy(&model.transformer, batch, trace, targets)?;
+                let mean = sum / denominators.teacher_labels;
+                vec![(mean.clone(), mean * weight)]
+            }
+            Self::Distil { weight, layers } => {
+                let mean = distil::distil(batch, trace, layers)? / denominators.batches;
+                vec![(mean.clone(), mean * weight)]
             }
             Self::SeqVcr { loss, projected, seed, .. } => {
                 let projection = match &parameters.seq_vcr {

@@ -59,7 +59,8 @@ impl Data {
         let strict = !settings.allow_unknown && !resumed;
         let train = encode(train, &origin(&settings.train, TRAIN), strict)?;
         let val = encode(val, &origin(&settings.val, VAL), false)?;
-        let data = Self { tokenizer, format, train, val, warnings };
+        let mut data = Self { tokenizer, format, train, val, warnings };
+        data.check_steps(run)?;
         if let ModelSource::Random(shape) = &run.model {
             match shape.n_positions {
                 Some(context) => data.check_context(run, context)?,
@@ -67,6 +68,49 @@ impl Data {
             }
         }
         Ok(data)
+    }
+
+    /// Refuses or warns of examples whose steps a loss cannot use.
+    fn check_steps(&mut self, run: &Resolved) -> Result<()> {
+        let origin = origin(&run.data.train, TRAIN);
+        let examples = &self.train.encoded;
+        let n = examples.len();
+        if run.objective.reads_steps() {
+            let c = run.curriculum.c_thought;
+            if self.format == Format::Graph {
+                return Err(run
+                    .recipe
+                    .error("loss_steps", "needs steps written as text; graphs have none"));
+            }
+            let steps = examples.iter().flat_map(|example| match example {
+                Encoded::Text(text) => text.steps.as_slice(),
+                Encoded::Graph(_) => &[],
+            });
+            let (mut cut, mut all) = (0, 0);
+            for step in steps {
+                (cut, all) = (cut + usize::from(step.len() > c), all + 1);
+            }
+            if cut > 0 {
+                self.warnings.push(format!(
+                    "{}: {cut} of {all} steps have more tokens than a block has latents; of these, `loss_steps` reads the first {c} (`c_thought`).",
+                    origin.display()
+                ));
+            }
+        }
+        if run.objective.last_step() == Some(false) && n > 0 {
+            let few = examples.iter().filter(|example| example.n_steps() < 2).count();
+            if few == n {
+                let problem = "no example has two steps, so that a teacher's row without its last step shows none; set `teacher_last_step: True`, or take a method without a teacher";
+                return Err(Error::input(&origin, "", format!("{problem}.")));
+            }
+            if few > 0 {
+                self.warnings.push(format!(
+                    "{}: {few} of {n} examples have fewer than two steps; their teachers' rows show none.",
+                    origin.display()
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The longest sequence that a run's curricula make.
@@ -78,10 +122,15 @@ impl Data {
 
     /// The longest sequence that a run's curricula make of each example of a set.
     fn lengths(&self, run: &Resolved, set: &Dataset) -> Vec<usize> {
-        let (curricula, markers) = (run.curricula(), self.tokenizer.special_tokens());
+        let (curricula, markers) = (&run.curricula, self.tokenizer.special_tokens());
+        let teacher = run.objective.last_step();
         let longest = |example: &Encoded| {
             let of = |(curriculum, stages): &(Curriculum, Vec<Stage>)| {
-                curriculum.max_len(example, stages, markers)
+                let row = curriculum.max_len(example, stages, markers);
+                row.max(
+                    teacher
+                        .map_or(0, |last_step| curriculum.teacher_len(example, markers, last_step)),
+                )
             };
             curricula.iter().map(of).max().unwrap_or(0)
         };
@@ -92,8 +141,20 @@ impl Data {
     pub fn check_context(&self, run: &Resolved, context: usize) -> Result<()> {
         let markers = self.tokenizer.special_tokens();
         for (set, origin) in self.sets(run) {
-            for (curriculum, stages) in run.curricula() {
-                curriculum.check_fits(&set.encoded, &stages, markers, context, &origin)?;
+            for (curriculum, stages) in &run.curricula {
+                curriculum.check_fits(&set.encoded, stages, markers, context, &origin)?;
+            }
+            if let Some(last_step) = run.objective.last_step() {
+                let teacher =
+                    |example: &Encoded| run.curriculum.teacher_len(example, markers, last_step);
+                let long = set.encoded.iter().position(|example| teacher(example) > context);
+                if let Some(index) = long {
+                    let problem = format!(
+                        "its teacher's row needs {} positions, the model has {context}. Take the long examples out, or choose a model with a longer context (`n_positions`).",
+                        teacher(&set.encoded[index])
+                    );
+                    return Err(Error::input(&origin, format!("example {}", index + 1), problem));
+                }
             }
         }
         Ok(())

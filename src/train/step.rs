@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::{Group, steps::StepBatches};
 use crate::{
-    latent::{BackwardOptions, Recompute, backward},
+    latent::{BackwardOptions, Batch, Recompute, backward},
     model::parameters::accumulate,
     objective::{Denominators, LOSS, Learner, Objective},
     optim::{self, AdamW},
@@ -74,8 +74,14 @@ pub fn step(
     options: StepOptions,
     group: Group,
 ) -> Result<(Learner, StepReport), NotFinite> {
-    let labels = group.sum_f64(step.labels() as f64);
-    let denominators = Denominators { labels: labels.max(1.0), batches: step.in_all as f64 };
+    let counted = |count: fn(&Batch) -> usize| group.sum_f64(step.count(count) as f64);
+    let labels = counted(|batch| batch.targets.len());
+    let denominators = Denominators {
+        labels: labels.max(1.0),
+        teacher_labels: counted(|batch| batch.teacher_targets.len()).max(1.0),
+        step_targets: counted(Batch::n_step_targets).max(1.0),
+        batches: step.in_all as f64,
+    };
     let (mut gradients, mut trained, mut figures) = (None, Vec::new(), Vec::new());
     for micro in &step.batches {
         let options = BackwardOptions {
@@ -154,7 +160,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        latent::{Batch, LatentConfig, LatentModel, LatentSizes, PassPlan, batch::Row},
+        data::Stage,
+        latent::{LatentConfig, LatentModel, LatentSizes, PassPlan, batch::Row},
         model::{ModelConfig, Transformer, parameters},
         objective::Term,
         train::steps::MicroBatch,
@@ -192,13 +199,13 @@ mod tests {
                 })
                 .collect();
             let rows: Vec<Row> = (examples.iter().zip(&labels))
-                .map(|(&row, labels)| Row { ids: ROWS[row], labels })
+                .map(|(&row, labels)| Row::new(ROWS[row], labels))
                 .collect();
             let batch = Batch::new(&rows, &PassPlan::sequential(LATENT)).unwrap();
             MicroBatch { number, batch, examples: examples.to_vec() }
         };
         let batches: Vec<MicroBatch> = micro.iter().enumerate().map(batch).collect();
-        StepBatches { in_all: batches.len(), batches }
+        StepBatches { in_all: batches.len(), batches, stage: Stage(1) }
     }
 
     fn options() -> StepOptions {
@@ -282,7 +289,7 @@ mod tests {
 
     #[test]
     fn without_labels_nothing_is_updated() {
-        let row = Row { ids: ROWS[0], labels: &[] };
+        let row = Row::unlabelled(ROWS[0]);
         let batch = Batch::new(&[row], &PassPlan::sequential(LATENT)).unwrap();
         let mut optimizer = optimizer();
         let (_, report) = step(

@@ -1,6 +1,6 @@
 //! A run's data cut into optimizer steps.
 
-use std::sync::mpsc;
+use std::{ops::Range, sync::mpsc};
 
 use rand::seq::SliceRandom;
 
@@ -10,8 +10,8 @@ use crate::{
     config::{Resolved, resolved::BatchSettings},
     data::{Curriculum, Encoded, SampleKey, Sequence, SpecialTokens, Stage},
     latent::{
-        PassPlan,
-        batch::{Batch, Row},
+        LatentConfig, PassPlan,
+        batch::{Batch, Row, StepTarget, TeacherRow},
     },
     objective::Objective,
     rng,
@@ -24,6 +24,8 @@ pub struct StepBatches {
     pub batches: Vec<MicroBatch>,
     /// The number of micro-batches in all processes.
     pub in_all: usize,
+    /// The stage that they are of.
+    pub stage: Stage,
 }
 
 /// Rows whose gradients are computed together.
@@ -40,12 +42,16 @@ pub struct MicroBatch {
 impl StepBatches {
     /// A step of one micro-batch.
     pub fn one(batch: Batch, examples: Vec<usize>) -> Self {
-        Self { batches: vec![MicroBatch { number: 0, batch, examples }], in_all: 1 }
+        Self {
+            batches: vec![MicroBatch { number: 0, batch, examples }],
+            in_all: 1,
+            stage: Stage::COT,
+        }
     }
 
-    /// Labels in this process's micro-batches.
-    pub fn labels(&self) -> usize {
-        self.batches.iter().map(|micro| micro.batch.targets.len()).sum()
+    /// The sum of a count over this process's micro-batches.
+    pub fn count(&self, count: impl Fn(&Batch) -> usize) -> usize {
+        self.batches.iter().map(|micro| count(&micro.batch)).sum()
     }
 }
 
@@ -67,8 +73,9 @@ pub struct EpochSteps<'a> {
     objective: &'a Objective,
     curriculum: &'a Curriculum,
     markers: SpecialTokens,
-    plan: PassPlan,
-    stage: Stage,
+    latent: &'a LatentConfig,
+    /// The stages of the epoch, each with its steps.
+    stages: Vec<(Stage, Range<usize>)>,
     seed: u64,
     epoch: u64,
     batches: BatchSettings,
@@ -77,11 +84,11 @@ pub struct EpochSteps<'a> {
 }
 
 impl<'a> EpochSteps<'a> {
-    /// What the process `group.rank()` does of the steps of `epoch` (from 0) at `stage`.
+    /// What the process `group.rank()` does of the steps of `epoch` (from 0), which go through `stages`.
     pub fn new(
         data: &'a Data,
         run: &'a Resolved,
-        stage: Stage,
+        stages: Vec<(Stage, Range<usize>)>,
         epoch: usize,
         group: Group,
     ) -> Self {
@@ -93,8 +100,8 @@ impl<'a> EpochSteps<'a> {
             objective: &run.objective,
             curriculum: &run.curriculum,
             markers,
-            plan: run.latent.plan(run.curriculum.feeds_back().then_some(markers.latent)),
-            stage,
+            latent: &run.latent,
+            stages,
             seed: run.seed,
             epoch: epoch as u64,
             batches: run.batches,
@@ -129,30 +136,35 @@ impl<'a> EpochSteps<'a> {
     pub fn for_each(&self, skip: usize, mut each: impl FnMut(StepBatches) -> bool) -> Result<()> {
         const STEPS_A_POOL: usize = 16;
         let BatchSettings { size, accumulation } = self.batches;
-        let pool_size = size * accumulation * STEPS_A_POOL;
-        let mut number = 0;
-        for (pool, examples) in self.order.chunks(pool_size).enumerate() {
-            let steps_here = examples.len().div_ceil(size * accumulation);
-            if number + steps_here <= skip {
-                number += steps_here;
-                continue;
-            }
-            let batches = self.pool(pool as u64, examples);
-            for batches in batches.chunks(accumulation) {
-                if number >= skip && !each(self.step(batches)?) {
-                    return Ok(());
+        let a_step = size * accumulation;
+        let (mut number, mut pool) = (0, 0);
+        for (stage, steps) in &self.stages {
+            let (from, to) = (steps.start * a_step, steps.end * a_step);
+            let of_stage = &self.order[from.min(self.order.len())..to.min(self.order.len())];
+            for examples in of_stage.chunks(a_step * STEPS_A_POOL) {
+                pool += 1;
+                let steps_here = examples.len().div_ceil(a_step);
+                if number + steps_here <= skip {
+                    number += steps_here;
+                    continue;
                 }
-                number += 1;
+                let batches = self.pool(pool - 1, examples, *stage);
+                for batches in batches.chunks(accumulation) {
+                    if number >= skip && !each(self.step(batches, *stage)?) {
+                        return Ok(());
+                    }
+                    number += 1;
+                }
             }
         }
         Ok(())
     }
 
     /// The batches of a pool of examples, before they are laid out.
-    fn pool(&self, pool: u64, examples: &[usize]) -> Vec<Vec<ExampleRows>> {
+    fn pool(&self, pool: u64, examples: &[usize], stage: Stage) -> Vec<Vec<ExampleRows>> {
         let rows = |&example: &usize| {
             let key = SampleKey { seed: self.seed, epoch: self.epoch, index: example as u64 };
-            let Self { curriculum, stage, markers, .. } = *self;
+            let Self { curriculum, markers, .. } = *self;
             let encoded = &self.encoded[example];
             let rows = self.objective.rows(curriculum, encoded, stage, markers, key);
             ExampleRows { example, rows }
@@ -172,23 +184,49 @@ impl<'a> EpochSteps<'a> {
     }
 
     /// This process's share of a step's batches, dealt out in turn and laid out.
-    fn step(&self, batches: &[Vec<ExampleRows>]) -> Result<StepBatches> {
+    fn step(&self, batches: &[Vec<ExampleRows>], stage: Stage) -> Result<StepBatches> {
         let own = batches.iter().enumerate().skip(self.group.rank()).step_by(self.group.world());
-        let own = own.map(|(number, batch)| self.lay_out(number, batch));
-        Ok(StepBatches { batches: own.collect::<Result<_>>()?, in_all: batches.len() })
+        let own = own.map(|(number, batch)| self.lay_out(number, batch, stage));
+        Ok(StepBatches { batches: own.collect::<Result<_>>()?, in_all: batches.len(), stage })
     }
 
-    fn lay_out(&self, number: usize, batch: &[ExampleRows]) -> Result<MicroBatch> {
+    fn lay_out(&self, number: usize, batch: &[ExampleRows], stage: Stage) -> Result<MicroBatch> {
         let examples: Vec<usize> = batch.iter().map(|of| of.example).collect();
-        let rows = batch.iter().flat_map(|of| &of.rows);
-        let rows: Vec<Row> = rows.map(|row| Row { ids: &row.ids, labels: &row.labels }).collect();
-        let batch = Batch::new(&rows, &self.plan).map_err(|problem| {
+        let plan = self.latent.plan(self.markers.latent, self.curriculum.n_replaced(stage));
+        let rows: Vec<&[Sequence]> = batch.iter().map(|of| of.rows.as_slice()).collect();
+        let batch = lay_out(&rows, self.objective, self.curriculum, &plan).map_err(|problem| {
             Error::Internal(format!(
                 "the batch of examples {examples:?} cannot be laid out: {problem}"
             ))
         })?;
         Ok(MicroBatch { number, batch, examples })
     }
+}
+
+/// The batch of some examples' rows, each example's as [`Objective::rows`] gives them.
+///
+/// # Errors
+/// As [`Batch::new`].
+pub fn lay_out(
+    examples: &[&[Sequence]],
+    objective: &Objective,
+    curriculum: &Curriculum,
+    plan: &PassPlan,
+) -> Result<Batch, String> {
+    let steps: Vec<Vec<Option<StepTarget>>> = examples
+        .iter()
+        .map(|rows| objective.step_targets(&rows[0], curriculum.c_thought))
+        .collect();
+    let mut rows = Vec::with_capacity(examples.len());
+    for (own, step_targets) in examples.iter().zip(&steps) {
+        let teacher = own.get(1).map(|teacher| TeacherRow {
+            ids: &teacher.ids,
+            labels: &teacher.labels,
+            anchors: objective.distils().then_some([own[0].anchor, teacher.anchor]),
+        });
+        rows.push(Row { ids: &own[0].ids, labels: &own[0].labels, step_targets, teacher });
+    }
+    Batch::new(&rows, plan)
 }
 
 #[cfg(test)]
@@ -225,7 +263,7 @@ mod tests {
     fn several_processes_share_what_one_does_alone() {
         let (data, run) = (data(), run(2, 3));
         let steps_of = |group: Group| {
-            let steps = EpochSteps::new(&data, &run, Stage(2), 1, group);
+            let steps = EpochSteps::new(&data, &run, vec![(Stage(2), 0..4)], 1, group);
             let mut found = Vec::new();
             steps
                 .for_each(0, |step| {
@@ -238,13 +276,14 @@ mod tests {
         let examples = |step: &StepBatches| -> BTreeMap<usize, Vec<usize>> {
             step.batches.iter().map(|micro| (micro.number, micro.examples.clone())).collect()
         };
+        let labels = |step: &StepBatches| step.count(|batch| batch.targets.len());
         let alone = steps_of(Group::alone());
         assert_eq!(alone.len(), run.batches.steps(21));
         let shares: Vec<_> = (0..2).map(|rank| steps_of(Group::of(rank, 2))).collect();
         for (number, step) in alone.iter().enumerate() {
             let (first, second) = (&shares[0][number], &shares[1][number]);
             assert_eq!([first.in_all, second.in_all], [step.batches.len(); 2]);
-            assert_eq!(first.labels() + second.labels(), step.labels());
+            assert_eq!(labels(first) + labels(second), labels(step));
             let (mut both, others) = (examples(first), examples(second));
             assert!(both.keys().all(|micro| micro % 2 == 0), "{both:?}");
             assert!(others.keys().all(|micro| micro % 2 == 1), "{others:?}");
@@ -260,7 +299,7 @@ mod tests {
     #[test]
     fn steps_made_ahead_are_the_same_and_end_with_who_takes_them() {
         let (data, run) = (data(), run(1, 1));
-        let steps = EpochSteps::new(&data, &run, Stage(1), 0, Group::alone());
+        let steps = EpochSteps::new(&data, &run, vec![(Stage(1), 0..21)], 0, Group::alone());
         let mut all = Vec::new();
         steps
             .for_each(0, |step| {

@@ -1,6 +1,7 @@
 //! The training loop: the one owner of what changes during training.
 
 use std::{
+    ops::Range,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -15,7 +16,7 @@ use crate::{
     Error, Result,
     checkpoint::{self, LatentInfo, TrainerState},
     config::{EvalAt, Resolved, RunConfig, resolved::ModelSource},
-    data::{Curriculum, Stage},
+    data::{Curriculum, Stage, schedule::StageAccuracy},
     device,
     eval::{Evaluator, Sampling},
     memory,
@@ -86,13 +87,16 @@ impl<'a> Trainer<'a> {
         let steps = self.run.batches.steps(self.data.train.encoded.len());
         watch(Event::Begun { done: self.state.step, total: steps * self.run.epochs.len() });
         self.write_results()?;
-        while self.state.epoch < self.run.epochs.end {
-            let stage = self.enter_epoch(watch);
-            self = self.train(stage, steps, stop, watch)?;
+        while self.state.epoch < self.run.epochs.end && !self.state.schedule.finished {
+            let stages = self.run.schedule.stages_of(self.state.epoch, steps, &self.state.schedule);
+            let Some(&(stage, _)) = stages.last() else { break };
+            self.begin_epoch(&stages, watch);
+            self = self.train(stages, steps, stop, watch)?;
             let improved = match self.evaluation_is_due() {
                 true => self.evaluate(stage, stop, watch)?,
                 false => true,
             };
+            self.decide(stage, stop, watch)?;
             self.leave_epoch(stage, improved, watch)?;
         }
         self.results()
@@ -105,35 +109,42 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// The stage of the epoch in progress; a stage that begins with it may begin with a fresh optimizer.
-    fn enter_epoch(&mut self, watch: &mut dyn FnMut(Event)) -> Stage {
+    /// Tells of the epoch in progress, of whose stages the first step left has one.
+    fn begin_epoch(&mut self, stages: &[(Stage, Range<usize>)], watch: &mut dyn FnMut(Event)) {
         let (method, epoch) = (self.run.curriculum.method, self.state.epoch);
-        let steps = self.state.step_in_epoch;
-        let (stage, begins) = self.run.schedule.enter(epoch, steps, &mut self.state.schedule);
-        if begins {
-            watch(Event::StageBegins { method, stage });
+        let next = stages.iter().find(|(_, steps)| self.state.step_in_epoch < steps.end);
+        let Some(&(stage, _)) = next.or(stages.last()) else { return };
+        self.enter(stage, watch);
+        watch(Event::Epoch { method, stage, epoch });
+    }
+
+    /// Enters a stage; one that begins may begin with a fresh optimizer.
+    fn enter(&mut self, stage: Stage, watch: &mut dyn FnMut(Event)) {
+        let (epoch, steps) = (self.state.epoch, self.state.step_in_epoch);
+        if self.run.schedule.enter(stage, epoch, steps, &mut self.state.schedule) {
+            watch(Event::StageBegins { method: self.run.curriculum.method, stage });
             if self.run.optimizer.reset {
                 self.optimizer = optimizer(self.run);
             }
         }
-        watch(Event::Epoch { method, stage, epoch });
-        stage
     }
 
-    /// Takes the optimizer steps that are left of the epoch's `steps`.
+    /// Takes the optimizer steps that are left of the epoch's `steps`, which go through `stages`.
     fn train(
         mut self,
-        stage: Stage,
+        stages: Vec<(Stage, Range<usize>)>,
         steps: usize,
         stop: &AtomicBool,
         watch: &mut dyn FnMut(Event),
     ) -> Result<Self> {
         let (epoch, group) = (self.state.epoch, Group::alone());
         let objective = &self.run.objective;
-        let of_epoch = EpochSteps::new(self.data, self.run, stage, epoch, group);
+        let of_epoch = EpochSteps::new(self.data, self.run, stages, epoch, group);
         of_epoch.ahead(self.state.step_in_epoch, |batches| {
             for batches in batches {
                 let batches = batches?;
+                let stage = batches.stage;
+                self.enter(stage, watch);
                 let (start, options) = (Instant::now(), self.step_options(steps));
                 let report;
                 (self.learner, report) =
@@ -159,9 +170,42 @@ impl<'a> Trainer<'a> {
     fn evaluation_is_due(&self) -> bool {
         match self.run.evaluation.at {
             EvalAt::Epoch => true,
-            EvalAt::Stage => self.run.schedule.ends_stage(self.state.epoch),
+            EvalAt::Stage => self.ends_stage(),
             EvalAt::End => self.state.epoch + 1 == self.run.epochs.end,
         }
+    }
+
+    /// Whether the epoch in progress is its stage's last.
+    fn ends_stage(&self) -> bool {
+        let schedule = &self.state.schedule;
+        schedule.finished || self.run.schedule.ends_stage(self.state.epoch, schedule)
+    }
+
+    /// Measures what decides the next epoch's stage, and decides it; nothing if the clock does.
+    fn decide(
+        &mut self,
+        stage: Stage,
+        stop: &AtomicBool,
+        watch: &mut dyn FnMut(Event),
+    ) -> Result<()> {
+        let deciding = self.run.schedule.deciding(stage);
+        if deciding.is_empty() {
+            return Ok(());
+        }
+        let model = self.learner.model.valid();
+        let mut found = Vec::with_capacity(deciding.len());
+        for of in deciding {
+            let answers = self.evaluator().answers(&model, of, |_| go_on(stop));
+            let answers = match answers {
+                Err(Error::Interrupted(_)) => return self.interrupted(stage, watch),
+                answers => answers?,
+            };
+            found.push(StageAccuracy { stage: of, accuracy: answers.accuracy.rate() });
+        }
+        if let Some(warning) = self.run.schedule.leave(stage, &found, &mut self.state.schedule) {
+            watch(Event::Warning(&warning));
+        }
+        Ok(())
     }
 
     /// Counts the epoch as done, and saves unless only improvements are saved and this is none.
@@ -172,13 +216,14 @@ impl<'a> Trainer<'a> {
         watch: &mut dyn FnMut(Event),
     ) -> Result<()> {
         let (method, epoch) = (self.run.curriculum.method, self.state.epoch);
+        let ends_stage = self.ends_stage();
         self.state.epoch += 1;
         (self.state.step_in_epoch, self.state.epoch_loss, self.state.epoch_labels) = (0, 0.0, 0);
-        let last = self.state.epoch == self.run.epochs.end;
+        let last = self.state.epoch == self.run.epochs.end || self.state.schedule.finished;
         if improved || !self.run.saving.only_improved || last {
             self.save(stage, &format!("{}-{epoch}", stage.0), watch)?;
         }
-        if self.run.schedule.ends_stage(epoch) {
+        if ends_stage {
             watch(Event::StageEnds { method, stage });
         }
         Ok(())
@@ -245,31 +290,20 @@ impl<'a> Trainer<'a> {
         stop: &AtomicBool,
         watch: &mut dyn FnMut(Event),
     ) -> Result<bool> {
-        let evaluator = Evaluator {
-            data: &self.data.val,
-            tokenizer: &self.data.tokenizer,
-            curriculum: self.run.curriculum.clone(),
-            batch_size: self.run.evaluation.batch_size,
-            max_new_tokens: self.run.evaluation.max_new_tokens,
-            sampling: Sampling::Greedy,
-            seed: 0,
-        };
+        let evaluator = self.evaluator();
         let (epoch, questions) = (self.state.epoch, self.data.val.encoded.len());
         let mut answered = 0;
         watch(Event::Evaluating { answered, questions });
-        let go_on = |more| {
+        let advance = |more| {
             answered += more;
             watch(Event::Evaluating { answered, questions });
-            match stop.load(Ordering::Relaxed) {
-                true => Err(Error::Interrupted(String::new())),
-                false => Ok(()),
-            }
+            go_on(stop)
         };
-        let found = match evaluator.evaluate(&self.learner.model.valid(), stage, go_on) {
+        let found = match evaluator.evaluate(&self.learner.model.valid(), stage, advance) {
             Err(Error::Interrupted(_)) => return self.interrupted(stage, watch),
             found => found?,
         };
-        let feeds_back = self.run.curriculum.feeds_back();
+        let feeds_back = self.run.latent.feeds_back();
         let reinject = feeds_back.then(|| self.run.latent.feedback.to_string());
         let row = Row {
             train_seconds: Some(self.state.seconds),
@@ -292,6 +326,18 @@ impl<'a> Trainer<'a> {
         Ok(improved)
     }
 
+    fn evaluator(&self) -> Evaluator<'a> {
+        Evaluator {
+            data: &self.data.val,
+            tokenizer: &self.data.tokenizer,
+            curriculum: self.run.curriculum.clone(),
+            batch_size: self.run.evaluation.batch_size,
+            max_new_tokens: self.run.evaluation.max_new_tokens,
+            sampling: Sampling::Greedy,
+            seed: 0,
+        }
+    }
+
     fn results(&self) -> Result<Results> {
         Ok(Results {
             run: self.run.recipe.name.clone(),
@@ -305,10 +351,11 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&mut self, stage: Stage, place: &str, watch: &mut dyn FnMut(Event)) -> Result<()> {
-        let Curriculum { method, c_thought, max_latent_stage, pad_latent_to_max, .. } =
+        let Curriculum { method, row, c_thought, max_latent_stage, pad_latent_to_max, .. } =
             self.run.curriculum;
         let latent = LatentInfo {
             method,
+            row,
             stage,
             c_thought,
             max_latent_stage,
@@ -332,6 +379,14 @@ impl<'a> Trainer<'a> {
         checkpoint::prune(&folder, self.run.saving.keep)?;
         watch(Event::Saved(&path));
         Ok(())
+    }
+}
+
+/// An error once the user has asked to stop.
+fn go_on(stop: &AtomicBool) -> Result<()> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Error::Interrupted(String::new())),
+        false => Ok(()),
     }
 }
 

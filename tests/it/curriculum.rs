@@ -6,7 +6,8 @@
 use coconut::checkpoint::TrainerState;
 use coconut::data::encode::{GraphMarks, GraphPieces, Text};
 use coconut::data::{
-    Curriculum, Encoded, Method, SampleKey, Schedule, ScheduleState, Sequence, SpecialTokens, Stage,
+    Curriculum, Encoded, Method, SampleKey, Schedule, ScheduleState, Sequence, SpecialTokens,
+    Stage, schedule::Pace,
 };
 
 const WORDS: [&str; 16] =
@@ -38,7 +39,7 @@ fn words(sequence: &Sequence) -> String {
 /// `Q q`, up to four steps (`a a`, `b`, `c`, `d`), `A 1 .`
 fn text(n_steps: usize) -> Encoded {
     let steps = ["a a", "b", "c", "d"][..n_steps].iter().map(|step| ids(step)).collect();
-    Encoded::Text(Text { question: ids("Q q"), steps, answer: ids("A 1 .") })
+    Encoded::Text(Text { question: ids("Q q"), steps, answer: ids("A 1 ."), value_start: 1 })
 }
 
 fn curriculum(method: Method) -> Curriculum {
@@ -46,7 +47,15 @@ fn curriculum(method: Method) -> Curriculum {
 }
 
 fn schedule(method: Method) -> Schedule {
-    Schedule { method, max_latent_stage: 2, cot_epochs: 1, epochs_per_stage: 2, num_epochs: 10 }
+    Schedule {
+        method,
+        row: method.row(),
+        max_latent_stage: 2,
+        cot_epochs: 1,
+        epochs_per_stage: 2,
+        num_epochs: 10,
+        pace: Pace::Clock,
+    }
 }
 
 /// Compares training rows, and checks that each prompt is its row up to the first label.
@@ -175,9 +184,10 @@ fn stages_and_their_epochs() {
 
     let short = Schedule { num_epochs: 4, ..schedule(Method::Coconut) };
     assert_eq!(stages(&short), [(-1, 0..1), (0, 1..3), (1, 3..4)]);
-    let at = |epoch| short.stage_at(epoch).0;
+    let at = |epoch| short.stage_at(epoch, &ScheduleState::default()).0;
     assert_eq!([at(0), at(1), at(2), at(3), at(99)], [-1, 0, 0, 1, 1]);
-    let ends: Vec<usize> = (0..4).filter(|&epoch| short.ends_stage(epoch)).collect();
+    let ends: Vec<usize> =
+        (0..4).filter(|&epoch| short.ends_stage(epoch, &ScheduleState::default())).collect();
     assert_eq!(ends, [0, 2, 3]);
 
     let paper = Schedule {
@@ -194,24 +204,25 @@ fn stages_and_their_epochs() {
 #[test]
 fn a_stage_begins_once_however_often_the_run_is_resumed() {
     let schedule = schedule(Method::Coconut);
+    let at = |epoch| schedule.stage_at(epoch, &ScheduleState::default());
     let mut state = ScheduleState::default();
     let begins: Vec<usize> =
-        (0..10).filter(|&epoch| schedule.enter(epoch, 0, &mut state).1).collect();
+        (0..10).filter(|&epoch| schedule.enter(at(epoch), epoch, 0, &mut state)).collect();
     assert_eq!(begins, [0, 1, 3, 5, 7]);
 
     // Every epoch entered again after a step, with the state that was saved then, begins nothing; nor
     // does it with the state of an earlier version, which names no stage.
     for epoch in 0..10 {
-        for saved in [Some(schedule.stage_at(epoch)), None] {
-            let mut state = ScheduleState { stage: saved };
-            let entered = schedule.enter(epoch, 1, &mut state);
-            assert_eq!(entered, (schedule.stage_at(epoch), false), "epoch {epoch}, {saved:?}");
-            assert_eq!(state.stage, Some(schedule.stage_at(epoch)));
+        for saved in [Some(at(epoch)), None] {
+            let mut state = ScheduleState { stage: saved, ..ScheduleState::default() };
+            let begins = schedule.enter(at(epoch), epoch, 1, &mut state);
+            assert!(!begins, "epoch {epoch}, {saved:?}");
+            assert_eq!(state.stage, Some(at(epoch)));
         }
         // Entered before its first step, an epoch is what it is in a run that was not interrupted.
-        for saved in [epoch.checked_sub(1).map(|last| schedule.stage_at(last)), None] {
-            let mut state = ScheduleState { stage: saved };
-            let (_, new) = schedule.enter(epoch, 0, &mut state);
+        for saved in [epoch.checked_sub(1).map(at), None] {
+            let mut state = ScheduleState { stage: saved, ..ScheduleState::default() };
+            let new = schedule.enter(at(epoch), epoch, 0, &mut state);
             assert_eq!(new, begins.contains(&epoch), "epoch {epoch}, {saved:?}");
         }
     }

@@ -29,7 +29,7 @@ fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f32> {
 
 /// The last hidden state of every token of some rows, thoughts edited; and the trace.
 fn run(model: &LatentModel, rows: &[&[u32]], edit: Option<&Edit>) -> (Vec<Vec<f32>>, Trace) {
-    let rows: Vec<Row> = rows.iter().map(|ids| Row { ids, labels: &[] }).collect();
+    let rows: Vec<Row> = rows.iter().map(|ids| Row::unlabelled(ids)).collect();
     let batch = Batch::new(&rows, &PassPlan::sequential(LATENT)).unwrap();
     let options = ForwardOptions { reads: ReadSet::ALL, edit, ..ForwardOptions::default() };
     let trace = latent::forward(model, &batch, options);

@@ -109,7 +109,7 @@ fn files_of_other_types_and_shards_give_their_logits() {
     let ids: Vec<u32> = reference["ids"].1.iter().map(|&id| id as u32).collect();
     for name in ["f16", "bf16", "shards"] {
         let model = load(&format!("families/qwen2_{name}"));
-        let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], &PassPlan::default()).unwrap();
+        let batch = Batch::new(&[Row::unlabelled(&ids)], &PassPlan::default()).unwrap();
         let difference = largest_difference(&logits(&model, &batch)[0], &reference[name].1);
         assert!(difference < 1e-4, "{name}: {difference:e}");
     }
@@ -142,8 +142,7 @@ fn each_gelu_of_gpt2_is_computed_by_its_name() {
         thinking(Transformer::load(place.path(), &Device::flex()).unwrap())
     };
     for name in &about.names {
-        let batch =
-            Batch::new(&[Row { ids: &about.ids, labels: &[] }], &PassPlan::default()).unwrap();
+        let batch = Batch::new(&[Row::unlabelled(&about.ids)], &PassPlan::default()).unwrap();
         let ours = &logits(&named(name), &batch)[0];
         let off = largest_difference(ours, &reference[&format!("{name}.logits")].1);
         assert!(off < 1e-4, "{name}: {off:e}");
@@ -173,7 +172,7 @@ fn two_hundred_prompts_generate_the_same_tokens() {
         let about: Generations = json(&format!("generate_{family}"));
         assert_eq!(about.prompts.len(), 200);
         let options = GenerateOptions {
-            latent: Some(about.latent),
+            plan: PassPlan::sequential(about.latent),
             stops: &[about.eos],
             max_new_tokens: 8,
             sampling: Sampling::Greedy,

@@ -23,7 +23,7 @@ fn gpt2_logits_equal_transformers() {
     let about: Value = json("gpt2_logits");
     let tensors = tensors("gpt2_logits");
     let ids: Vec<Vec<u32>> = serde_json::from_value(about["full"].clone()).unwrap();
-    let rows: Vec<Row> = ids.iter().map(|ids| Row { ids, labels: &[] }).collect();
+    let rows: Vec<Row> = ids.iter().map(|ids| Row::unlabelled(ids)).collect();
     let batch = Batch::new(&rows, &PassPlan::default()).unwrap();
     let theirs = &tensors["logits_full"].1;
     let vocabulary = model.transformer.config.vocab_size;
@@ -40,7 +40,8 @@ fn gpt2_logits_equal_transformers() {
 
 /// The token that is most probable after each row, by running the whole row again.
 fn next(model: &LatentModel, ids: &[u32], latent: Option<u32>) -> u32 {
-    let batch = Batch::new(&[Row { ids, labels: &[] }], &model.config.plan(latent)).unwrap();
+    let batch =
+        Batch::new(&[Row::unlabelled(ids)], &PassPlan { latent, ..PassPlan::default() }).unwrap();
     let hidden = latent::forward(model, &batch, ReadSet::PREDICTIONS).ends(&batch).unwrap();
     let logits: Vec<f32> = model.transformer.logits(hidden).into_data().try_into_vec().unwrap();
     (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
@@ -58,7 +59,7 @@ fn generation_is_the_teacher_forced_argmax_alone_and_in_a_batch() {
         vec![9, 9, 38, LATENT, LATENT],
     ];
     let options = GenerateOptions {
-        latent: Some(LATENT),
+        plan: PassPlan::sequential(LATENT),
         stops: &[1000],
         max_new_tokens: 12,
         sampling: Sampling::Greedy,
@@ -93,7 +94,7 @@ fn generation_ends_with_the_context() {
     let model = thinking(Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap());
     let context = model.transformer.config.n_positions;
     let options = GenerateOptions {
-        latent: None,
+        plan: PassPlan::default(),
         stops: &[1000],
         max_new_tokens: 100,
         sampling: Sampling::Greedy,
@@ -114,7 +115,7 @@ fn prompts_that_do_not_fit_are_named() {
     let (context, vocabulary) =
         (model.transformer.config.n_positions, model.transformer.config.vocab_size as u32);
     let options = GenerateOptions {
-        latent: Some(2),
+        plan: PassPlan::sequential(2),
         stops: &[],
         max_new_tokens: 1,
         sampling: Sampling::Greedy,
@@ -131,12 +132,14 @@ fn prompts_that_do_not_fit_are_named() {
         let message = refused.to_string();
         assert!(message.starts_with("prompt 2: it") && message.contains(&words), "{message}");
         assert_eq!(refused.exit_code(), 2);
-        assert!(prompt_problem(&model, prompt, Some(2)).unwrap().contains(&words));
+        assert!(prompt_problem(&model, prompt, &options.plan).unwrap().contains(&words));
     }
     assert!(generate(&model, &[&[1, 2], &[1]], &options).is_ok());
     assert!(generate(&model, &[], &options).unwrap().is_empty());
     assert_eq!(
-        generate(&model, &[&[2, 1]], &GenerateOptions { latent: None, ..options }).unwrap().len(),
+        generate(&model, &[&[2, 1]], &GenerateOptions { plan: PassPlan::default(), ..options })
+            .unwrap()
+            .len(),
         1
     );
 }
@@ -150,8 +153,12 @@ fn a_loop_driven_step_by_step_is_generation() {
         [&[5, 25, 30, 13, 38, LATENT, LATENT, 39], &[7, 38, LATENT, 39], &[1, 2, 3], &[9, 38, 39]];
     let random = Sampling::Random { temperature: 1.0, top_k: 0, seed: 3 };
     for sampling in [Sampling::Greedy, random] {
-        let free =
-            GenerateOptions { latent: Some(LATENT), stops: &[], max_new_tokens: 9, sampling };
+        let free = GenerateOptions {
+            plan: PassPlan::sequential(LATENT),
+            stops: &[],
+            max_new_tokens: 9,
+            sampling,
+        };
         // Stops that different rows reach at different places: the third token of one, the fifth of another.
         let spoken = generate(&model, &prompts, &free).unwrap();
         let stops = [spoken[0].ids[2], spoken[1].ids[4]];

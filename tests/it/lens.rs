@@ -52,7 +52,7 @@ fn each_thought_is_read_where_it_is_fed_back() {
         }
         assert_eq!(sample.thoughts.len(), prompt.n_latents);
         lengths.insert(prompt.n_latents);
-        let row = Row { ids: &prompt.ids, labels: &[] };
+        let row = Row::unlabelled(&prompt.ids);
         let batch = Batch::new(&[row], &PassPlan::sequential(markers.latent)).unwrap();
         let trace = latent::forward(&model, &batch, ReadSet::PREDICTIONS);
         for (position, thought) in prompt.latents().zip(&sample.thoughts) {

@@ -189,8 +189,7 @@ fn fresh_adapters_change_nothing_and_are_where_they_were_asked_for() {
         assert!(factor("lora_B.weight").all(|(_, flat)| values(flat).iter().all(|&x| x == 0.0)));
 
         let ids = [3, 38, 40, 40, 39, 7];
-        let batch =
-            Batch::new(&[Row { ids: &ids, labels: &[] }], &PassPlan::sequential(40)).unwrap();
+        let batch = Batch::new(&[Row::unlabelled(&ids)], &PassPlan::sequential(40)).unwrap();
         let last = |model: Transformer| -> Vec<f32> {
             let ends = latent::forward(&thinking(model.clone()), &batch, ReadSet::PREDICTIONS)
                 .ends(&batch)
@@ -216,7 +215,7 @@ fn every_kind_of_folder_that_peft_writes_gives_its_logits() {
     let reference = tensors("files/adapters");
     let ids = [3, 14, 15, 9, 26, 5, 35, 8]; // as in the script
     let off = |model: &Transformer, name: &str| {
-        let batch = Batch::new(&[Row { ids: &ids, labels: &[] }], &PassPlan::default()).unwrap();
+        let batch = Batch::new(&[Row::unlabelled(&ids)], &PassPlan::default()).unwrap();
         largest_difference(&logits(&thinking(model.clone()), &batch)[0], &reference[name].1)
     };
     assert!(reference.len() > 12);
@@ -382,7 +381,7 @@ fn folders_of_other_programs_are_opened_and_markers_without_rows_start_as_in_tra
         let markers = tokenizer.special_tokens();
         let prompt = [3, 4, markers.start_latent, markers.end_latent];
         let options = GenerateOptions {
-            latent: None,
+            plan: PassPlan::default(),
             stops: tokenizer.stops(),
             max_new_tokens: 3,
             sampling: Sampling::Greedy,
@@ -396,7 +395,7 @@ fn folders_of_other_programs_are_opened_and_markers_without_rows_start_as_in_tra
         checkpoint::write_model(&out, &whole, &tokenizer, &latent).unwrap();
         let again = Checkpoint::load(&out, &Device::flex()).unwrap();
         assert_eq!(again.tokenizer.vocab_size(), vocabulary + 3);
-        let batch = Batch::new(&[Row { ids: &prompt, labels: &[] }], &PassPlan::default()).unwrap();
+        let batch = Batch::new(&[Row::unlabelled(&prompt)], &PassPlan::default()).unwrap();
         let off = largest_difference(&logits(&model, &batch)[0], &logits(&again.model, &batch)[0]);
         assert!(off < 1e-5, "{off:e}");
         std::fs::remove_dir_all(&out).unwrap();

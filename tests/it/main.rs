@@ -18,6 +18,7 @@ mod lens;
 mod lora;
 mod metrics;
 mod model_files;
+mod objectives;
 mod optim;
 mod paths;
 mod recipe_keys;

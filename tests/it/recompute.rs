@@ -36,9 +36,8 @@ const ROWS: [&[u32]; 4] = [
 fn batch_of(model: &LatentModel, numbers: &[usize]) -> Batch {
     let label = |(at, &id): (usize, &u32)| (at > 3 && id < 38).then_some(id);
     let labels = ROWS.map(|ids| ids.iter().enumerate().map(label).collect::<Vec<_>>());
-    let rows: Vec<Row> =
-        numbers.iter().map(|&row| Row { ids: ROWS[row], labels: &labels[row] }).collect();
-    Batch::new(&rows, &model.config.plan(Some(L))).unwrap()
+    let rows: Vec<Row> = numbers.iter().map(|&row| Row::new(ROWS[row], &labels[row])).collect();
+    Batch::new(&rows, &model.config.plan(L, 0)).unwrap()
 }
 
 fn batch(model: &LatentModel) -> Batch {
@@ -90,7 +89,8 @@ fn what_is_computed_again_gives_the_same_gradients() {
     };
     let objectives =
         [vec![cross_entropy, vcr], vec![cross_entropy]].map(|terms| Objective { terms });
-    let denominators = Denominators { labels: 9.0, batches: 1.0 };
+    let denominators =
+        Denominators { labels: 9.0, teacher_labels: 1.0, step_targets: 1.0, batches: 1.0 };
     let mut compared = 0;
     for (place, text, tracked, dropout, compat, latent_positions) in [
         ("latent", "hs[-1]", None, 0.0, Compat::None, LatentPositions::None),
@@ -192,7 +192,8 @@ fn a_trace_keeps_its_word() {
                     .map(|k| trace.hidden_at(&batch, k, &tokens).unwrap().unsqueeze());
                 let unnormed = trace.hidden.iter().map(|states| states.unnormed());
                 let thoughts = trace.thoughts.iter().flatten().cloned();
-                let layers = (0..trace.cache.n_layer()).flat_map(|layer| trace.cache.layer(layer));
+                let layers =
+                    (0..trace.caches[0].n_layer()).flat_map(|layer| trace.caches[0].layer(layer));
                 let all: Vec<Tensor<3>> =
                     states.chain(unnormed).chain(thoughts).chain(layers.cloned()).collect();
                 let sum = all.iter().map(weighed).reduce(|a, b| a + b);

@@ -73,7 +73,7 @@ impl Rows {
         detached: Option<usize>,
         (about, tensors): (&Value, &weights::HostTensors),
     ) {
-        let rows: Vec<Row> = self.rows.iter().map(|(ids, labels)| Row { ids, labels }).collect();
+        let rows: Vec<Row> = self.rows.iter().map(|(ids, labels)| Row::new(ids, labels)).collect();
         for batches in [vec![&rows[..]], rows.chunks(1).collect()] {
             self.check_batches(name, model, detached, (about, tensors), &batches);
         }
@@ -91,7 +91,7 @@ impl Rows {
             self.rows.iter().map(|(_, labels)| labels.iter().flatten().count()).sum();
         let (mut value, mut gradients) = (0.0, None);
         for rows in batches {
-            let batch = Batch::new(rows, &model.config.plan(Some(self.latent))).unwrap();
+            let batch = Batch::new(rows, &model.config.plan(self.latent, 0)).unwrap();
             let options = ForwardOptions { tracked: detached, ..ForwardOptions::default() };
             let trace = latent::forward(model, &batch, options);
             let loss = objective::cross_entropy(&model.transformer, &batch, &trace, &batch.targets)
@@ -207,7 +207,7 @@ fn suppressed_looks_through_a_head_smaller_than_the_width() {
     };
     let model = LatentModel::new(transformer, thinking, LatentSizes::default()).unwrap();
     let rows: [&[u32]; 2] = [&[0, 1, 2, 3, 5, 5, 1], &[2, 0, 5, 5, 4]];
-    let rows = rows.map(|ids| Row { ids, labels: &[] });
+    let rows = rows.map(Row::unlabelled);
     let batch = Batch::new(&rows, &PassPlan::sequential(5)).unwrap();
     let trace = latent::forward(&model, &batch, ReadSet::PREDICTIONS);
 
@@ -266,10 +266,10 @@ fn suppressed_looks_through_a_head_of_deficient_rank() {
 fn the_replications_last_hidden_state_is_zero() {
     let (about, tensors) = load("reinject_cases");
     let ids: Vec<u32> = serde_json::from_value(about["rows"][2]["ids"].clone()).unwrap();
-    let row = Row { ids: &ids, labels: &[] };
+    let row = Row::unlabelled(&ids);
     let thoughts = |thinking: LatentConfig| -> Vec<Vec<f32>> {
         let model = model(thinking, &tensors);
-        let batch = Batch::new(&[row], &model.config.plan(Some(40))).unwrap();
+        let batch = Batch::new(&[row], &model.config.plan(40, 0)).unwrap();
         // Everything, so that both do the very same sums.
         let trace = latent::forward(&model, &batch, ReadSet::ALL);
         trace

@@ -45,6 +45,7 @@ fn untrained(more: Value) -> (Data, Checkpoint) {
     let model = Transformer::random(model_config(shape, &run, &data), 0, &device);
     let latent = LatentInfo {
         method: config.method,
+        row: config.row,
         stage: Stage(3),
         c_thought: 2,
         max_latent_stage: 2,
@@ -72,8 +73,8 @@ const OPTIONS: AnswerOptions =
 fn read_before(checkpoint: &Checkpoint, ids: &[u32], position: usize) -> Vec<(String, f64)> {
     let fed_back = matches!(checkpoint.latent.method, Method::Coconut);
     let latent = fed_back.then_some(checkpoint.tokenizer.special_tokens().latent);
-    let batch =
-        Batch::new(&[Row { ids, labels: &[] }], &checkpoint.model.config.plan(latent)).unwrap();
+    let plan = PassPlan { latent, ..PassPlan::default() };
+    let batch = Batch::new(&[Row::unlabelled(ids)], &plan).unwrap();
     let trace = latent::forward(&checkpoint.model, &batch, ReadSet::ALL);
     // One row alone has no padding: column and position are the same.
     let hidden = trace.last_hidden(&batch, &[(0, position - 1)]).unwrap();
@@ -90,7 +91,7 @@ fn read_before(checkpoint: &Checkpoint, ids: &[u32], position: usize) -> Vec<(St
 /// The last hidden state before a position of a prompt run alone, which `hs[-1]` feeds back: its length.
 fn length_before(checkpoint: &Checkpoint, ids: &[u32], position: usize) -> f64 {
     let latent = checkpoint.tokenizer.special_tokens().latent;
-    let batch = Batch::new(&[Row { ids, labels: &[] }], &PassPlan::sequential(latent)).unwrap();
+    let batch = Batch::new(&[Row::unlabelled(ids)], &PassPlan::sequential(latent)).unwrap();
     let trace = latent::forward(&checkpoint.model, &batch, ReadSet::ALL);
     let hidden: Tensor<2> = trace.last_hidden(&batch, &[(0, position - 1)]).unwrap();
     let values = hidden.into_data().try_into_vec::<f32>().unwrap();

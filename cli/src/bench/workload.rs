@@ -15,16 +15,13 @@ use coconut::{
     },
     device,
     eval::{GenerateOptions, Sampling, generate},
-    latent::{
-        LatentModel, PassPlan, Recompute,
-        batch::{Batch, Row},
-    },
+    latent::{LatentModel, PassPlan, Recompute},
     memory,
     model::{Lora, ModelConfig, Transformer, lora::Targets},
     objective::{Learner, Objective, Term},
     optim::AdamW,
     rng,
-    train::{Group, StepBatches, StepOptions, step},
+    train::{Group, StepBatches, StepOptions, step, steps::lay_out},
 };
 use serde_json::{Value, json};
 
@@ -160,8 +157,12 @@ impl Bench {
             };
             (0..n).map(token).collect()
         };
-        let mut example =
-            || Text { question: draw(question), steps: Vec::new(), answer: draw(answer) };
+        let mut example = || Text {
+            question: draw(question),
+            steps: Vec::new(),
+            answer: draw(answer),
+            value_start: 0,
+        };
         let encoded = (0..64).map(|_| Encoded::Text(example())).collect();
         Ok(Examples { encoded, markers, vocab_size })
     }
@@ -266,7 +267,7 @@ impl Workload {
             let Self { curriculum, encoded, stage, markers, .. } = &self;
             self.objective.rows(curriculum, &encoded[index], *stage, *markers, key)
         };
-        let rows: Vec<Sequence> = examples.iter().flat_map(rows).collect();
+        let of_examples: Vec<Vec<Sequence>> = examples.iter().map(rows).collect();
         self.steps += 1;
         let options = StepOptions {
             lr: 1e-4,
@@ -276,9 +277,8 @@ impl Workload {
             seed: self.steps as u64,
         };
         let start = Instant::now();
-        let layout: Vec<Row> =
-            rows.iter().map(|s| Row { ids: &s.ids, labels: &s.labels }).collect();
-        let batch = Batch::new(&layout, &PassPlan::sequential(self.markers.latent))
+        let layout: Vec<&[Sequence]> = of_examples.iter().map(Vec::as_slice).collect();
+        let batch = lay_out(&layout, &self.objective, &self.curriculum, &self.plan())
             .map_err(Error::Internal)?;
         let batches = StepBatches::one(batch, examples);
         let (learner, report) = step(
@@ -293,7 +293,8 @@ impl Workload {
         self.learner = learner;
         let seconds = start.elapsed().as_secs_f64();
         let shape = &self.learner.model.transformer.config;
-        let labels = |s: &Sequence| -> Vec<i64> {
+        let rows: Vec<&Sequence> = of_examples.iter().flatten().collect();
+        let labels = |s: &&Sequence| -> Vec<i64> {
             s.labels.iter().map(|l| l.map_or(-100, i64::from)).collect()
         };
         let answer = json!({
@@ -312,6 +313,12 @@ impl Workload {
         Ok((self, answer))
     }
 
+    /// How rows become passes.
+    fn plan(&self) -> PassPlan {
+        let replaced = self.curriculum.n_replaced(self.stage);
+        self.learner.model.config.plan(self.markers.latent, replaced)
+    }
+
     /// The next question alone: its ids, and the seconds it took.
     fn single(&mut self) -> Result<(Vec<Vec<u32>>, f64)> {
         self.single_questions += 1;
@@ -321,7 +328,7 @@ impl Workload {
     /// `n` questions from `first` on in one batch: their ids, and the seconds they took together.
     fn questions(&self, n: usize, first: usize) -> Result<(Vec<Vec<u32>>, f64)> {
         let options = GenerateOptions {
-            latent: Some(self.markers.latent),
+            plan: self.plan(),
             stops: &[], // random weights: always as many tokens
             max_new_tokens: NEW_TOKENS,
             sampling: Sampling::Greedy,

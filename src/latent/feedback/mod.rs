@@ -32,8 +32,11 @@ pub enum Term {
     Norm(Feedback),
     /// `proj(x)`: the `usize`-th learned linear map of the expression.
     Proj(Feedback, usize),
-    /// `mlp(x)`: the `usize`-th learned layer norm, linear, GELU, linear of the expression.
-    Mlp(Feedback, usize),
+    /// `mlp(x)`: the `usize`-th learned network of the expression: layer norm, linear, GELU, linear; `mlp[w](x)`
+    /// has no norm of its own and w times the width inside.
+    Mlp(Feedback, Option<f64>, usize),
+    /// `ln(x)`: the `usize`-th learned layer norm of the expression.
+    Ln(Feedback, usize),
     /// `soft[τ]`: the expected token embedding under softmax(W h^L / τ).
     Soft(f64),
     /// `zero`: nothing is fed back.
@@ -131,7 +134,7 @@ impl Feedback {
             let (index, len, things) = match term {
                 Term::Hidden(index) => (*index, n, "hidden states"),
                 Term::Suppressed(index) => (*index, n_layer, "differences between them"),
-                Term::Norm(x) | Term::Proj(x, _) | Term::Mlp(x, _) => {
+                Term::Norm(x) | Term::Proj(x, _) | Term::Mlp(x, _, _) | Term::Ln(x, _) => {
                     x.check(n_layer)?;
                     continue;
                 }
@@ -153,33 +156,53 @@ impl Feedback {
 
     /// Whether a term satisfies `test`, at any depth.
     fn any(&self, test: &impl Fn(&Term) -> bool) -> bool {
-        self.terms.iter().any(|term| {
-            test(term)
-                || match term {
-                    Term::Norm(x) | Term::Proj(x, _) | Term::Mlp(x, _) => x.any(test),
-                    _ => false,
-                }
-        })
+        self.terms.iter().any(|term| test(term) || term.argument().is_some_and(|x| x.any(test)))
     }
 
-    /// How many `proj`, `mlp` and `pause` it has.
-    fn learned(&self) -> [usize; 3] {
-        self.terms.iter().fold([0; 3], |[projs, mlps, pauses], term| match term {
-            Term::Proj(x, _) => {
-                let [a, b, c] = x.learned();
-                [projs + a + 1, mlps + b, pauses + c]
+    /// The learned parts that it has.
+    pub fn learned(&self) -> LearnedParts {
+        let mut parts = LearnedParts::default();
+        self.count(&mut parts);
+        parts
+    }
+
+    /// Counts learned parts, inner ones first, which is how they are numbered.
+    fn count(&self, parts: &mut LearnedParts) {
+        for term in &self.terms {
+            if let Some(x) = term.argument() {
+                x.count(parts);
             }
-            Term::Mlp(x, _) => {
-                let [a, b, c] = x.learned();
-                [projs + a, mlps + b + 1, pauses + c]
+            match term {
+                Term::Proj(..) => parts.projs += 1,
+                Term::Mlp(_, width, _) => parts.mlps.push(*width),
+                Term::Ln(..) => parts.lns += 1,
+                Term::Pause(_) => parts.pauses += 1,
+                _ => {}
             }
-            Term::Norm(x) => {
-                let [a, b, c] = x.learned();
-                [projs + a, mlps + b, pauses + c]
-            }
-            Term::Pause(_) => [projs, mlps, pauses + 1],
-            _ => [projs, mlps, pauses],
-        })
+        }
+    }
+}
+
+/// The learned parts of an expression.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LearnedParts {
+    /// Number of `proj`.
+    pub projs: usize,
+    /// The widths of the `mlp`s, in models' widths; `None` for those with a norm of their own.
+    pub mlps: Vec<Option<f64>>,
+    /// Number of `ln`.
+    pub lns: usize,
+    /// Number of `pause`.
+    pub pauses: usize,
+}
+
+impl Term {
+    /// What it is a function of, if that is another expression.
+    fn argument(&self) -> Option<&Feedback> {
+        match self {
+            Self::Norm(x) | Self::Proj(x, _) | Self::Mlp(x, _, _) | Self::Ln(x, _) => Some(x),
+            _ => None,
+        }
     }
 }
 
@@ -201,7 +224,9 @@ impl fmt::Display for Term {
             Self::Suppressed(index) => write!(f, "suppressed[{index}]"),
             Self::Norm(x) => write!(f, "norm({x})"),
             Self::Proj(x, _) => write!(f, "proj({x})"),
-            Self::Mlp(x, _) => write!(f, "mlp({x})"),
+            Self::Mlp(x, None, _) => write!(f, "mlp({x})"),
+            Self::Mlp(x, Some(width), _) => write!(f, "mlp[{width}]({x})"),
+            Self::Ln(x, _) => write!(f, "ln({x})"),
             Self::Soft(temperature) => write!(f, "soft[{temperature:?}]"),
             Self::Zero => f.write_str("zero"),
             Self::Pause(_) => f.write_str("pause"),
@@ -316,6 +341,8 @@ mod tests {
             (" ie + supressed[0.50:] ", "ie+suppressed[0.5:]"),
             ("norm( proj(hs[-1]+ie) )", "norm(proj(hs[-1]+ie))"),
             ("mlp(hs[1:3])+pause+zero", "mlp(hs[1:3])+pause+zero"),
+            ("ln( mlp[1.0](hs[-1]) )", "ln(mlp[1](hs[-1]))"),
+            ("mlp[0.5](ln(hs[-1]))+ln(ie)", "mlp[0.5](ln(hs[-1]))+ln(ie)"),
             ("soft[1]", "soft[1.0]"),
             ("soft", "soft[1.0]"),
             ("suppressed", "suppressed[:]"),

@@ -24,12 +24,12 @@ impl fmt::Display for ParseError {
     }
 }
 
-const TERMS: &str = "hs[k], ie, suppressed[a:b], norm(x), proj(x), mlp(x), soft[τ], zero or pause";
+const TERMS: &str = "hs[k], ie, suppressed[a:b], norm(x), proj(x), mlp(x), mlp[width](x), ln(x), soft[τ], zero or pause";
 /// Terms nest this deep and no deeper.
 const DEEPEST: usize = 32;
 
 pub(super) fn parse(text: &str) -> Result<Feedback, ParseError> {
-    let mut reader = Reader { text, chars: text.chars().collect(), at: 0, learned: [0; 3] };
+    let mut reader = Reader { text, chars: text.chars().collect(), at: 0, learned: [0; 4] };
     let expression = reader.sum(0)?;
     match reader.next_visible() {
         None => Ok(expression),
@@ -42,8 +42,8 @@ struct Reader<'a> {
     text: &'a str,
     chars: Vec<char>,
     at: usize,
-    /// How many `proj`, `mlp` and `pause` were read.
-    learned: [usize; 3],
+    /// How many `proj`, `mlp`, `pause` and `ln` were read.
+    learned: [usize; 4],
 }
 
 impl Reader<'_> {
@@ -118,8 +118,14 @@ impl Reader<'_> {
                 Ok(Term::Proj(x, self.count(0)))
             }
             "mlp" => {
+                let width =
+                    if self.next_visible() == Some('[') { Some(self.width()?) } else { None };
                 let x = self.argument("mlp", depth)?;
-                Ok(Term::Mlp(x, self.count(1)))
+                Ok(Term::Mlp(x, width, self.count(1)))
+            }
+            "ln" => {
+                let x = self.argument("ln", depth)?;
+                Ok(Term::Ln(x, self.count(3)))
             }
             "soft" => self.temperature().map(Term::Soft),
             "zero" => Ok(Term::Zero),
@@ -178,21 +184,33 @@ impl Reader<'_> {
 
     /// `[τ]`, or nothing for 1.
     fn temperature(&mut self) -> Result<f64, ParseError> {
-        if !self.take('[') {
+        if self.next_visible() != Some('[') {
             return Ok(1.0);
         }
+        self.positive("a temperature", f64::INFINITY)
+    }
+
+    /// `[w]`.
+    fn width(&mut self) -> Result<f64, ParseError> {
+        const WIDEST: f64 = 64.0;
+        self.positive("a width in widths of the model, up to 64", WIDEST)
+    }
+
+    /// A number above 0 in brackets.
+    fn positive(&mut self, what: &str, most: f64) -> Result<f64, ParseError> {
+        self.expect('[', "the name")?;
         self.next_visible();
         let start = self.at;
         let number = self.word(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '+'));
-        let temperature = match number.parse::<f64>() {
-            Ok(x) if x > 0.0 && x.is_finite() => x,
+        let value = match number.parse::<f64>() {
+            Ok(x) if x > 0.0 && x.is_finite() && x <= most => x,
             _ => {
-                let problem = "expected a temperature here, a number above 0 such as 1.0";
+                let problem = format!("expected {what} here, a number above 0 such as 1.0");
                 return Err(self.error_at(start, problem));
             }
         };
-        self.expect(']', "the temperature")?;
-        Ok(temperature)
+        self.expect(']', "the number")?;
+        Ok(value)
     }
 }
 
@@ -219,6 +237,10 @@ mod tests {
             ("hs[1-2]", 3, "`1-2` is no number"),
             ("ie+soft[0]", 8, "a temperature"),
             ("ie+soft[nan]", 8, "a temperature"),
+            ("mlp[0](hs[-1])", 4, "a width"),
+            ("mlp[65](hs[-1])", 4, "a width"),
+            ("mlp[1]", 6, "expected `(`"),
+            ("ln hs[-1]", 3, "expected `(`"),
             ("ä", 0, "`ä` is no term"),
         ] {
             let error = parse(text).unwrap_err();

@@ -11,7 +11,7 @@ use burn::{
 };
 use coconut_kernels as kernels;
 
-use super::{Feedback, Term};
+use super::{Feedback, LearnedParts, Term};
 use crate::{
     latent::LatentConfig,
     linalg::{extend_basis, surely_span},
@@ -30,18 +30,20 @@ pub struct Learned {
     pub proj: Vec<Conv1d>,
     /// The networks of the `mlp`s.
     pub mlp: Vec<ThoughtMlp>,
+    /// The norms of the `ln`s.
+    pub ln: Vec<LayerNorm>,
     /// The vectors of the `pause`s.
     pub pause: Vec<Vector>,
 }
 
-/// Layer norm, linear to four times the width, GELU, linear back.
+/// Linear, GELU, linear back.
 #[derive(Module, Debug)]
 pub struct ThoughtMlp {
-    /// On the input.
-    pub ln: LayerNorm,
-    /// `d_model` → `4·d_model`.
+    /// On the input, if no width is given; the GELU is then GPT-2's approximation, else the exact one.
+    pub ln: Option<LayerNorm>,
+    /// `d_model` → `width·d_model`; 4 if no width is given.
     pub c_fc: Conv1d,
-    /// `4·d_model` → `d_model`.
+    /// `width·d_model` → `d_model`.
     pub c_proj: Conv1d,
 }
 
@@ -53,11 +55,12 @@ pub struct Vector {
 }
 
 impl Learned {
-    /// Fresh parts of width `d`: `proj` the identity, the others normal with `std`.
+    /// Fresh parts of width `d`: `proj` the identity, `ln` a plain norm, `mlp[w]` with the variance of PyTorch's
+    /// linear layers, the others normal with `std`.
     pub fn new(feedback: &Feedback, d: usize, std: f64, seed: u64, device: &Device) -> Self {
-        let [projs, mlps, pauses] = feedback.learned();
+        let LearnedParts { projs, mlps, lns, pauses } = feedback.learned();
         let mut rng = rng::stream(seed, &[rng::THOUGHTS]);
-        let mut normal = |shape: [usize; 2]| {
+        let mut normal = |shape: [usize; 2], std: f64| {
             let values: Vec<f32> = rng::normals(&mut rng, shape[0] * shape[1], std as f32);
             Tensor::<2>::from_data(TensorData::new(values, shape), device)
         };
@@ -67,17 +70,22 @@ impl Learned {
             let [_, d_out] = weight.dims();
             Conv1d { weight: Param::from_tensor(weight), bias: zeros(d_out), adapter: None }
         };
+        let norm = || LayerNorm { weight: ones(d), bias: zeros(d) };
+        let mut mlp = |width: Option<f64>| {
+            let inner = width.map_or(4 * d, |width| ((width * d as f64).round() as usize).max(1));
+            let std_of = |d_in: usize| width.map_or(std, |_| (3.0 * d_in as f64).sqrt().recip());
+            ThoughtMlp {
+                ln: width.is_none().then(norm),
+                c_fc: linear(normal([d, inner], std_of(d))),
+                c_proj: linear(normal([inner, d], std_of(inner))),
+            }
+        };
         Self {
             proj: (0..projs).map(|_| linear(Tensor::eye(d, device))).collect(),
-            mlp: (0..mlps)
-                .map(|_| ThoughtMlp {
-                    ln: LayerNorm { weight: ones(d), bias: zeros(d) },
-                    c_fc: linear(normal([d, 4 * d])),
-                    c_proj: linear(normal([4 * d, d])),
-                })
-                .collect(),
+            mlp: mlps.into_iter().map(&mut mlp).collect(),
+            ln: (0..lns).map(|_| norm()).collect(),
             pause: (0..pauses)
-                .map(|_| Vector { weight: Param::from_tensor(normal([1, d]).reshape([d])) })
+                .map(|_| Vector { weight: Param::from_tensor(normal([1, d], std).reshape([d])) })
                 .collect(),
         }
     }
@@ -146,12 +154,16 @@ impl FeedbackContext<'_> {
             Term::Proj(x, number) => {
                 self.learned.proj[*number].forward(self.thoughts(x), precision)
             }
-            Term::Mlp(x, number) => {
-                let mlp = &self.learned.mlp[*number];
-                let x = mlp.ln.forward(self.thoughts(x), 1e-5);
-                let x = kernels::gelu(mlp.c_fc.forward(x, precision));
-                mlp.c_proj.forward(x, precision)
+            Term::Mlp(x, _, number) => {
+                let ThoughtMlp { ln, c_fc, c_proj } = &self.learned.mlp[*number];
+                let x = self.thoughts(x);
+                let x = match ln {
+                    Some(ln) => kernels::gelu(c_fc.forward(ln.forward(x, 1e-5), precision)),
+                    None => activation::gelu(c_fc.forward(x, precision)),
+                };
+                c_proj.forward(x, precision)
             }
+            Term::Ln(x, number) => self.learned.ln[*number].forward(self.thoughts(x), 1e-5),
             Term::Soft(temperature) => {
                 let last = self.normed(self.inputs.states.count() - 1);
                 let [batch, thoughts, d] = last.dims();

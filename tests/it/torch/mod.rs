@@ -58,14 +58,14 @@ impl Case {
         let labels: Vec<Vec<_>> =
             self.rows.iter().map(|row| row.labels.iter().map(label).collect()).collect();
         let rows: Vec<Row> = (self.rows.iter().zip(&labels))
-            .map(|(row, labels)| Row { ids: &row.ids, labels })
+            .map(|(row, labels)| Row::new(&row.ids, labels))
             .collect();
         Batch::new(&rows, &PassPlan::sequential(latent)).unwrap()
     }
 
     /// All rows without labels.
     pub fn unlabelled(&self) -> Vec<Row<'_>> {
-        self.rows.iter().map(|row| Row { ids: &row.ids, labels: &[] }).collect()
+        self.rows.iter().map(|row| Row::unlabelled(&row.ids)).collect()
     }
 }
 

@@ -1,0 +1,101 @@
+//! What a method's name stands for: values of other keys, so that a method is a point of one grid and no code of its
+//! own. A recipe that gives such a key itself keeps its own value.
+
+use serde_json::{Map, Value, json};
+
+use super::RunConfig;
+use crate::{Error, Result, data::Method};
+
+/// The keys that methods differ in, with the values that they have where a method says nothing.
+fn grid() -> Map<String, Value> {
+    let keys = [
+        "row",
+        "thinking",
+        "iterations",
+        "latent_shift",
+        "latent_residual",
+        "loss_steps",
+        "loss_teacher",
+        "loss_distil",
+        "distil_layers",
+        "schedule",
+        "removal_smoothing",
+    ];
+    let defaults = RunConfig::default().to_keys();
+    keys.into_iter().map(|key| (key.to_owned(), defaults[key].clone())).collect()
+}
+
+/// The values of other keys that a method stands for (docs/method.md 3.6).
+pub(super) fn preset(method: Method) -> Map<String, Value> {
+    let keys = match method {
+        Method::Coconut | Method::NoCurriculum => json!({ "thinking": "sequential" }),
+        Method::Cot | Method::NoCot | Method::NoThoughts | Method::Pause => {
+            json!({ "thinking": "none" })
+        }
+        Method::Codi => json!({
+            "row": "fixed",
+            "c_thought": 6,
+            "thinking": "sequential",
+            "replacement_method": "ln(mlp[1](hs[-1]))",
+            "loss_teacher": 1.0,
+            "loss_distil": 1.0,
+        }),
+        Method::Pccot => json!({
+            "row": "fixed",
+            "c_thought": 24,
+            "thinking": "parallel",
+            "iterations": 3,
+            "latent_shift": 1,
+            "loss_teacher": 1.0,
+            "loss_distil": 1.0,
+            "distil_layers": "blocks",
+        }),
+        Method::Lotus => json!({
+            "row": "blocks",
+            "c_thought": 13,
+            "max_latent_stage": 6,
+            "thinking": "parallel",
+            "iterations": "stage",
+            "latent_shift": 0,
+            "latent_residual": true,
+            "loss_steps": 0.05,
+            "reset_optimizer": false,
+        }),
+        Method::Icot => json!({
+            "row": "tokenwise",
+            "thinking": "none",
+            "schedule": "tokenwise",
+            "removal_smoothing": 4.0,
+        }),
+    };
+    match keys {
+        Value::Object(keys) => keys,
+        _ => Map::new(),
+    }
+}
+
+impl RunConfig {
+    /// The same run with another method and no baselines. The keys that methods differ in become the method's; but
+    /// `pause` keeps the rows and losses and feeds nothing back, which is what it is there to show.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if a method's keys fit no recipe.
+    pub fn with_method(&self, method: Method) -> Result<Self> {
+        let mut keys = self.to_keys();
+        keys.insert("method".into(), json!(method));
+        keys.insert("baselines".into(), json!([]));
+        if method != self.method {
+            if method == Method::Pause {
+                keys.insert("thinking".into(), json!("none"));
+            } else {
+                keys.extend(grid());
+                let of_grid =
+                    preset(method).into_iter().filter(|(key, _)| grid().contains_key(key));
+                keys.extend(of_grid);
+            }
+        }
+        let config: Self = serde_json::from_value(Value::Object(keys))
+            .map_err(|e| Error::Internal(format!("the method {method}: {e}")))?;
+        Ok(Self { origin: self.origin.clone(), ..config })
+    }
+}

@@ -1,0 +1,196 @@
+//! How rows are cut into blocks of columns.
+
+use std::ops::Range;
+
+use super::row::Row;
+
+/// How rows become passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PassPlan {
+    /// The token id that is a latent; with `None` every token is text.
+    pub latent: Option<u32>,
+    /// How latents are computed together, again and again; one after the other if `None`.
+    pub parallel: Option<Parallel>,
+    /// The position id of a row's first latent, from which its others count on; that of any token in its place
+    /// if `None`.
+    pub first_latent_position: Option<usize>,
+    /// Whether passes are laid out as the replication reads them: padding is computed too, hidden states are
+    /// fed back from the last column of the pass before, and input embeddings from as many columns from the
+    /// rows' start as that pass is long.
+    pub replication: bool,
+    /// Whether the hidden states of each row's last latent are read, which feed no thought.
+    pub reads_last_latent: bool,
+}
+
+/// Thinking in parallel (docs/method.md 4.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parallel {
+    /// How often the latents are computed anew, after once with plain embeddings.
+    pub iterations: usize,
+    /// Whether a latent is fed what the position before it computed, as words are; else what it computed itself.
+    pub shift: bool,
+    /// Whether a latent keeps its own embedding beside what it is fed.
+    pub residual: bool,
+}
+
+impl PassPlan {
+    /// Tokens equal to `latent` are fed back to, one after the other.
+    pub fn sequential(latent: u32) -> Self {
+        Self { latent: Some(latent), ..Self::default() }
+    }
+
+    /// Tokens equal to `latent` are fed back to, all together.
+    pub fn parallel(latent: u32, parallel: Parallel) -> Self {
+        Self { latent: Some(latent), parallel: Some(parallel), ..Self::default() }
+    }
+}
+
+/// What one row puts into one block of columns: tokens from its left edge on, and tokens up to its right edge,
+/// as positions in the row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub left: Range<usize>,
+    pub right: Range<usize>,
+}
+
+impl Slot {
+    pub fn text(right: Range<usize>) -> Self {
+        Self { left: 0..0, right }
+    }
+}
+
+/// Rows cut into blocks: for each row one slot a block.
+#[derive(Clone, Debug)]
+pub(super) struct Blocks {
+    /// For each row, its slots.
+    pub rows: Vec<Vec<Slot>>,
+    /// For each row, what is its teacher's alone, as positions in the teacher's row. Empty without teachers.
+    pub teachers: Vec<Range<usize>>,
+    /// Blocks of text before the thinking begins.
+    pub before: usize,
+}
+
+impl Blocks {
+    /// Cuts rows.
+    ///
+    /// # Errors
+    /// A sentence naming the row (from 0).
+    pub fn new(rows: &[Row], plan: &PassPlan) -> Result<Self, String> {
+        for (index, row) in rows.iter().enumerate() {
+            if row.ids.is_empty() {
+                return Err(format!("row {index} has no tokens"));
+            }
+            if latents(row, plan.latent).next() == Some(0) {
+                return Err(format!(
+                    "row {index} begins with a latent; a latent needs a token before it"
+                ));
+            }
+            if row.teacher.is_some() != rows[0].teacher.is_some() {
+                return Err(format!("of rows 0 and {index}, only one has a teacher"));
+            }
+        }
+        let slots = match plan.parallel {
+            None => sequential_slots(rows, plan.latent),
+            Some(_) => parallel_slots(rows, plan.latent)?,
+        };
+        if !rows.is_empty() && slots.iter().all(|slots| slots[0].right.is_empty()) {
+            return Err("no row has text before the token that its latents follow".into());
+        }
+        let mut blocks = Self { rows: slots, teachers: Vec::new(), before: 1 };
+        if rows.iter().any(|row| row.teacher.is_some()) {
+            blocks.share(rows)?;
+        }
+        Ok(blocks)
+    }
+
+    /// Splits the first block at the end of what rows have in common with their teachers.
+    fn share(&mut self, rows: &[Row]) -> Result<(), String> {
+        let shared = |(row, slots): (&Row, &Vec<Slot>)| {
+            let teacher = row.teacher.map_or(&[][..], |teacher| teacher.ids);
+            let same = row.ids.iter().zip(teacher).take_while(|(a, b)| a == b).count();
+            same.min(slots[0].right.end)
+        };
+        let mut shared: Vec<usize> = rows.iter().zip(&self.rows).map(shared).collect();
+        let ends: Vec<usize> = self.rows.iter().map(|slots| slots[0].right.end).collect();
+        if shared != ends {
+            // A thought is made of the same pass in every row: each keeps a token of its own before it.
+            for (shared, end) in shared.iter_mut().zip(&ends) {
+                *shared = (*shared).min(end - 1);
+            }
+            for (slots, &shared) in self.rows.iter_mut().zip(&shared) {
+                let end = std::mem::replace(&mut slots[0].right.end, shared);
+                slots.insert(1, Slot::text(shared..end));
+            }
+            self.before = 2;
+        }
+        if let Some(alone) = shared.iter().position(|&shared| shared == 0) {
+            return Err(format!("row {alone} and its teacher begin with different tokens"));
+        }
+        let own = rows
+            .iter()
+            .zip(&shared)
+            .map(|(row, &shared)| shared..row.teacher.map_or(shared, |teacher| teacher.ids.len()));
+        self.teachers = own.collect();
+        Ok(())
+    }
+}
+
+/// The positions of a row's latents.
+pub(super) fn latents<'a>(
+    row: &Row<'a>,
+    latent: Option<u32>,
+) -> impl Iterator<Item = usize> + use<'a> {
+    let ids = row.ids;
+    (0..ids.len()).filter(move |&position| Some(ids[position]) == latent)
+}
+
+/// For each row, text and then one slot a latent of the row that has most: at most one latent on the left, then
+/// text on the right.
+fn sequential_slots(rows: &[Row], latent: Option<u32>) -> Vec<Vec<Slot>> {
+    let all: Vec<Vec<usize>> = rows.iter().map(|row| latents(row, latent).collect()).collect();
+    let last_pass = all.iter().map(Vec::len).max().unwrap_or(0);
+    let prefix = all.iter().filter_map(|latents| latents.first().copied()).max();
+
+    let of_row = |(row, latents): (&Row, &Vec<usize>)| {
+        let end = row.ids.len();
+        // A row without latents fills the others' prefix before it takes columns of its own.
+        let first = latents.first().copied().unwrap_or(end.min(prefix.unwrap_or(end)));
+        let mut slots = vec![Slot::text(0..first)];
+        for (j, &position) in latents.iter().enumerate() {
+            let next = latents.get(j + 1).copied().unwrap_or(end);
+            slots.push(Slot { left: position..position + 1, right: position + 1..next });
+        }
+        if latents.len() < last_pass {
+            // The last text waits for the last pass, where every row ends.
+            let mut last = Slot::text(first..end);
+            if let (Some(slot), false) = (slots.last_mut(), latents.is_empty()) {
+                last.right = std::mem::replace(&mut slot.right, 0..0);
+            }
+            slots.resize(last_pass, Slot::text(0..0));
+            slots.push(last);
+        }
+        slots
+    };
+    rows.iter().zip(&all).map(of_row).collect()
+}
+
+/// For each row, text, the region of the latents with the token before them, and text. A row without latents is
+/// text.
+fn parallel_slots(rows: &[Row], latent: Option<u32>) -> Result<Vec<Vec<Slot>>, String> {
+    let of_row = |(index, row): (usize, &Row)| {
+        let all: Vec<usize> = latents(row, latent).collect();
+        let end = row.ids.len();
+        let region = match (all.first(), all.last()) {
+            (Some(first), Some(last)) => first - 1..last + 1,
+            _ => return Ok(vec![Slot::text(0..end), Slot::text(0..0), Slot::text(0..0)]),
+        };
+        if region.len() != all.len() + 1 {
+            return Err(format!(
+                "row {index} has text between its latents; those that are thought of in parallel stand side by side"
+            ));
+        }
+        let before = Slot::text(0..region.start);
+        Ok(vec![before, Slot { left: region.clone(), right: 0..0 }, Slot::text(region.end..end)])
+    };
+    rows.iter().enumerate().map(of_row).collect()
+}

@@ -1,0 +1,60 @@
+//! One row of tokens, and what is to be predicted in it.
+
+/// One row before it is laid out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Row<'a> {
+    /// Token ids.
+    pub ids: &'a [u32],
+    /// For each token, itself if it is to be predicted (Hugging Face's `labels`; `None` is −100).
+    /// Empty if nothing is.
+    pub labels: &'a [Option<u32>],
+    /// For each token, what it is to predict besides, without a shift. Empty if nothing is.
+    pub step_targets: &'a [Option<StepTarget>],
+    /// A row that begins as this one does and is trained beside it.
+    pub teacher: Option<TeacherRow<'a>>,
+}
+
+/// A row beside another one, without latents.
+#[derive(Clone, Copy, Debug)]
+pub struct TeacherRow<'a> {
+    /// Token ids.
+    pub ids: &'a [u32],
+    /// As [`Row::labels`].
+    pub labels: &'a [Option<u32>],
+    /// The positions, in the row and in this one, whose hidden states are compared, if any are.
+    pub anchors: Option<[usize; 2]>,
+}
+
+/// A token that a position is to predict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepTarget {
+    /// The token's id.
+    pub token: u32,
+    /// In which iteration of thinking in parallel; in the last one if `None`.
+    pub iteration: Option<usize>,
+}
+
+impl<'a> Row<'a> {
+    /// A row with labels.
+    pub fn new(ids: &'a [u32], labels: &'a [Option<u32>]) -> Self {
+        Self { ids, labels, ..Self::default() }
+    }
+
+    /// A row without labels.
+    pub fn unlabelled(ids: &'a [u32]) -> Self {
+        Self { ids, ..Self::default() }
+    }
+}
+
+/// Where a label is predicted, and what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Row of the batch.
+    pub row: usize,
+    /// Column of the token before the labelled one.
+    pub column: usize,
+    /// Position in the row of the labelled token.
+    pub position: usize,
+    /// The labelled token's id.
+    pub token: u32,
+}

@@ -1,0 +1,255 @@
+//! Objectives against PyTorch written from their formulas (`python/fixtures/objectives.py`): each loss and every
+//! gradient, whatever is computed again, all rows in one batch.
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use coconut::{
+    checkpoint::load_transformer,
+    latent::{
+        BackwardOptions, Batch, Feedback, Iterations, LatentConfig, LatentModel, LatentSizes,
+        Recompute, Shift, Thinking, backward,
+        batch::{Row, StepTarget, TeacherRow},
+    },
+    model::{
+        Transformer,
+        lora::FrozenDtype,
+        parameters::{self, NamedTensors},
+        weights::HostTensors,
+    },
+    objective::{
+        Denominators, DistilLayers, Learner, Objective, ObjectiveParameters, StepsAt, Term,
+    },
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::torch::{distance, fixtures, json, tensors};
+
+#[derive(Deserialize)]
+struct Case {
+    model: String,
+    adapter: Option<String>,
+    latent: u32,
+    c: Option<usize>,
+    feedback: String,
+    thinking: Thinking,
+    iterations: usize,
+    shift: Shift,
+    residual: bool,
+    weights: std::collections::BTreeMap<String, f64>,
+    losses: std::collections::BTreeMap<String, f64>,
+    #[serde(default)]
+    steps_at: StepsAt,
+    #[serde(default)]
+    distil_layers: DistilLayers,
+    rows: Vec<CaseRow>,
+    total: f64,
+}
+
+#[derive(Deserialize)]
+struct CaseRow {
+    role: String,
+    anchor: Option<usize>,
+    ids: Vec<u32>,
+    labels: Vec<i64>,
+    #[serde(default)]
+    step_targets: Option<Vec<i64>>,
+}
+
+/// −100 where there is none.
+fn tokens(labels: &[i64]) -> Vec<Option<u32>> {
+    labels.iter().map(|&label| u32::try_from(label).ok()).collect()
+}
+
+impl Case {
+    fn objective(&self) -> Objective {
+        let term = |(name, &weight): (&String, &f64)| match name.as_str() {
+            "answer" => Term::CrossEntropy { weight },
+            "steps" => Term::Steps { weight, at: self.steps_at },
+            "teacher" => Term::Teacher { weight, last_step: false },
+            "distil" => Term::Distil { weight, layers: self.distil_layers },
+            other => panic!("{other}"),
+        };
+        Objective { terms: self.weights.iter().map(term).collect() }
+    }
+
+    /// All rows in one batch.
+    fn batch(&self, config: &LatentConfig) -> Batch {
+        struct Parts<'a> {
+            row: &'a CaseRow,
+            labels: Vec<Option<u32>>,
+            steps: Vec<Option<StepTarget>>,
+            teacher: Option<(&'a CaseRow, Vec<Option<u32>>)>,
+        }
+        let mut all: Vec<Parts> = Vec::new();
+        for row in &self.rows {
+            let labels = tokens(&row.labels);
+            if row.role == "teacher" {
+                all.last_mut().unwrap().teacher = Some((row, labels));
+                continue;
+            }
+            let region = row.ids.iter().position(|&id| id == self.latent).map(|first| first - 1);
+            let target = |(position, token): (usize, Option<u32>)| {
+                let block = (position - region.unwrap()) / self.c.unwrap();
+                let iteration = (self.steps_at == StepsAt::Own).then_some(block + 1);
+                Some(StepTarget { token: token?, iteration })
+            };
+            let steps = row.step_targets.as_deref().map(tokens).unwrap_or_default();
+            let steps = (steps.into_iter().enumerate())
+                .map(|(position, token)| token.and_then(|token| target((position, Some(token)))))
+                .collect();
+            all.push(Parts { row, labels, steps, teacher: None });
+        }
+        let row = |parts: &'_ Parts| -> (Option<[usize; 2]>,) {
+            (parts
+                .teacher
+                .as_ref()
+                .and_then(|(teacher, _)| Some([parts.row.anchor?, teacher.anchor?])),)
+        };
+        let anchors: Vec<_> = all.iter().map(row).collect();
+        let rows: Vec<Row> = all
+            .iter()
+            .zip(&anchors)
+            .map(|(parts, &(anchors,))| Row {
+                ids: &parts.row.ids,
+                labels: &parts.labels,
+                step_targets: &parts.steps,
+                teacher: parts.teacher.as_ref().map(|(teacher, labels)| TeacherRow {
+                    ids: &teacher.ids,
+                    labels,
+                    anchors,
+                }),
+            })
+            .collect();
+        Batch::new(&rows, &config.plan(self.latent, 0)).unwrap()
+    }
+
+    fn learner(&self, found: &HostTensors) -> Learner {
+        let device = Device::flex();
+        let transformer = match &self.adapter {
+            None => Transformer::load(&fixtures().join(&self.model), &device).unwrap(),
+            Some(adapter) => adapted(&self.model, adapter),
+        };
+        let config = LatentConfig {
+            thinking: self.thinking,
+            iterations: Iterations::Times(self.iterations),
+            latent_shift: self.shift,
+            latent_residual: self.residual,
+            ..LatentConfig::from(self.feedback.parse::<Feedback>().unwrap())
+        };
+        let model = LatentModel::new(transformer, config, LatentSizes::default()).unwrap();
+        let LatentModel { transformer, parameters, config } = model;
+        let parameters = parameters::map(parameters, |name, value| {
+            let part = name.strip_prefix("reinject.").unwrap();
+            let (_, values) = &found[&format!("part.{}.{part}", self.feedback)];
+            Tensor::from_data(values.as_slice(), &value.device())
+        });
+        let model = LatentModel { transformer, parameters, config };
+        Learner { model, objective: ObjectiveParameters { seq_vcr: None } }.train()
+    }
+}
+
+/// A model with the adapters of a fixture's folder, whose base lies elsewhere here.
+fn adapted(model: &str, adapter: &str) -> Transformer {
+    let place = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(fixtures().join(adapter)).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), place.path().join(file.file_name())).unwrap();
+    }
+    let path = place.path().join("adapter_config.json");
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    config["base_model_name_or_path"] = fixtures().join(model).display().to_string().into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    load_transformer(place.path(), FrozenDtype::F32, &Device::flex()).unwrap()
+}
+
+/// Compares every case of a fixture; the names of those compared.
+fn check(name: &str, compared: impl Fn(&Case) -> bool) -> Vec<String> {
+    let (about, found) = (json::<Value>(name), tensors(name));
+    let mut names = Vec::new();
+    for (case_name, value) in about.as_object().unwrap() {
+        if value.get("rows").is_none() {
+            continue;
+        }
+        let case: Case = serde_json::from_value(value.clone()).unwrap();
+        if !compared(&case) {
+            continue;
+        }
+        for recompute in [Recompute::None, Recompute::Passes, Recompute::Blocks] {
+            check_case(&format!("{name} {case_name}"), case_name, &case, &found, recompute);
+        }
+        names.push(case_name.clone());
+    }
+    names
+}
+
+fn check_case(at: &str, name: &str, case: &Case, found: &HostTensors, recompute: Recompute) {
+    let learner = case.learner(found);
+    let (objective, batch) = (case.objective(), case.batch(&learner.model.config));
+    let denominators = Denominators {
+        labels: batch.targets.len() as f64,
+        teacher_labels: batch.teacher_targets.len().max(1) as f64,
+        step_targets: batch.n_step_targets().max(1) as f64,
+        batches: 1.0,
+    };
+    let options =
+        BackwardOptions { reads: objective.reads(), recompute, ..BackwardOptions::default() };
+    let (gradients, (total, logged)) =
+        backward(&learner, &learner.model, &batch, options, |trace| {
+            let Learner { model, objective: parameters } = &learner;
+            let losses = objective.losses(parameters, model, &batch, trace, denominators)?;
+            let total = losses.total.clone().into_scalar::<f32>();
+            Some((losses.total, (f64::from(total), losses.logged)))
+        })
+        .unwrap();
+    let near = |what: &str, ours: f64, theirs: f64| {
+        let off = (ours / theirs - 1.0).abs();
+        assert!(off < 1e-5, "{at} {recompute:?}: {what} {ours}, PyTorch {theirs}");
+    };
+    near("total", total, case.total);
+    for (logged_name, value) in logged {
+        let name = logged_name.strip_prefix("loss_").unwrap_or("answer");
+        let value = f64::from(value.into_scalar::<f32>());
+        let value = if name == "answer" { value / denominators.labels } else { value };
+        near(logged_name, value, case.losses[name]);
+    }
+    check_gradients(&format!("{at} {recompute:?}"), name, &gradients, found);
+}
+
+fn check_gradients(at: &str, name: &str, gradients: &NamedTensors, found: &HostTensors) {
+    let prefix = format!("{name}.grad.");
+    let mut compared = 0;
+    for (key, (_, theirs)) in found {
+        let Some(parameter) = key.strip_prefix(&prefix) else { continue };
+        let Some(ours) = gradients.get(parameter) else {
+            panic!("{at}: {parameter} has no gradient here");
+        };
+        let ours: Vec<f32> = ours.values.clone().into_data().try_into_vec().unwrap();
+        let distance = distance(&ours, theirs);
+        assert!(distance < 1e-4, "{at}: gradient of {parameter} differs by {distance:e}");
+        compared += 1;
+    }
+    assert!(compared >= 8, "{at}: {compared} gradients");
+}
+
+fn without_decoder(case: &Case) -> bool {
+    !case.weights.contains_key("decoder")
+}
+
+#[test]
+fn gpt2_equals_pytorch() {
+    assert_eq!(check("objectives_gpt2", without_decoder).len(), 24);
+}
+
+#[test]
+fn llama_equals_pytorch() {
+    assert_eq!(check("objectives_llama", without_decoder).len(), 14);
+}
+
+#[test]
+fn adapters_equal_pytorch() {
+    assert_eq!(check("objectives_lora_gpt2", |_| true), ["codi_20"]);
+    assert_eq!(check("objectives_lora_qwen3", |_| true), ["steps_last"]);
+}
