@@ -6,6 +6,7 @@ use clap::Parser;
 
 mod bench;
 mod data;
+mod dry_run;
 mod eval;
 mod generate;
 mod log;

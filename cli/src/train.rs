@@ -1,23 +1,18 @@
 //! `coconut train`.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
 };
 
-use crate::{eval, log, verbs, watcher::Watcher};
+use crate::{dry_run, eval, log, verbs, watcher::Watcher};
 use clap::Args;
 use coconut::{
     Error, Result,
-    config::{
-        Resolved, RunConfig,
-        resolved::{ModelSource, TokenizerSource},
-    },
-    data::{SampleKey, Tokenizer},
-    model::{ModelConfig, Transformer},
+    config::{Resolved, RunConfig},
     report,
     run::{Results, RunFolder},
-    train::{Beginning, Data, Trainer, model_config},
+    train::{Beginning, Data, Trainer},
 };
 use serde_json::json;
 
@@ -34,7 +29,7 @@ pub struct Train {
     /// Replace a run of the same name.
     #[arg(long)]
     overwrite: bool,
-    /// Show what would be done, and do nothing.
+    /// Show what would be done, and do nothing: every key, and what an example becomes at each stage.
     #[arg(long)]
     dry_run: bool,
     /// Save and stop, as on Ctrl-C, when standard input closes: for programs that start runs.
@@ -49,7 +44,7 @@ impl Train {
     pub fn run(self) -> Result<()> {
         let config = RunConfig::load(&self.recipe, &self.set)?;
         if self.dry_run {
-            return dry_run(&config);
+            return dry_run::show(&config);
         }
         if config.only_eval {
             return eval::evaluate_recipe(&config, self.json);
@@ -103,115 +98,4 @@ impl Train {
         }
         Ok(())
     }
-}
-
-fn dry_run(config: &RunConfig) -> Result<()> {
-    config.task()?;
-    println!("{}", config.to_yaml()?);
-    let (run, missing) = match Resolved::new(config, None) {
-        Ok(run) => {
-            let problem = whole(&run).err().map(|error| error.to_string());
-            (Some(run), problem.into_iter().chain(absent(config)).collect::<Vec<_>>())
-        }
-        Err(problem) => {
-            (None, std::iter::once(problem.to_string()).chain(absent(config)).collect())
-        }
-    };
-    match run {
-        Some(_) if config.only_eval && missing.is_empty() => {
-            let named = |path: &Option<PathBuf>| {
-                path.as_deref().unwrap_or(Path::new("")).display().to_string()
-            };
-            println!(
-                "# evaluates {} on {}, at the stage that it was trained to; trains nothing",
-                named(&config.load_model_path),
-                named(&config.val_path)
-            );
-            Ok(())
-        }
-        Some(run) if missing.is_empty() => show_run(&run),
-        _ => {
-            let stages = if config.only_eval { Vec::new() } else { config.schedule().stages() };
-            for (stage, epochs) in stages {
-                println!("# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
-            }
-            println!("\n# This run cannot start yet:");
-            missing.iter().for_each(|problem| println!("# {problem}"));
-            Ok(())
-        }
-    }
-}
-
-/// Prints the size of a run's model and data, and what its first example becomes at each stage.
-fn show_run(run: &Resolved) -> Result<()> {
-    let data = Data::prepare(run)?;
-    for warning in &data.warnings {
-        println!("warning: {warning}");
-    }
-    let model = match &run.model {
-        ModelSource::Random(shape) => model_config(shape, run, &data),
-        ModelSource::Folder { path, .. } | ModelSource::Checkpoint(path) => {
-            ModelConfig::load(path)?
-        }
-    };
-    println!(
-        "# {} parameters: {} blocks, width {}, {} heads, context {}, vocabulary {}",
-        model.num_parameters(),
-        model.n_layer,
-        model.d_model,
-        model.heads.query,
-        model.n_positions,
-        model.vocab_size
-    );
-    println!(
-        "# {} training examples, {} test examples, {} optimizer steps an epoch",
-        data.train.encoded.len(),
-        data.val.encoded.len(),
-        run.batches.steps(data.train.encoded.len())
-    );
-    for (stage, epochs) in run.schedule.stages() {
-        println!("\n# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
-        let Some(example) = data.train.encoded.first() else { continue };
-        let key = SampleKey { seed: run.seed, epoch: epochs.start as u64, index: 0 };
-        let markers = data.tokenizer.special_tokens();
-        let sequence = run.curriculum.train_sequence(example, stage, markers, key);
-        println!("tokens: {}", shown(&data.tokenizer, &sequence.ids));
-        let labels: Vec<String> = sequence
-            .labels
-            .iter()
-            .map(|label| label.map_or("-100".into(), |id| shown(&data.tokenizer, &[id])))
-            .collect();
-        println!("labels: {}", labels.join(" "));
-    }
-    Ok(())
-}
-
-/// The files that a recipe names and this machine does not have, a sentence each.
-fn absent(config: &RunConfig) -> Vec<String> {
-    let paths = [
-        ("load_model_path", &config.load_model_path),
-        ("train_path", &config.train_path),
-        ("val_path", &config.val_path),
-    ];
-    let absent = paths.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?)));
-    let absent = absent.filter(|(_, path)| !path.exists());
-    absent.map(|(key, path)| format!("`{key}`: {} is missing", path.display())).collect()
-}
-
-/// Refuses a folder that no run can start from: weights that do not fit, no tokenizer.
-fn whole(run: &Resolved) -> Result<()> {
-    let ModelSource::Folder { path, .. } = &run.model else { return Ok(()) };
-    if !path.exists() {
-        return Ok(()); // said of the key that names it
-    }
-    Transformer::check(path)?;
-    if run.data.tokenizer == TokenizerSource::Path(path.clone()) {
-        Tokenizer::load(path)?;
-    }
-    Ok(())
-}
-
-fn shown(tokenizer: &Tokenizer, ids: &[u32]) -> String {
-    let strings = tokenizer.token_strings(ids);
-    strings.iter().map(|s| s.replace('\n', "\\n")).collect::<Vec<_>>().join(" ")
 }

@@ -84,8 +84,10 @@ impl Schedule {
                 break;
             }
             let end = start.saturating_add(epochs).min(self.num_epochs);
-            if start < end {
-                stages.push((stage, start..end));
+            match stages.last_mut() {
+                Some((last, range)) if *last == stage => range.end = end,
+                _ if start < end => stages.push((stage, start..end)),
+                _ => {}
             }
             start = end;
         }
