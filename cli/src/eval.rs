@@ -9,6 +9,7 @@ use coconut::{
     config::RunConfig,
     data::{Curriculum, Dataset, Format, Stage, encode_graphs, encode_texts, read},
     eval::Evaluator,
+    latent::LatentModel,
     report,
     run::{self, Results, append_samples},
 };
@@ -16,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     log,
-    options::{ModelOptions, SamplingOptions},
+    options::{Dials, ModelOptions, SamplingOptions},
     progress::Progress,
     verbs,
 };
@@ -31,6 +32,8 @@ pub struct Eval {
     /// Evaluate at this stage instead of the checkpoint's (−1 is chain of thought in words).
     #[arg(long, allow_hyphen_values = true)]
     stage: Option<i32>,
+    #[command(flatten)]
+    dials: Dials,
     /// Questions generated at once.
     #[arg(long, default_value_t = 64, value_parser = verbs::at_least_one)]
     batch_size: usize,
@@ -55,11 +58,13 @@ pub struct Eval {
 
 impl Eval {
     pub fn run(self) -> Result<()> {
-        let checkpoint = self.model.open()?;
+        let mut checkpoint = self.model.open()?;
+        let trained = checkpoint.latent.curriculum();
+        let stage = self.stage(checkpoint.latent.stage, &trained)?;
+        self.dials.set_iterations(&mut checkpoint, stage)?;
+        let curriculum = self.with_latents(trained, stage, &checkpoint)?;
         let data = self.examples(&checkpoint)?;
         let Checkpoint { model, tokenizer, latent, .. } = &checkpoint;
-        let curriculum = latent.curriculum();
-        let stage = self.stage(latent.stage, &curriculum)?;
         let evaluator = Evaluator {
             data: &data,
             tokenizer,
@@ -69,6 +74,7 @@ impl Eval {
             sampling: self.sampling.sampling(),
             seed: 0,
         };
+        self.check_room(&evaluator, model, stage)?;
         evaluator.check(model, stage, &self.data)?;
         let progress = Progress::new("evaluating", "questions", 0, data.encoded.len() as u64);
         let found = evaluator.evaluate(model, stage, |n| {
@@ -82,12 +88,53 @@ impl Eval {
             append_samples(path, &found, stage, 0, latent.method)?;
         }
         if self.json {
-            verbs::print_json(&json!(row));
+            let mut object = json!(row);
+            if let Some(iterations) = self.dials.iterations {
+                object["iterations"] = json!(iterations);
+            }
+            verbs::print_json(&object);
         } else {
             let results = Results { run: "eval".into(), config: json!({}), rows: vec![row] };
             println!("{}", report::table::terminal(&report::series(&[&results])));
+            if let Some(iterations) = self.dials.iterations {
+                println!("iterations: {iterations}");
+            }
         }
         Ok(())
+    }
+
+    /// The curriculum with as many latents as are asked for.
+    fn with_latents(
+        &self,
+        curriculum: Curriculum,
+        stage: Stage,
+        checkpoint: &Checkpoint,
+    ) -> Result<Curriculum> {
+        let Some(latents) = self.dials.latents else { return Ok(curriculum) };
+        let context = checkpoint.model.transformer.config.n_positions;
+        let problem = if !curriculum.has_latents() {
+            format!("rows of `method: {}` have none", curriculum.method)
+        } else if stage == Stage::COT {
+            "at stage -1 all steps are words, and there are no latents".into()
+        } else if latents > context {
+            format!("they are more than the model's context of {context}")
+        } else {
+            return Ok(Curriculum { latents: Some(latents), ..curriculum });
+        };
+        Err(Error::Usage(format!("--latents {latents}: {problem}.")))
+    }
+
+    /// Refuses more latents than fit beside the questions.
+    fn check_room(&self, evaluator: &Evaluator, model: &LatentModel, stage: Stage) -> Result<()> {
+        let Some(latents) = self.dials.latents else { return Ok(()) };
+        let context = model.transformer.config.n_positions;
+        let lengths = evaluator.prompts(stage).into_iter().map(|prompt| prompt.ids.len());
+        match (1..).zip(lengths).find(|(_, length)| *length > context) {
+            Some((number, length)) => Err(Error::Usage(format!(
+                "--latents {latents}: with them the prompt of example {number} has {length} tokens, but the model's context is {context}."
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The stage to evaluate at: the checkpoint's, or another that it has.
@@ -136,6 +183,7 @@ pub fn evaluate_recipe(config: &RunConfig, json: bool) -> Result<()> {
         },
         data: data.clone(),
         stage: None,
+        dials: Dials::default(),
         batch_size: config.eval_batch_size,
         max_new_tokens: config.max_new_tokens,
         max_size: None,

@@ -16,7 +16,7 @@ use comfy_table::{Attribute, Cell, CellAlignment, Table, presets};
 use serde_json::json;
 
 use crate::{
-    options::{ModelOptions, SamplingOptions},
+    options::{Dials, ModelOptions, SamplingOptions},
     verbs,
 };
 
@@ -27,9 +27,8 @@ pub struct Generate {
     /// The question; lines of standard input if absent.
     #[arg(long)]
     prompt: Option<String>,
-    /// Latents between question and answer; as many as in training if absent.
-    #[arg(long)]
-    latents: Option<usize>,
+    #[command(flatten)]
+    dials: Dials,
     /// Show each thought too: the 5 (or so many) likeliest tokens by the logit lens, and the length of the
     /// vector fed back.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "5", value_name = "TOKENS")]
@@ -49,7 +48,9 @@ pub struct Generate {
 
 impl Generate {
     pub fn run(self) -> Result<()> {
-        let checkpoint = self.model.open()?;
+        let mut checkpoint = self.model.open()?;
+        let stage = checkpoint.latent.stage;
+        self.dials.set_iterations(&mut checkpoint, stage)?;
         let trained = checkpoint.trained();
         if let Some(prompt) = &self.prompt {
             self.print(&self.answer(&trained, prompt)?);
@@ -73,7 +74,7 @@ impl Generate {
 
     fn answer(&self, trained: &TrainedModel, question: &str) -> Result<Answer> {
         self.check_words(trained.tokenizer, question)?;
-        let asked = Question { latents: self.latents, ..Question::from(question) };
+        let asked = Question { latents: self.dials.latents, ..Question::from(question) };
         let options = AnswerOptions {
             max_new_tokens: self.max_new_tokens,
             sampling: self.sampling.sampling(),
@@ -123,6 +124,9 @@ impl Generate {
             "latents": answer.latents,
             "finished": answer.finished,
         });
+        if let Some(iterations) = self.dials.iterations {
+            object["iterations"] = json!(iterations);
+        }
         if self.thoughts.is_some() {
             let thought =
                 |thought: &Thought| json!({"tokens": thought.tokens, "length": thought.length});

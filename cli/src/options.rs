@@ -3,7 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use coconut::{Error, Result, checkpoint::Checkpoint, device, eval::Sampling};
+use coconut::{
+    Error, Result,
+    checkpoint::Checkpoint,
+    data::Stage,
+    device,
+    eval::Sampling,
+    latent::{Iterations, Thinking},
+};
 
 /// The model that a verb works on.
 #[derive(Args)]
@@ -56,6 +63,47 @@ fn check_bf16(bf16: bool, device: &str) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// How much a model thinks, where that is to differ from training.
+#[derive(Args, Default)]
+pub struct Dials {
+    /// Latents between question and answer; as many as in training if absent.
+    #[arg(long, value_name = "K")]
+    pub latents: Option<usize>,
+    /// How often latents that are thought of in parallel are computed anew; as often as in training if absent.
+    #[arg(long, value_name = "R", value_parser = iterations)]
+    pub iterations: Option<usize>,
+}
+
+fn iterations(text: &str) -> Result<usize, String> {
+    let iterations = text.parse::<usize>().ok().filter(|iterations| *iterations <= 1000);
+    iterations.ok_or_else(|| "expected a whole number from 0 to 1000".into())
+}
+
+impl Dials {
+    /// Lets a checkpoint think as often as is asked for at a stage.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if it has no iterations there.
+    pub fn set_iterations(&self, checkpoint: &mut Checkpoint, stage: Stage) -> Result<()> {
+        let Some(iterations) = self.iterations else { return Ok(()) };
+        let config = &mut checkpoint.model.config;
+        let problem = match config.thinking {
+            Thinking::Parallel if stage != Stage::COT => {
+                config.iterations = Iterations::Times(iterations);
+                return Ok(());
+            }
+            Thinking::Parallel => "at stage -1 all steps are words, and there are no latents",
+            Thinking::Sequential => {
+                "this checkpoint thinks one latent after the other; iterations are those of `thinking: parallel`"
+            }
+            Thinking::None => {
+                "this checkpoint feeds nothing back; iterations are those of `thinking: parallel`"
+            }
+        };
+        Err(Error::Usage(format!("--iterations {iterations}: {problem}.")))
+    }
 }
 
 /// How tokens are chosen.

@@ -239,7 +239,7 @@ impl Curriculum {
     }
 
     /// Whether the sequences carry `bot` and `eot`, and latents between them.
-    fn has_latents(&self) -> bool {
+    pub fn has_latents(&self) -> bool {
         self.method.has_latents() && self.row != RowKind::Tokenwise
     }
 

@@ -110,8 +110,10 @@ pub fn answer(
     let prompts = trained.prompts(questions)?;
     let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let generation = trained.generation(options);
-    // What feeds a thought is among the predictions; what only stands before a pause token is not.
-    let reads = match options.thoughts > 0 && generation.plan.latent.is_none() {
+    // What feeds a thought, one after the other, is among the predictions; what only stands before a pause token, or
+    // is left of the last iteration, is not.
+    let fed_once = generation.plan.latent.is_some() && generation.plan.parallel.is_none();
+    let reads = match options.thoughts > 0 && !fed_once {
         true => ReadSet::ALL,
         false => ReadSet::PREDICTIONS,
     };

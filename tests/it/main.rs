@@ -8,6 +8,7 @@ mod cli;
 mod curriculum;
 mod data_files;
 mod data_properties;
+mod dials;
 mod dry_run;
 mod edit;
 mod families;
