@@ -540,6 +540,12 @@ fn every_recipe_can_be_tried_without_weights_or_data() {
     for (name, last_stage, fetch) in [
         ("gsm_gpt2_cot", "stage CoT", "hf download openai-community/gpt2`"),
         ("gsm_gpt2", "stage 4", "runs/gsm_gpt2_cot/checkpoints/-1-21 is missing"),
+        ("gsm_gpt2_codi", "stage 1: epochs 1 to 40", "hf download openai-community/gpt2`"),
+        ("gsm_gpt2_pccot", "stage 1: epochs 1 to 40", "hf download openai-community/gpt2`"),
+        ("gsm_gpt2_icot", "stage 39", "hf download openai-community/gpt2`"),
+        ("gsm_gpt2_lotus", "stage 6: epochs 7 to 30", "gsm_gpt2_cot/checkpoints/-1-21 is missing"),
+        ("gsm_llama_1b_codi", "stage 1", "hf download meta-llama/Llama-3.2-1B-Instruct`"),
+        ("gsm_llama_1b_lotus", "stage 6", "gsm_llama_1b_cot/checkpoints/latest is missing"),
         ("gsm_qwen3_0.6b", "stage 4", "hf download Qwen/Qwen3-0.6B`"),
         ("gsm_qwen3_0.6b_lora", "stage 4", "hf download Qwen/Qwen3-0.6B`"),
         ("gsm_smollm2", "stage 3", "hf download HuggingFaceTB/SmolLM2-135M-Instruct`"),
