@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 mod answers;
 mod architecture;
+mod bench;
 mod cli;
 mod curriculum;
 mod data_files;

@@ -1,8 +1,10 @@
 //! `coconut bench`: step time, generation and memory by stage, with random weights.
 
+mod examples;
 mod workload;
 
 use std::{
+    fmt,
     io::{BufRead, BufReader, Write},
     path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -14,7 +16,11 @@ use crate::{
 };
 use clap::Args;
 use coconut::{
-    Error, Result, data::Stage, latent::Recompute, model::lora::FrozenDtype, report::table::drawn,
+    Error, Result,
+    data::{Method, RowKind},
+    latent::Recompute,
+    model::lora::FrozenDtype,
+    report::table::drawn,
 };
 use comfy_table::Cell;
 use serde_json::{Value, json};
@@ -28,6 +34,9 @@ const BATCHES: usize = 3;
 
 #[derive(Args)]
 pub struct Bench {
+    /// What is measured: the rows, the thinking and the losses of this method (docs/method.md 3.6).
+    #[arg(long, default_value = "coconut", value_parser = method)]
+    method: Method,
     /// The shape of a model folder, or of a `config.json` alone, instead of GPT-2's with the three
     /// below; weights are random all the same.
     #[arg(long)]
@@ -56,19 +65,36 @@ pub struct Bench {
     /// Examples a step, and questions a batch of generation.
     #[arg(long, default_value_t = 32, value_parser = at_least_one)]
     batch: usize,
-    /// Stages to measure, each in a process of its own, in turns.
-    #[arg(long, value_delimiter = ',', default_value = "0,3,6", value_parser = clap::value_parser!(i32).range(-1..=1000))]
+    /// Stages to measure, each in a process of its own, in turns; 0, 3 and 6 if absent, or 1 for a method that has one.
+    /// For lotus, blocks of latents and iterations; for icot, missing tokens.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(i32).range(-1..=1000))]
     stages: Vec<i32>,
-    /// Thoughts a step.
-    #[arg(long, default_value_t = 1)]
-    c_thought: usize,
+    /// Thoughts a step, or in all for codi and pccot; the method's own number if absent.
+    #[arg(long)]
+    c_thought: Option<usize>,
+    /// Measure each stage also with rows and their teachers in two batches of their own, which share no question and
+    /// whose hidden states are not compared; for codi and pccot.
+    #[arg(long)]
+    apart: bool,
     /// Examples, cut into word tokens.
-    #[arg(long, required_unless_present = "tokens")]
+    #[arg(long, required_unless_present_any = ["tokens", "question"])]
     data: Option<PathBuf>,
     /// Rows of so many random tokens instead of `--data`, latents included; the last quarter of each
     /// is labelled.
     #[arg(long, conflicts_with = "data", value_parser = at_least_one)]
     tokens: Option<usize>,
+    /// Random examples with questions of so many tokens instead of `--data`, and the three below.
+    #[arg(long, conflicts_with_all = ["data", "tokens"], value_parser = at_least_one)]
+    question: Option<usize>,
+    /// Steps of such an example.
+    #[arg(long, default_value_t = 6, conflicts_with_all = ["data", "tokens"])]
+    steps: usize,
+    /// Tokens of each step.
+    #[arg(long, default_value_t = 8, conflicts_with_all = ["data", "tokens"], value_parser = at_least_one)]
+    step_tokens: usize,
+    /// Tokens of the answer.
+    #[arg(long, default_value_t = 6, conflicts_with_all = ["data", "tokens"], value_parser = at_least_one)]
+    answer: usize,
     /// Rows of the embedding; the model's or the data's vocabulary if absent.
     #[arg(long, value_parser = at_least_one)]
     vocab: Option<usize>,
@@ -96,25 +122,27 @@ pub struct Bench {
 
 impl Bench {
     pub fn run(self) -> Result<()> {
-        let Some(&first) = self.stages.first() else { return Ok(()) };
         self.check_flags()?;
+        let variants = self.variants()?;
+        let Some(&first) = variants.first() else { return Ok(()) };
         if self.step_on_stdin {
-            return Workload::new(&self, Stage(first))?.on_stdin();
+            return Workload::new(&self, Variant { apart: self.apart, ..first })?.on_stdin();
         }
         // What is wrong with the arguments or the data is said once, before any process starts.
         self.check_stages()?;
-        let at_once = if self.in_sequence { 1 } else { self.stages.len() };
+        let at_once = if self.in_sequence { 1 } else { variants.len() };
         let questions = if self.steps_only { 0 } else { self.repeats + BATCHES };
-        let total = self.stages.len() * (self.repeats + UNMEASURED + questions);
+        let total = variants.len() * (self.repeats + UNMEASURED + questions);
         let progress = Progress::new("measuring", "measurements", 0, total as u64);
         let mut stages = Vec::new();
-        for together in self.stages.chunks(at_once) {
-            let workers = together.iter().map(|&stage| Worker::start(&self, stage));
+        for together in variants.chunks(at_once.max(1)) {
+            let workers = together.iter().map(|&variant| Worker::start(&self, variant));
             stages.extend(self.in_turns(workers.collect::<Result<_>>()?, &progress)?);
         }
         drop(progress);
-        let rows: Vec<Value> =
-            stages.iter().map(|stage| stage.row(&stages[0], self.batch.max(1))).collect();
+        let first = stages.first();
+        let row = |stage: &Measured| stage.row(first.unwrap_or(stage), &self);
+        let rows: Vec<Value> = stages.iter().map(row).collect();
         if self.json {
             rows.iter().for_each(print_json);
         } else {
@@ -123,14 +151,30 @@ impl Bench {
         Ok(())
     }
 
+    /// The stages that are measured.
+    fn stages(&self) -> Result<Vec<i32>> {
+        if !self.stages.is_empty() {
+            return Ok(self.stages.clone());
+        }
+        let one = self.recipe()?.row == RowKind::Fixed;
+        Ok(if one { vec![1] } else { vec![0, 3, 6] })
+    }
+
+    /// What is measured, in order.
+    fn variants(&self) -> Result<Vec<Variant>> {
+        let ways = if self.apart { &[false, true][..] } else { &[false] };
+        let of_stage = |stage| ways.iter().map(move |&apart| Variant { stage, apart });
+        Ok(self.stages()?.into_iter().flat_map(of_stage).collect())
+    }
+
     /// Measures each stage once, then each once again, and so on: what else the machine does meanwhile then
     /// touches all of them.
     fn in_turns(&self, mut workers: Vec<Worker>, progress: &Progress) -> Result<Vec<Measured>> {
-        let mut measured: Vec<Measured> = Vec::new();
-        measured.resize_with(workers.len(), Measured::default);
+        let of_worker = |worker: &Worker| Measured::new(worker.variant);
+        let mut measured: Vec<Measured> = workers.iter().map(of_worker).collect();
         let mut each = |what: &str, keep: &mut dyn FnMut(&mut Measured, f64)| -> Result<()> {
             for (worker, measured) in workers.iter_mut().zip(&mut measured) {
-                progress.message(format!("stage {}, {what}", worker.stage));
+                progress.message(format!("{}, {what}", worker.variant));
                 let answer = worker.ask(what)?;
                 keep(measured, answer["ms"].as_f64().unwrap_or(f64::NAN));
                 if what == "step" {
@@ -159,18 +203,23 @@ impl Bench {
 
     /// The command of a process that measures one stage when it is told to. The stage has a process of its
     /// own, so that its peak of memory is its own.
-    fn worker(&self, stage: i32) -> Result<Command> {
+    fn worker(&self, Variant { stage, apart }: Variant) -> Result<Command> {
         let program = std::env::current_exe().map_err(Error::io("find", "this program"))?;
         let mut command = Command::new(&program);
-        command.arg("bench");
+        command.arg("bench").arg(format!("--method={}", self.method));
+        let drawn = |length: usize| self.question.map(|_| length);
         for (flag, value) in [
             ("--layers", Some(self.layers)),
             ("--dim", Some(self.dim)),
             ("--heads", Some(self.heads)),
             ("--batch", Some(self.batch)),
-            ("--c-thought", Some(self.c_thought)),
+            ("--c-thought", self.c_thought),
             ("--vocab", self.vocab),
             ("--tokens", self.tokens),
+            ("--question", self.question),
+            ("--steps", drawn(self.steps)),
+            ("--step-tokens", drawn(self.step_tokens)),
+            ("--answer", drawn(self.answer)),
             ("--lora", Some(self.lora)),
         ] {
             if let Some(value) = value {
@@ -190,23 +239,37 @@ impl Bench {
         if !self.lora_targets.is_empty() {
             command.arg(format!("--lora-targets={}", self.lora_targets.join(",")));
         }
-        command.args(self.bf16.then_some("--bf16"));
+        command.args(self.bf16.then_some("--bf16")).args(apart.then_some("--apart"));
         command.arg("--step-on-stdin").arg(format!("--stages={stage}"));
         Ok(command)
     }
 }
 
+/// One thing that is measured.
+#[derive(Clone, Copy)]
+struct Variant {
+    stage: i32,
+    /// Whether rows and their teachers are batches of their own.
+    apart: bool,
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stage {}{}", self.stage, if self.apart { ", apart" } else { "" })
+    }
+}
+
 /// A process that measures one stage.
 struct Worker {
-    stage: i32,
+    variant: Variant,
     child: Child,
     questions: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
 impl Worker {
-    fn start(bench: &Bench, stage: i32) -> Result<Self> {
-        let mut command = bench.worker(stage)?;
+    fn start(bench: &Bench, variant: Variant) -> Result<Self> {
+        let mut command = bench.worker(variant)?;
         let program = PathBuf::from(command.get_program());
         let mut child = command
             .stdin(Stdio::piped())
@@ -214,17 +277,17 @@ impl Worker {
             .spawn()
             .map_err(Error::io("start", &program))?;
         let (Some(questions), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(failed(stage));
+            return Err(failed(variant));
         };
-        Ok(Self { stage, child, questions, answers: BufReader::new(answers) })
+        Ok(Self { variant, child, questions, answers: BufReader::new(answers) })
     }
 
     /// Asks for one measurement, `step`, `single` or `batch`, and waits for its answer.
     fn ask(&mut self, what: &str) -> Result<Value> {
         let mut line = String::new();
-        writeln!(self.questions, "{what}").map_err(|_| failed(self.stage))?;
-        self.answers.read_line(&mut line).map_err(|_| failed(self.stage))?;
-        serde_json::from_str(&line).map_err(|_| failed(self.stage))
+        writeln!(self.questions, "{what}").map_err(|_| failed(self.variant))?;
+        self.answers.read_line(&mut line).map_err(|_| failed(self.variant))?;
+        serde_json::from_str(&line).map_err(|_| failed(self.variant))
     }
 }
 
@@ -236,15 +299,15 @@ impl Drop for Worker {
     }
 }
 
-fn failed(stage: i32) -> Error {
+fn failed(variant: Variant) -> Error {
     Error::Run(format!(
-        "the measurement of stage {stage} failed; if memory ran out, measure one stage at a time with --in-sequence"
+        "the measurement of {variant} failed; if memory ran out, measure one stage at a time with --in-sequence"
     ))
 }
 
 /// What a worker measured, in milliseconds.
-#[derive(Default)]
 struct Measured {
+    variant: Variant,
     steps: Vec<f64>,
     single_questions: Vec<f64>,
     batches: Vec<f64>,
@@ -253,22 +316,31 @@ struct Measured {
 }
 
 impl Measured {
+    fn new(variant: Variant) -> Self {
+        let (steps, single_questions, batches) = (Vec::new(), Vec::new(), Vec::new());
+        Self { variant, steps, single_questions, batches, last_step: Value::Null }
+    }
+
     /// The line of JSON of a stage; its ratio is the median of those to the steps that `first` took in the same
     /// turns.
-    fn row(&self, first: &Self, batch: usize) -> Value {
+    fn row(&self, first: &Self, bench: &Bench) -> Value {
+        let batch = bench.batch.max(1) as f64;
         let step = median(self.steps.iter().copied());
         let last = |key: &str| self.last_step[key].clone();
         json!({
             "stage": last("stage"),
             "ms_per_step": step,
             "ratio": median(self.steps.iter().zip(&first.steps).map(|(ms, first)| ms / first)),
-            "samples_per_s": 1e3 * batch as f64 / step,
+            "samples_per_s": 1e3 * batch / step,
             "tokens_last_batch": last("tokens"),
             "gen_ms_per_question": median(self.single_questions.iter().copied()),
-            "gen_batch_ms_per_question": median(self.batches.iter().copied()) / batch as f64,
+            "gen_batch_ms_per_question": median(self.batches.iter().copied()) / batch,
             "rss_gb": last("rss_gb"),
             "peak_gb": last("peak_gb"),
             "loss": last("loss"),
+            "losses": last("losses"),
+            "method": bench.method,
+            "apart": self.variant.apart,
         })
     }
 }
@@ -293,7 +365,10 @@ fn table(rows: &[Value]) -> String {
         let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
         let first_peak = rows[0]["peak_gb"].as_f64().unwrap_or(f64::NAN);
         let cells = [
-            row["stage"].to_string(),
+            match row["apart"].as_bool() {
+                Some(true) => format!("{}, apart", row["stage"]),
+                _ => row["stage"].to_string(),
+            },
             rounded(number("ms_per_step"), 0),
             rounded(number("ratio"), 2),
             rounded(number("samples_per_s"), 1),
@@ -311,6 +386,10 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn method(text: &str) -> Result<Method, String> {
+    serde_json::from_value(json!(text)).map_err(|problem| problem.to_string())
 }
 
 fn frozen(text: &str) -> Result<FrozenDtype, String> {

@@ -1,31 +1,27 @@
 //! What the benchmark measures: training steps and generation of a model from random weights, at one stage.
 
-use std::{
-    io::BufRead,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{io::BufRead, path::PathBuf, time::Instant};
 
 use burn::module::Module;
 use coconut::{
     Error, Result,
-    data::{
-        Curriculum, Encoded, Method, SampleKey, Sequence, SpecialTokens, Stage, Tokenizer,
-        encode::Text, encode_texts, read, tokenizer::Units,
-    },
+    config::RunConfig,
+    data::{Curriculum, Encoded, SampleKey, Sequence, SpecialTokens, Stage},
     device,
     eval::{GenerateOptions, Sampling, generate},
-    latent::{LatentModel, PassPlan, Recompute},
+    latent::{Batch, LatentModel, PassPlan, Recompute},
     memory,
     model::{Lora, ModelConfig, Transformer, lora::Targets},
     objective::{Learner, Objective, Term},
     optim::AdamW,
-    rng,
-    train::{Group, StepBatches, StepOptions, step, steps::lay_out},
+    train::{
+        Group, StepBatches, StepOptions, step,
+        steps::{MicroBatch, lay_out},
+    },
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::Bench;
+use super::{Bench, Variant, examples::Examples};
 use crate::verbs::print_json;
 
 /// Tokens generated for a question.
@@ -34,6 +30,8 @@ const NEW_TOKENS: usize = 32;
 /// A model from random weights, and the batches of one stage.
 pub(super) struct Workload {
     stage: Stage,
+    /// Whether rows and their teachers are batches of their own.
+    apart: bool,
     recompute: Recompute,
     encoded: Vec<Encoded>,
     curriculum: Curriculum,
@@ -47,14 +45,6 @@ pub(super) struct Workload {
     single_questions: usize,
 }
 
-/// Examples of a bench, and the ids of their markers.
-struct Examples {
-    encoded: Vec<Encoded>,
-    markers: SpecialTokens,
-    /// The fewest rows of the embedding that hold them.
-    vocab_size: usize,
-}
-
 impl Bench {
     /// Refuses flags that would say nothing.
     pub(super) fn check_flags(&self) -> Result<()> {
@@ -66,19 +56,28 @@ impl Bench {
         idle.map_or(Ok(()), |(flag, _)| {
             let problem = "is about adapters, and there are none; add --lora RANK";
             Err(Error::Usage(format!("{flag} {problem}.")))
-        })
+        })?;
+        match self.apart && self.recipe()?.objective().last_step().is_none() {
+            true => Err(Error::Usage(format!(
+                "--apart is about teachers' rows, and `--method {}` has none; choose codi or pccot.",
+                self.method
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// Refuses what any of the stages would refuse, before their models are made.
     pub(super) fn check_stages(&self) -> Result<()> {
-        let read = self.data.as_deref().map(read_examples).transpose()?;
-        for &stage in &self.stages {
-            let stage = Stage(stage);
-            let mut shape = match &read {
-                Some(examples) => self.shape(stage, examples)?,
-                None => self.shape(stage, &self.random_examples(stage)?)?,
+        let mut examples = None;
+        for (number, stage) in self.stages()?.into_iter().map(Stage).enumerate() {
+            // Those of a file are the same at every stage.
+            let these = match examples.take().filter(|_| self.data.is_some()) {
+                Some(read) => read,
+                None => self.examples(stage)?,
             };
-            if self.lora > 0 && stage.0 == self.stages[0] {
+            let mut shape = self.shape(stage, &these)?;
+            examples = Some(these);
+            if self.lora > 0 && number == 0 {
                 // One block already shows which maps there are.
                 (shape.n_layer, shape.vocab_size, shape.n_positions) = (1, 3, 1);
                 self.adapted(Transformer::random(shape, 0, &device::cpu()), &[0, 1, 2])?;
@@ -87,17 +86,37 @@ impl Bench {
         Ok(())
     }
 
-    fn curriculum(&self, stage: Stage) -> Curriculum {
-        Curriculum::new(Method::Coconut, self.c_thought, stage.0.max(0) as usize, true)
+    /// The method's recipe; of its data and its model, nothing is used.
+    pub(super) fn recipe(&self) -> Result<RunConfig> {
+        let mut keys = Map::from_iter([
+            ("method".to_owned(), json!(self.method)),
+            ("task".to_owned(), json!("arithmetic")),
+        ]);
+        keys.extend(self.c_thought.map(|c| ("c_thought".to_owned(), json!(c))));
+        RunConfig::from_keys(keys, &[], &format!("--method {}", self.method))
+    }
+
+    /// What a stage shows; the last one, so that all rows of it have as many latents.
+    pub(super) fn curriculum(&self, recipe: &RunConfig, stage: Stage) -> Curriculum {
+        Curriculum {
+            max_latent_stage: usize::try_from(stage.0).unwrap_or(0),
+            pad_latent_to_max: true,
+            ..recipe.curriculum()
+        }
     }
 
     /// The shape of the model that a stage is measured with.
     fn shape(&self, stage: Stage, examples: &Examples) -> Result<ModelConfig> {
         let Examples { encoded, markers, vocab_size } = examples;
-        let (curriculum, named) = (self.curriculum(stage), self.named_shape()?);
+        let (recipe, named) = (self.recipe()?, self.named_shape()?);
+        let curriculum = self.curriculum(&recipe, stage);
         let stages: Vec<Stage> = (-1..=stage.0.max(0)).map(Stage).collect();
-        let lengths = encoded.iter().map(|example| curriculum.max_len(example, &stages, *markers));
-        let longest = lengths.max().unwrap_or(1);
+        let teacher = recipe.objective().last_step();
+        let length = |example: &Encoded| {
+            let of_teacher = teacher.map(|last| curriculum.teacher_len(example, *markers, last));
+            curriculum.max_len(example, &stages, *markers).max(of_teacher.unwrap_or(0))
+        };
+        let longest = encoded.iter().map(length).max().unwrap_or(1);
         let context = longest + NEW_TOKENS;
         let asked = self.vocab.or(named.as_ref().map(|shape| shape.vocab_size));
         let vocab_size = asked.unwrap_or(0).max(*vocab_size);
@@ -119,52 +138,12 @@ impl Bench {
     }
 
     /// The shape of the model folder, or of the `config.json`, that `--model` names.
-    fn named_shape(&self) -> Result<Option<ModelConfig>> {
+    pub(super) fn named_shape(&self) -> Result<Option<ModelConfig>> {
         let load = |path: &PathBuf| match path.is_dir() {
             true => ModelConfig::load(path),
             false => ModelConfig::load_file(path),
         };
         self.model.as_ref().map(load).transpose()
-    }
-
-    /// Examples whose rows have `--tokens` tokens with the stage's latents among them: a question, and
-    /// an answer of a quarter of the row.
-    fn random_examples(&self, stage: Stage) -> Result<Examples> {
-        let tokens = self.tokens.unwrap_or(128);
-        let named = self.named_shape()?.map(|shape| shape.vocab_size);
-        let vocab_size = self.vocab.or(named).unwrap_or(512);
-        let latents = stage.0.max(0) as usize * self.c_thought;
-        let answer = tokens / 4;
-        let question = tokens.checked_sub(answer + latents + 2).filter(|_| vocab_size > 5);
-        let Some(question) = question else {
-            return Err(Error::Usage(format!(
-                "--tokens: {tokens} tokens of {vocab_size} hold no {latents} latents and two markers beside an answer."
-            )));
-        };
-        let id = |behind: usize| (vocab_size - behind) as u32;
-        let markers = SpecialTokens {
-            start_latent: id(5),
-            end_latent: id(4),
-            latent: id(3),
-            eos: id(2),
-            pad: id(1),
-        };
-        let mut state = 0u64;
-        let mut draw = |n: usize| -> Vec<u32> {
-            let token = |_| {
-                state += 1;
-                (rng::hash(0, &[state]) % (vocab_size as u64 - 5)) as u32
-            };
-            (0..n).map(token).collect()
-        };
-        let mut example = || Text {
-            question: draw(question),
-            steps: Vec::new(),
-            answer: draw(answer),
-            value_start: 0,
-        };
-        let encoded = (0..64).map(|_| Encoded::Text(example())).collect();
-        Ok(Examples { encoded, markers, vocab_size })
     }
 
     /// The model with the adapters that are asked for, and the rows of `tokens` trained.
@@ -184,41 +163,29 @@ impl Bench {
     }
 }
 
-/// Examples of a file, cut into words.
-fn read_examples(path: &Path) -> Result<Examples> {
-    let examples = read::load(path, None)?;
-    let tokenizer = Tokenizer::build(&examples, Units::Words, path)?;
-    let (encoded, _) = encode_texts(&examples, &tokenizer)?;
-    if encoded.is_empty() {
-        return Err(Error::input(path, "", "it holds no examples."));
-    }
-    let (markers, vocab_size) = (tokenizer.special_tokens(), tokenizer.vocab_size());
-    Ok(Examples { encoded, markers, vocab_size })
-}
-
 impl Workload {
-    pub(super) fn new(bench: &Bench, stage: Stage) -> Result<Self> {
-        let examples = match &bench.data {
-            Some(path) => read_examples(path)?,
-            None => bench.random_examples(stage)?,
-        };
+    pub(super) fn new(bench: &Bench, Variant { stage, apart }: Variant) -> Result<Self> {
+        let stage = Stage(stage);
+        let recipe = bench.recipe()?;
+        let examples = bench.examples(stage)?;
         let shape = bench.shape(stage, &examples)?;
         let Examples { encoded, markers, .. } = examples;
         let mut model = Transformer::random(shape, 0, &device::cpu());
         model.config.precision = device::precision(bench.bf16);
         let model =
             bench.adapted(model, &[markers.start_latent, markers.end_latent, markers.latent])?;
-        let model = LatentModel::new(model, Default::default(), Default::default())
+        let model = LatentModel::new(model, recipe.thinking(), Default::default())
             .map_err(|(key, problem)| Error::Usage(format!("{key} {problem}.")))?;
-        let objective = Objective { terms: vec![Term::CrossEntropy { weight: 1.0 }] };
+        let objective = recipe.objective();
         let d_model = model.transformer.config.d_model;
         let parameters = objective.parameters(d_model, 0, &model.device());
         let learner = Learner { model, objective: parameters };
         Ok(Self {
             stage,
+            apart,
             recompute: bench.recompute,
             encoded,
-            curriculum: bench.curriculum(stage),
+            curriculum: bench.curriculum(&recipe, stage),
             markers,
             batch: bench.batch.max(1),
             objective,
@@ -277,19 +244,15 @@ impl Workload {
             seed: self.steps as u64,
         };
         let start = Instant::now();
-        let layout: Vec<&[Sequence]> = of_examples.iter().map(Vec::as_slice).collect();
-        let batch = lay_out(&layout, &self.objective, &self.curriculum, &self.plan())
-            .map_err(Error::Internal)?;
-        let batches = StepBatches::one(batch, examples);
-        let (learner, report) = step(
-            self.learner,
-            &mut self.optimizer,
-            &batches,
-            &self.objective,
-            options,
-            Group::alone(),
-        )
-        .map_err(|problem| Error::Training(format!("{problem}.")))?;
+        let (objective, batches) = self.batches(&of_examples)?;
+        let batches: Vec<MicroBatch> = (0..)
+            .zip(batches)
+            .map(|(number, batch)| MicroBatch { number, batch, examples: examples.clone() })
+            .collect();
+        let batches = StepBatches { in_all: batches.len(), batches, stage: self.stage };
+        let (learner, report) =
+            step(self.learner, &mut self.optimizer, &batches, &objective, options, Group::alone())
+                .map_err(|problem| Error::Training(format!("{problem}.")))?;
         self.learner = learner;
         let seconds = start.elapsed().as_secs_f64();
         let shape = &self.learner.model.transformer.config;
@@ -301,6 +264,7 @@ impl Workload {
             "stage": self.stage.0,
             "ms": 1e3 * seconds,
             "loss": report.loss(),
+            "losses": report.logged.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect::<Map<_, _>>(),
             "ids": rows.iter().map(|s| s.ids.clone()).collect::<Vec<_>>(),
             "labels": rows.iter().map(labels).collect::<Vec<_>>(),
             "markers": [self.markers.start_latent, self.markers.end_latent, self.markers.latent],
@@ -311,6 +275,26 @@ impl Workload {
             "peak_gb": memory::peak_mb() / 1e3,
         });
         Ok((self, answer))
+    }
+
+    /// The batches of some examples' rows, and what they train. Hidden states of rows and teachers in batches of their
+    /// own are not compared.
+    fn batches(&self, of_examples: &[Vec<Sequence>]) -> Result<(Objective, Vec<Batch>)> {
+        let lay_out = |objective: &Objective, rows: Vec<&[Sequence]>| {
+            lay_out(&rows, objective, &self.curriculum, &self.plan()).map_err(Error::Internal)
+        };
+        if !self.apart {
+            let rows = of_examples.iter().map(Vec::as_slice).collect();
+            return Ok((self.objective.clone(), vec![lay_out(&self.objective, rows)?]));
+        }
+        let objective = Objective { terms: vec![Term::CrossEntropy { weight: 1.0 }] };
+        // An example's row, then its teacher.
+        let each = [0, 1].map(|of| -> Vec<&[Sequence]> {
+            of_examples.iter().filter_map(|rows| rows.get(of..=of)).collect()
+        });
+        let batches = each.into_iter().map(|rows| lay_out(&objective, rows));
+        let batches = batches.collect::<Result<Vec<_>>>()?;
+        Ok((objective, batches))
     }
 
     /// How rows become passes.

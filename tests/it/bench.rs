@@ -1,0 +1,126 @@
+//! `coconut bench` of methods other than Coconut.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::cli::{coconut, refused};
+
+/// A tiny model, and examples of 10 tokens, 3 steps of 4 tokens and an answer of 5.
+const SHAPE: [&str; 8] = [
+    "--dim=16",
+    "--layers=1",
+    "--heads=2",
+    "--batch=2",
+    "--question=10",
+    "--steps=3",
+    "--step-tokens=4",
+    "--answer=5",
+];
+
+fn bench(more: &[&str]) -> Command {
+    let mut command = coconut(["bench"]);
+    command.args(SHAPE).args(more);
+    command
+}
+
+fn lines(output: &[u8]) -> Vec<Value> {
+    let text = std::str::from_utf8(output).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// One step: for each row, its tokens and how many of them have labels; all tokens; and its losses by name.
+fn step(more: &[&str]) -> (Vec<[usize; 2]>, u64, Vec<(String, f64)>) {
+    let command = bench(&[more, &["--step-on-stdin"]].concat());
+    let output =
+        assert_cmd::Command::from_std(command).write_stdin("step\nsingle\n").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answers = lines(&output.stdout);
+    assert!(answers[1]["ms"].as_f64().unwrap() > 0.0);
+    let labelled =
+        |row: &Value| row.as_array().unwrap().iter().filter(|label| **label != -100).count();
+    let rows = answers[0]["ids"].as_array().unwrap().iter();
+    let rows = rows.zip(answers[0]["labels"].as_array().unwrap());
+    let rows =
+        rows.map(|(ids, labels)| [ids.as_array().unwrap().len(), labelled(labels)]).collect();
+    let losses = answers[0]["losses"].as_object().unwrap().iter();
+    let mut losses: Vec<_> = losses.map(|(name, x)| (name.clone(), x.as_f64().unwrap())).collect();
+    losses.push(("loss".into(), answers[0]["loss"].as_f64().unwrap()));
+    (rows, answers[0]["tokens"].as_u64().unwrap(), losses)
+}
+
+/// Losses of the rows' method, near that of a guess among 512 tokens where they are cross entropies.
+#[track_caller]
+fn near_a_guess(losses: &[(String, f64)], expected: &[&str]) {
+    let names: Vec<&str> = losses.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, expected);
+    for (name, loss) in losses {
+        let right =
+            if name == "loss_distil" { 0.0..2.0 } else { 512f64.ln() - 0.5..512f64.ln() + 0.5 };
+        assert!(right.contains(loss), "{name} {loss}");
+    }
+}
+
+#[test]
+fn a_step_of_each_method_is_measured() {
+    // Two blocks of 13 latents, and one step that is still spoken.
+    let (rows, tokens, losses) = step(&["--method=lotus", "--stages=2"]);
+    assert_eq!((rows, tokens), (vec![[10 + 28 + 4 + 5, 9]; 2], 94));
+    near_a_guess(&losses, &["loss_steps", "loss"]);
+
+    let (rows, tokens, losses) = step(&["--method=codi"]);
+    let (student, teacher) = ([10 + 8 + 5, 5], [10 + 8 + 5, 13]);
+    assert_eq!(rows, [student, teacher, student, teacher]);
+    assert_eq!(tokens, 2 * (23 + 13), "the question counts once");
+    near_a_guess(&losses, &["loss_teacher", "loss_distil", "loss"]);
+
+    let (apart, tokens, losses) = step(&["--method=codi", "--apart"]);
+    assert_eq!((apart, tokens), (rows, 2 * (23 + 23)));
+    near_a_guess(&losses, &["loss"]);
+
+    let (rows, _, losses) = step(&["--method=pccot", "--c-thought=3"]);
+    assert_eq!(rows[0], [10 + 5 + 5, 5]);
+    near_a_guess(&losses, &["loss_teacher", "loss_distil", "loss"]);
+    let (rows, _, losses) = step(&["--method=icot", "--stages=12"]);
+    assert_eq!(rows, [[15, 5]; 2], "no token of the steps is left");
+    near_a_guess(&losses, &["loss"]);
+    let (rows, _, losses) = step(&["--stages=2"]);
+    assert_eq!(rows, [[10 + 4 + 4 + 5, 9]; 2], "Coconut");
+    near_a_guess(&losses, &["loss"]);
+}
+
+#[test]
+fn sharing_the_question_is_measured_as_a_ratio() {
+    let output =
+        bench(&["--method=codi", "--apart", "--repeats=2", "--steps-only", "--json"]).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows = lines(&output.stdout);
+    let told: Vec<_> =
+        rows.iter().map(|row| (row["stage"].as_i64(), row["apart"].as_bool())).collect();
+    assert_eq!(told, [(Some(1), Some(false)), (Some(1), Some(true))]);
+    assert!(
+        rows.iter().all(|row| row["method"] == "codi" && row["ms_per_step"].as_f64() > Some(0.0))
+    );
+    assert_eq!(rows[0]["ratio"], 1.0);
+    assert!(rows[1]["ratio"].as_f64() > Some(0.0));
+    assert!(rows[0]["losses"]["loss_distil"].is_number());
+    let table =
+        bench(&["--method=codi", "--apart", "--repeats=1", "--steps-only"]).output().unwrap();
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("1, apart"), "{table}");
+}
+
+#[test]
+fn what_a_method_cannot_be_measured_with_is_said() {
+    refused(bench(&["--apart"]), &["--apart", "`--method coconut`", "codi"]);
+    refused(bench(&["--method=kava"]), &["--method", "kava", "pccot"]);
+    refused(bench(&["--vocab=5"]), &["--vocab 5"]);
+    refused(bench(&["--method=lotus", "--c-thought=0"]), &["--method lotus", "`c_thought: 0`"]);
+    refused(bench(&["--tokens=40"]), &["--tokens", "--question"]);
+    for method in ["lotus", "codi"] {
+        let tokens = coconut(["bench", "--tokens=64", "--method", method]);
+        refused(tokens, &["--tokens", method, "--step-tokens"]);
+    }
+    refused(coconut(["bench", "--tokens=64", "--answer=4"]), &["--answer", "--tokens"]);
+}
