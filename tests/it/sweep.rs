@@ -10,6 +10,7 @@ use std::{
 };
 
 use assert_cmd::assert::{Assert, OutputAssertExt};
+use coconut::sweep::{Plan, Request};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -347,4 +348,74 @@ sweep:
     fs::write(place.path("recipe.yaml"), recipe).unwrap();
     let (listed, _) = text(&place.sweep(&["--dry-run"]).assert().success());
     assert_eq!(listed.lines().count(), 2, "{listed}");
+}
+
+/// The values of a key in the variants of a sweep, by their labels.
+fn values(place: &Place, over: &[&str], set: &[&str], key: &str) -> Vec<(String, Value)> {
+    let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+    let request = Request { over: texts(over), set: texts(set), ..Request::default() };
+    let plan = Plan::load(&place.path("recipe.yaml"), &request).unwrap();
+    let value = |config: &coconut::config::RunConfig| config.to_json().unwrap()[key].clone();
+    plan.cells.iter().map(|cell| (cell.label(), value(&cell.runs[0].config))).collect()
+}
+
+#[test]
+fn every_method_of_an_axis_has_its_own_preset() {
+    let place = Place::new("sweep: {over: {method: [coconut, lotus, codi, icot]}}\n");
+    let of = |key: &str, set: &[&str]| -> Vec<Value> {
+        values(&place, &[], set, key).into_iter().map(|(_, value)| value).collect()
+    };
+    let labels: Vec<String> = values(&place, &[], &[], "row").into_iter().map(|x| x.0).collect();
+    assert_eq!(labels, ["coconut", "lotus", "codi", "icot"]);
+    assert_eq!(of("row", &[]), ["stages", "blocks", "fixed", "tokenwise"]);
+    assert_eq!(of("thinking", &[]), ["sequential", "parallel", "sequential", "none"]);
+    assert_eq!(of("c_thought", &[]), [1, 13, 6, 1]);
+    assert_eq!(of("loss_steps", &[]), [0.0, 0.05, 0.0, 0.0]);
+    assert_eq!(of("loss_distil", &[]), [0.0, 0.0, 1.0, 0.0]);
+    // The recipe has this key: its value is everybody's. So is that of an override.
+    assert_eq!(of("max_latent_stage", &[]), [1, 1, 1, 1]);
+    assert_eq!(of("c_thought", &["c_thought=2"]), [2, 2, 2, 2]);
+
+    let keys = |over: &str, set: &[&str], key: &str| values(&place, &[over], set, key);
+    let set = ["pad_latent_to_max=True"];
+    let found = keys("method=pccot,lotus", &set, "iterations");
+    assert_eq!(found, [("pccot".into(), 3.into()), ("lotus".into(), "stage".into())]);
+    let over = ["method=lotus", "iterations=1,2,3"];
+    let found: Vec<Value> =
+        values(&place, &over, &[], "iterations").into_iter().map(|x| x.1).collect();
+    assert_eq!(found, [1, 2, 3]);
+    let over = ["method=coconut", "thinking=none,sequential"];
+    let found: Vec<Value> =
+        values(&place, &over, &[], "thinking").into_iter().map(|x| x.1).collect();
+    assert_eq!(found, ["none", "sequential"]);
+}
+
+#[test]
+fn methods_are_swept_side_by_side() {
+    let place = Place::new(
+        "c_thought: 2
+sweep:
+  against: lotus, R = 1
+  over:
+    variant:
+      - {label: coconut, method: coconut}
+      - {label: unfed, method: coconut, thinking: none}
+      - {label: codi, method: codi}
+      - {label: \"lotus, R = 1\", method: lotus, iterations: 1}
+      - {label: \"lotus, R = 2\", method: lotus, iterations: 2}
+",
+    );
+    place.sweep(&["-s", "train_examples=40"]).assert().success();
+    let summary = place.summary();
+    assert_eq!(summary["groups"].as_array().unwrap().len(), 1, "all answer the same questions");
+    assert_eq!(variants(&summary).len(), 5);
+    assert!(summary["failures"].as_array().unwrap().is_empty());
+    let config = place.folder().join("codi-seed0/config.yaml");
+    let config = fs::read_to_string(config).unwrap();
+    for line in ["row: fixed", "c_thought: 2", "loss_distil: 1.0"] {
+        assert!(config.contains(line), "{line} is not in {config}");
+    }
+    // What was done stands: the presets are those of the first time.
+    let (_, told) = text(&place.sweep(&["-s", "train_examples=40"]).assert().success());
+    assert!(told.contains("5 of 5 runs were done before"), "{told}");
 }
