@@ -74,8 +74,8 @@ pub struct StageAccuracy {
 }
 
 impl Schedule {
-    /// The stages in order, each with its epochs (counted from 0); together they cover `0..num_epochs`. Where the
-    /// run itself decides, as many epochs as it can take.
+    /// The stages in order, each once, with its epochs (counted from 0); together they cover `0..num_epochs`. Where
+    /// the run itself decides, as many epochs as it can take.
     pub fn stages(&self) -> Vec<(Stage, Range<usize>)> {
         let mut start = 0_usize;
         let mut stages: Vec<(Stage, Range<usize>)> = Vec::new();
@@ -315,7 +315,7 @@ mod tests {
     fn rows_of_blocks_stay_at_their_last_block_and_fixed_ones_have_one_stage() {
         let blocks = Schedule { row: RowKind::Blocks, ..schedule(Pace::Clock) };
         let stages: Vec<i32> = blocks.stages().into_iter().map(|(stage, _)| stage.0).collect();
-        assert_eq!(stages, [0, 1, 2, 2]);
+        assert_eq!(stages, [0, 1, 2]);
         assert_eq!(blocks.stage_at(19, &ScheduleState::default()), Stage(2));
         let fixed = Schedule { row: RowKind::Fixed, cot_epochs: 2, ..schedule(Pace::Clock) };
         assert_eq!(fixed.stages(), [(Stage::COT, 0..2), (Stage(1), 2..20)]);
