@@ -84,8 +84,10 @@ impl Schedule {
                 break;
             }
             let end = start.saturating_add(epochs).min(self.num_epochs);
-            if start < end {
-                stages.push((stage, start..end));
+            match stages.last_mut() {
+                Some((last, epochs)) if *last == stage => epochs.end = end,
+                _ if start < end => stages.push((stage, start..end)),
+                _ => {}
             }
             start = end;
         }
@@ -313,7 +315,7 @@ mod tests {
     fn rows_of_blocks_stay_at_their_last_block_and_fixed_ones_have_one_stage() {
         let blocks = Schedule { row: RowKind::Blocks, ..schedule(Pace::Clock) };
         let stages: Vec<i32> = blocks.stages().into_iter().map(|(stage, _)| stage.0).collect();
-        assert_eq!(stages, [0, 1, 2, 2]);
+        assert_eq!(stages, [0, 1, 2]);
         assert_eq!(blocks.stage_at(19, &ScheduleState::default()), Stage(2));
         let fixed = Schedule { row: RowKind::Fixed, cot_epochs: 2, ..schedule(Pace::Clock) };
         assert_eq!(fixed.stages(), [(Stage::COT, 0..2), (Stage(1), 2..20)]);

@@ -29,6 +29,7 @@ mod report_results;
 mod runs;
 mod stats;
 mod sweep;
+mod thinking;
 mod thoughts;
 mod tokenizer_families;
 mod torch;
