@@ -2,7 +2,7 @@
 //!
 //! - [`Objective`]: the sum. It says which rows an example becomes, what the forward pass must keep, and
 //!   what the losses are. A new objective is a new [`Term`].
-//! - [`cross_entropy`], [`SeqVcr`]: what a term computes.
+//! - [`mod@cross_entropy`], [`SeqVcr`]: what a term computes.
 //! - [`ObjectiveParameters`]: what terms learn themselves; [`Learner`]: a model together with them.
 
 pub mod cross_entropy;

@@ -141,14 +141,14 @@ fn read_json(path: &Path) -> Value {
 }
 
 /// (step, loss) of each optimizer step of a run, in the file's order.
-fn losses(run: &Path) -> Vec<(u64, f64)> {
+pub fn losses(run: &Path) -> Vec<(u64, f64)> {
     let records = records(&run.join("metrics.jsonl"));
     let steps = records.iter().filter(|record| record.get("loss").is_some());
     steps.map(|r| (r["step"].as_u64().unwrap(), r["loss"].as_f64().unwrap())).collect()
 }
 
 /// The rows of a run's results without what a clock or the system's memory decides.
-fn rows(run: &Path) -> Vec<Value> {
+pub fn rows(run: &Path) -> Vec<Value> {
     let mut rows = read_json(&run.join("results.json"))["rows"].as_array().unwrap().clone();
     for row in &mut rows {
         let measured = |key: &str| ["seconds", "ms_per", "_mb"].iter().any(|m| key.contains(m));

@@ -16,6 +16,7 @@ mod kill;
 mod latent_forward;
 mod lens;
 mod lora;
+mod methods;
 mod metrics;
 mod model_files;
 mod objectives;
