@@ -32,7 +32,7 @@ use crate::{
     },
     model::lora::{FrozenDtype, Targets},
     objective::{
-        DecoderStyle, DistilLayers, Objective, StepsAt, Term,
+        DecoderSettings, DecoderStyle, DistilLayers, Objective, StepsAt, Term,
         seq_vcr::{Divisor, Layers, Projection, SeqVcr},
     },
     optim::Scheduler,
@@ -525,9 +525,11 @@ impl RunConfig {
         if let Some(style) = self.step_decoder {
             terms.push(Term::Decoder {
                 weight: self.loss_decoder,
-                style,
-                blocks: self.decoder_layers,
-                last_step: self.teacher_last_step,
+                settings: DecoderSettings {
+                    style,
+                    blocks: self.decoder_layers,
+                    last_step: self.teacher_last_step,
+                },
             });
         }
         if self.loss_seq_vcr {

@@ -25,6 +25,17 @@ pub enum DecoderStyle {
     Codi,
 }
 
+/// How a step decoder is made, and what it is to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecoderSettings {
+    /// What it reads.
+    pub style: DecoderStyle,
+    /// Its blocks, copied from the model's first; as many as the model has if `None`.
+    pub blocks: Option<usize>,
+    /// Whether slots of single thoughts have the last step too, which says what the answer is.
+    pub last_step: bool,
+}
+
 /// A step decoder that has been trained.
 #[derive(Clone, Copy, Debug)]
 pub struct StepDecoder<'a> {
@@ -66,41 +77,7 @@ impl DecoderStyle {
         }
     }
 
-    /// What each slot of a row to train on is to be read as, `None` if as nothing. `last_step` says whether slots of
-    /// single thoughts have the last step too, which says what the answer is.
-    pub fn texts(
-        self,
-        row: &Sequence,
-        curriculum: &Curriculum,
-        last_step: bool,
-    ) -> Vec<Option<Vec<u32>>> {
-        if row.n_latents == 0 {
-            return Vec::new();
-        }
-        let blocks = row.n_latents / self.width(curriculum.c_thought);
-        let eos = row.ids.last().copied();
-        let (steps, slots, joins) = match self {
-            Self::Coconut => (row.replaced.as_slice(), blocks, curriculum.max_latent_stage),
-            Self::Codi => {
-                let shown = row.replaced.len() - usize::from(!last_step).min(row.replaced.len());
-                (&row.replaced[..shown], blocks + 1, blocks + 1)
-            }
-        };
-        let text = |slot: usize| {
-            // Slot number `joins` would be one too many: the one before has all steps that are left.
-            let end = if slot + 1 == joins { steps.len() } else { slot + 1 };
-            match steps.get(slot..end.min(steps.len())) {
-                Some(own) if !own.is_empty() => {
-                    Some(own.iter().flatten().copied().chain(eos).collect())
-                }
-                _ if self == Self::Coconut => Some(row.ids[row.prompt_len..].to_vec()),
-                _ => None,
-            }
-        };
-        (0..slots).map(text).collect()
-    }
-
-    /// The slots of a row that have a text.
+    /// The slots of a row that have a text, with `c_thought` latents a block.
     pub fn slots(self, texts: Vec<Option<Vec<u32>>>, c_thought: usize) -> Vec<SlotText> {
         let width = self.width(c_thought);
         let of_slot = |(slot, ids): (usize, Option<Vec<u32>>)| {
@@ -112,6 +89,42 @@ impl DecoderStyle {
     /// The positions that a decoder's context must have to learn a slot's text.
     pub fn positions(self, slot: &SlotText) -> usize {
         self.first_position() + slot.thoughts.len() + slot.ids.len() - 1
+    }
+}
+
+impl DecoderSettings {
+    /// What each slot of a row to train on is to be read as, `None` if as nothing.
+    pub fn texts(self, row: &Sequence, curriculum: &Curriculum) -> Vec<Option<Vec<u32>>> {
+        let Self { style, last_step, .. } = self;
+        if row.n_latents == 0 {
+            return Vec::new();
+        }
+        let blocks = row.n_latents / style.width(curriculum.c_thought);
+        let eos = row.ids.last().copied();
+        let (steps, slots, joins) = match style {
+            DecoderStyle::Coconut => (row.replaced.as_slice(), blocks, curriculum.max_latent_stage),
+            DecoderStyle::Codi => {
+                let shown = row.replaced.len() - usize::from(!last_step).min(row.replaced.len());
+                (&row.replaced[..shown], blocks + 1, blocks + 1)
+            }
+        };
+        let text = |slot: usize| {
+            // Slot number `joins` would be one too many: the one before has all steps that are left.
+            let end = if slot + 1 == joins { steps.len() } else { slot + 1 };
+            match steps.get(slot..end.min(steps.len())) {
+                Some(own) if !own.is_empty() => {
+                    Some(own.iter().flatten().copied().chain(eos).collect())
+                }
+                _ if style == DecoderStyle::Coconut => Some(row.ids[row.prompt_len..].to_vec()),
+                _ => None,
+            }
+        };
+        (0..slots).map(text).collect()
+    }
+
+    /// The slots of a row to train on that have a text.
+    pub fn slots(self, row: &Sequence, curriculum: &Curriculum) -> Vec<SlotText> {
+        self.style.slots(self.texts(row, curriculum), curriculum.c_thought)
     }
 }
 

@@ -14,7 +14,7 @@ pub mod seq_vcr;
 pub mod terms;
 
 pub use cross_entropy::cross_entropy;
-pub use decoder::{DecoderStyle, StepDecoder};
+pub use decoder::{DecoderSettings, DecoderStyle, StepDecoder};
 pub use distil::{DistilLayers, distil};
 pub use learner::Learner;
 pub use parameters::ObjectiveParameters;

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DecoderStyle, DistilLayers, ObjectiveParameters, SeqVcr, StepDecoder,
+    DecoderSettings, DistilLayers, ObjectiveParameters, SeqVcr, StepDecoder,
     cross_entropy::{cross_entropy, step_cross_entropy},
     decoder::decoder_loss,
     distil, seq_vcr,
@@ -65,12 +65,8 @@ pub enum Term {
     Decoder {
         /// The term's factor in the sum.
         weight: f64,
-        /// What slots are.
-        style: DecoderStyle,
-        /// The blocks of the network, copied from the model's first; as many as it has if `None`.
-        blocks: Option<usize>,
-        /// Whether slots of single thoughts have the last step too.
-        last_step: bool,
+        /// What the network is, and what it reads.
+        settings: DecoderSettings,
     },
     /// Variance and covariance of the hidden states, a mean over the step's micro-batches.
     SeqVcr {
@@ -143,13 +139,10 @@ impl Objective {
             }
             _ => None,
         });
-        let blocks = self.terms.iter().find_map(|term| match *term {
-            Term::Decoder { blocks, .. } => Some(blocks.unwrap_or(base.config.n_layer)),
-            _ => None,
-        });
         let parameters =
             ObjectiveParameters::new(trained, base.config.d_model, seed, &base.device());
-        ObjectiveParameters { decoder: blocks.map(|n| base.first_blocks(n)), ..parameters }
+        let copy = |of: DecoderSettings| base.first_blocks(of.blocks.unwrap_or(usize::MAX));
+        ObjectiveParameters { decoder: self.decoder().map(copy), ..parameters }
     }
 
     /// The rows to train on that one example becomes; they are kept together in one batch. `key`
@@ -163,7 +156,7 @@ impl Objective {
         key: SampleKey,
     ) -> Vec<Sequence> {
         let mut row = curriculum.train_sequence(example, stage, markers, key);
-        if self.steps_at().is_none() && self.decoder_style().is_none() {
+        if self.steps_at().is_none() && self.decoder().is_none() {
             row.replaced.clear();
         }
         let teacher = self
@@ -193,14 +186,7 @@ impl Objective {
 
     /// The slots of a row's thoughts that a step decoder reads, with what it is to read.
     pub fn slots(&self, row: &Sequence, curriculum: &Curriculum) -> Vec<SlotText> {
-        let of_term = |term: &Term| match *term {
-            Term::Decoder { style, last_step, .. } => {
-                let texts = style.texts(row, curriculum, last_step);
-                Some(style.slots(texts, curriculum.c_thought))
-            }
-            _ => None,
-        };
-        self.terms.iter().find_map(of_term).unwrap_or_default()
+        self.decoder().map(|decoder| decoder.slots(row, curriculum)).unwrap_or_default()
     }
 
     /// The most positions that a step decoder needs for an example at some stages; 0 without one.
@@ -211,22 +197,23 @@ impl Objective {
         stages: &[Stage],
         markers: SpecialTokens,
     ) -> usize {
-        let Some(style) = self.decoder_style() else { return 0 };
+        let Some(decoder) = self.decoder() else { return 0 };
         let drawn = (0..=example.n_steps()).map(Stage::from_count);
         let drawn = drawn.filter(|_| curriculum.uniform_prob > 0.0);
         let curriculum = Curriculum { uniform_prob: 0.0, ..curriculum.clone() };
         let key = SampleKey { seed: 0, epoch: 0, index: 0 };
         let longest = |stage: Stage| {
             let row = curriculum.train_sequence(example, stage, markers, key);
-            self.slots(&row, &curriculum).iter().map(|slot| style.positions(slot)).max()
+            let slots = decoder.slots(&row, &curriculum);
+            slots.iter().map(|slot| decoder.style.positions(slot)).max()
         };
         stages.iter().copied().chain(drawn).filter_map(longest).max().unwrap_or(0)
     }
 
-    /// What a step decoder reads, if there is one.
-    pub fn decoder_style(&self) -> Option<DecoderStyle> {
+    /// The step decoder, if there is one.
+    pub fn decoder(&self) -> Option<DecoderSettings> {
         self.terms.iter().find_map(|term| match term {
-            Term::Decoder { style, .. } => Some(*style),
+            Term::Decoder { settings, .. } => Some(*settings),
             _ => None,
         })
     }
@@ -265,7 +252,7 @@ impl Objective {
             Term::Distil { .. } => {
                 ReadSet { positions: ReadPositions::Predictions, layers: ReadLayers::All }
             }
-            Term::Decoder { style, .. } => style.reads(),
+            Term::Decoder { settings, .. } => settings.style.reads(),
             Term::CrossEntropy { .. } | Term::Steps { .. } | Term::Teacher { .. } => {
                 ReadSet::PREDICTIONS
             }
@@ -334,7 +321,7 @@ impl Term {
                 let mean = distil::distil(batch, trace, layers)? / denominators.batches;
                 vec![(mean.clone(), mean * weight)]
             }
-            Self::Decoder { weight, style, .. } => {
+            Self::Decoder { weight, settings: DecoderSettings { style, .. } } => {
                 let decoder = StepDecoder { network: parameters.decoder.as_ref()?, style };
                 let loss = decoder_loss(decoder, model, batch, trace)?;
                 let mean = loss / denominators.batches;

@@ -12,7 +12,7 @@ use crate::{
         Curriculum, Dataset, Encoded, Example, Format, Stage, Tokenizer, encode_graphs,
         encode_texts, read, tasks,
     },
-    objective::DecoderStyle,
+    objective::{DecoderSettings, DecoderStyle},
 };
 
 /// Everything a run reads.
@@ -98,8 +98,8 @@ impl Data {
                 ));
             }
         }
-        if let Some(style) = run.objective.decoder_style() {
-            self.check_decoded(run, style)?;
+        if let Some(decoder) = run.objective.decoder() {
+            self.check_decoded(run, decoder)?;
         }
         if run.objective.last_step() == Some(false) && n > 0 {
             let few = examples.iter().filter(|example| example.n_steps() < 2).count();
@@ -118,13 +118,13 @@ impl Data {
     }
 
     /// Refuses examples without steps that a step decoder could read.
-    fn check_decoded(&self, run: &Resolved, style: DecoderStyle) -> Result<()> {
+    fn check_decoded(&self, run: &Resolved, decoder: DecoderSettings) -> Result<()> {
         if self.format == Format::Graph {
             let problem = "needs steps written as text; graphs have none";
             return Err(run.recipe.error("step_decoder", problem));
         }
         let examples = &self.train.encoded;
-        let hidden = usize::from(style == DecoderStyle::Codi && !run.recipe.teacher_last_step);
+        let hidden = usize::from(decoder.style == DecoderStyle::Codi && !decoder.last_step);
         if !examples.is_empty() && examples.iter().all(|example| example.n_steps() <= hidden) {
             let problem = match hidden {
                 0 => "no example has a step for the step decoder to say",

@@ -100,7 +100,8 @@ pub fn initial_model(run: &Resolved, data: &Data) -> Result<Learner> {
 /// What the objective learns beside a model, given as it is before adapters are added.
 fn objective_parameters(base: &Transformer, run: &Resolved) -> Result<ObjectiveParameters> {
     let n_layer = base.config.n_layer;
-    if let Some(blocks) = run.recipe.decoder_layers.filter(|&blocks| blocks > n_layer) {
+    let blocks = run.objective.decoder().and_then(|decoder| decoder.blocks);
+    if let Some(blocks) = blocks.filter(|&blocks| blocks > n_layer) {
         return Err(run.recipe.error("decoder_layers", too_many_blocks(blocks, n_layer)));
     }
     Ok(run.objective.parameters(base, run.seed))

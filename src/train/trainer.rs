@@ -290,9 +290,8 @@ impl<'a> Trainer<'a> {
         watch: &mut dyn FnMut(Event),
     ) -> Result<bool> {
         let learner = self.learner.valid();
-        let decoder = learner.objective.decoder.as_ref();
-        let style = self.run.objective.decoder_style();
-        let decoder = decoder.zip(style).map(|(network, style)| StepDecoder { network, style });
+        let trained = learner.objective.decoder.as_ref().zip(self.run.objective.decoder());
+        let decoder = trained.map(|(network, of)| StepDecoder { network, style: of.style });
         let evaluator = Evaluator { decoder, ..self.evaluator() };
         let (epoch, questions) = (self.state.epoch, self.data.val.encoded.len());
         let mut answered = 0;
@@ -365,7 +364,7 @@ impl<'a> Trainer<'a> {
             max_latent_stage,
             pad_latent_to_max,
             thinking: self.run.latent.clone(),
-            step_decoder: self.run.objective.decoder_style(),
+            step_decoder: self.run.objective.decoder().map(|decoder| decoder.style),
             format: self.data.format,
             prompt: self.run.data.prompt.clone(),
             frozen: self.run.frozen,

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use assert_cmd::assert::OutputAssertExt;
 use coconut::{
     data::{Curriculum, Encoded, Method, RowKind, SampleKey, SpecialTokens, Stage, encode::Text},
-    objective::DecoderStyle,
+    objective::{DecoderSettings, DecoderStyle},
 };
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ fn texts(
     let example = Encoded::Text(Text { question, steps, answer, value_start: 1 });
     let key = SampleKey { seed: 0, epoch: 0, index: 0 };
     let row = curriculum.train_sequence(&example, Stage(stage), MARKERS, key);
-    style.texts(&row, curriculum, last_step)
+    DecoderSettings { style, blocks: None, last_step }.texts(&row, curriculum)
 }
 
 #[test]
@@ -169,6 +169,11 @@ fn a_decoder_beside_adapters_goes_on() {
     let last = place.path("runs/once/checkpoints/latest").canonicalize().unwrap();
     let stage = last.file_name().unwrap().to_str().unwrap().strip_suffix("-1").unwrap().to_owned();
     resumed(&recipe, &place.run(), &format!("{stage}-0.3"), "adapter_model.safetensors");
+    let moments = fs::read(last.join("optimizer.safetensors")).unwrap();
+    let trained = |name: &str| moments.windows(name.len()).any(|part| part == name.as_bytes());
+    assert!(trained("\"first.decoder.transformer.h.0.mlp.c_fc.weight\""));
+    assert!(trained("\"first.decoder.transformer.wte.weight\""));
+    assert!(!trained("\"first.transformer.h.0.mlp.c_fc.weight\""));
     let read = readouts(&place.run(), stage.parse().unwrap());
     assert_eq!(read.iter().map(Vec::len).max(), Some(2), "one latent has two slots");
     let merged = place.path("merged");

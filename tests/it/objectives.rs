@@ -18,7 +18,10 @@ use coconut::{
         parameters::{self, NamedTensors},
         weights::HostTensors,
     },
-    objective::{DecoderStyle, Denominators, DistilLayers, Learner, Objective, StepsAt, Term},
+    objective::{
+        DecoderSettings, DecoderStyle, Denominators, DistilLayers, Learner, Objective, StepsAt,
+        Term,
+    },
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -78,7 +81,9 @@ impl Case {
             "distil" => Term::Distil { weight, layers: self.distil_layers },
             "decoder" => {
                 let CaseDecoder { layers, style } = *self.decoder.as_ref().unwrap();
-                Term::Decoder { weight, style, blocks: Some(layers), last_step: false }
+                let blocks = Some(layers);
+                let settings = DecoderSettings { style, blocks, last_step: false };
+                Term::Decoder { weight, settings }
             }
             other => panic!("{other}"),
         };
