@@ -62,6 +62,7 @@ impl Eval {
         let stage = self.stage(latent.stage, &curriculum)?;
         let evaluator = Evaluator {
             data: &data,
+            decoder: checkpoint.decoder(),
             tokenizer,
             curriculum,
             batch_size: self.batch_size,

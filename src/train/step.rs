@@ -208,7 +208,7 @@ mod tests {
             Transformer::random(ModelConfig::gpt2(12, 7, 8, 2, 2), 3, &Device::flex());
         let model =
             LatentModel::new(transformer, LatentConfig::default(), LatentSizes::default()).unwrap();
-        let parameters = objective(1.0).parameters(8, 0, &model.device());
+        let parameters = objective(1.0).parameters(&model.transformer, 0);
         Learner { model, objective: parameters }.train()
     }
 

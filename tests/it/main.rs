@@ -8,6 +8,7 @@ mod cli;
 mod curriculum;
 mod data_files;
 mod data_properties;
+mod decoder;
 mod edit;
 mod families;
 mod generation;
