@@ -23,7 +23,7 @@ use crate::{
         lora::{self, Base, FrozenDtype},
         weights,
     },
-    objective::{Learner, ObjectiveParameters},
+    objective::{DecoderStyle, Learner, ObjectiveParameters, StepDecoder},
     optim::AdamW,
     run::Row,
 };
@@ -51,6 +51,9 @@ pub struct LatentInfo {
     /// How thoughts are made.
     #[serde(flatten)]
     pub thinking: LatentConfig,
+    /// What its step decoder reads, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_decoder: Option<DecoderStyle>,
     /// How examples become tokens.
     pub format: Format,
     /// How questions are put.
@@ -75,6 +78,7 @@ impl LatentInfo {
             max_latent_stage: 0,
             pad_latent_to_max: false,
             thinking: LatentConfig { thinking: Thinking::None, ..LatentConfig::default() },
+            step_decoder: None,
             format: Format::Text,
             prompt: PromptStyle::default(),
             frozen: FrozenDtype::F32,
@@ -161,19 +165,26 @@ impl Checkpoint {
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let latent = LatentInfo::load(folder)?;
         let mut model = load_transformer(folder, latent.frozen, device)?;
-        model.config.precision = device::precision(latent.bf16);
         let tokenizer = load_tokenizer(folder)?.with_prompt(&latent.prompt)?;
         check_vocabulary(&tokenizer, &model, folder)?;
         // SpecialTokens that the folder does not have start as in training.
         model = model.init_token_rows(&tokenizer.added_markers(), tokenizer.marker_source());
-        let Learner { model, objective } = Learner::load(model, latent.thinking.clone(), folder)?;
+        let learner = Learner::load(model, latent.thinking.clone(), folder)?;
+        let Learner { model, objective } = learner.with_precision(device::precision(latent.bf16));
         Ok(Self { model, objective, tokenizer, latent })
+    }
+
+    /// The network that reads its thoughts as words, if it has one.
+    pub fn decoder(&self) -> Option<StepDecoder<'_>> {
+        let network = self.objective.decoder.as_ref()?;
+        Some(StepDecoder { network, style: self.latent.step_decoder? })
     }
 
     /// The checkpoint's parts that [`answer`](crate::eval::answer()) takes, at the stage reached.
     pub fn trained(&self) -> TrainedModel<'_> {
         TrainedModel {
             model: &self.model,
+            decoder: self.decoder(),
             tokenizer: &self.tokenizer,
             curriculum: self.latent.curriculum(),
             stage: self.latent.stage,

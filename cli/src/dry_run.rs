@@ -9,7 +9,7 @@ use coconut::{
         resolved::{ModelSource, TokenizerSource},
     },
     data::{Encoded, SampleKey, Sequence, Stage, Tokenizer},
-    latent::batch::{Batch, Branch, Pass, StepTarget},
+    latent::batch::{Batch, Branch, Pass, SlotText, StepTarget},
     model::{ModelConfig, Transformer},
     train::{Data, model_config, steps::lay_out},
 };
@@ -19,8 +19,8 @@ const WIDTH: usize = 100;
 /// Of tokens side by side of which nothing differs but what they are, so many at the beginning and at the end are
 /// shown.
 const ENDS: [usize; 2] = [16, 8];
-/// The first and the last passes are shown, so many of each.
-const PASSES: usize = 4;
+/// Of long lists, so many at the beginning and at the end are shown.
+const LISTED: usize = 4;
 
 /// Prints a recipe's keys and what its run would do, or why it cannot start yet.
 pub fn show(config: &RunConfig) -> Result<()> {
@@ -139,6 +139,12 @@ fn show_example(
         println!("{name}");
         print!("{}", aligned(&lines(run, tokenizer, row), WIDTH));
     }
+    if let Some(row) = rows.first() {
+        let read = readings(run, tokenizer, row);
+        if !read.is_empty() {
+            println!("decoder: {}", listed(&read));
+        }
+    }
     println!("passes: {}", passes(&batch));
     Ok(())
 }
@@ -175,6 +181,21 @@ fn lines(run: &Resolved, tokenizer: &Tokenizer, row: &Sequence) -> Vec<Line> {
     ];
     let lines = lines.into_iter().map(|(name, cells)| Line { name, cells });
     lines.filter(|line| line.cells.iter().any(|cell| !cell.is_empty())).collect()
+}
+
+/// What a step decoder is to read in each slot of a row's thoughts.
+fn readings(run: &Resolved, tokenizer: &Tokenizer, row: &Sequence) -> Vec<String> {
+    let slot = |slot: &SlotText| {
+        let words: Vec<String> = slot.ids.iter().map(|&id| shown(tokenizer, id)).collect();
+        let (first, last) = (slot.thoughts.start + 1, slot.thoughts.end);
+        let thoughts = if first == last {
+            format!("thought {first}")
+        } else {
+            format!("thoughts {first}–{last}")
+        };
+        format!("{thoughts} read {}", words.join(" "))
+    };
+    run.objective.slots(row, &run.curriculum).iter().map(slot).collect()
 }
 
 /// A token on one line.
@@ -248,13 +269,18 @@ fn shortened(lines: &[Line]) -> Vec<Line> {
 
 /// A batch's passes in order: whose columns each computes, which, and from which pass it is fed.
 fn passes(batch: &Batch) -> String {
-    let all: Vec<String> =
-        batch.passes.iter().enumerate().map(|(n, p)| pass(n, p, batch)).collect();
-    match all.len() > 2 * PASSES + 1 {
+    let numbered = batch.passes.iter().enumerate();
+    listed(&numbered.map(|(number, of)| pass(number, of, batch)).collect::<Vec<_>>())
+}
+
+/// Texts on one line, without the middle of many.
+fn listed(texts: &[String]) -> String {
+    match texts.len() > 2 * LISTED + 1 {
         true => {
-            [&all[..PASSES], &["…".to_owned()], &all[all.len() - PASSES..]].concat().join(" | ")
+            let (first, last) = (&texts[..LISTED], &texts[texts.len() - LISTED..]);
+            [first, &["…".to_owned()], last].concat().join(" | ")
         }
-        false => all.join(" | "),
+        false => texts.join(" | "),
     }
 }
 

@@ -67,6 +67,7 @@ impl Eval {
         let Checkpoint { model, tokenizer, latent, .. } = &checkpoint;
         let evaluator = Evaluator {
             data: &data,
+            decoder: checkpoint.decoder(),
             tokenizer,
             curriculum,
             batch_size: self.batch_size,

@@ -30,7 +30,7 @@ pub struct Generate {
     #[command(flatten)]
     dials: Dials,
     /// Show each thought too: the 5 (or so many) likeliest tokens by the logit lens, and the length of the
-    /// vector fed back.
+    /// vector fed back; and what the step decoder reads, if the checkpoint has one.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "5", value_name = "TOKENS")]
     thoughts: Option<NonZeroUsize>,
     /// Most tokens generated.
@@ -111,6 +111,12 @@ impl Generate {
         if self.thoughts.is_some() && !answer.thoughts.is_empty() {
             println!("{}\n", table(&answer.thoughts, verbs::styled()));
         }
+        for (number, text) in (1..).zip(&answer.readout) {
+            println!("read {number}: {text}");
+        }
+        if !answer.readout.is_empty() {
+            println!();
+        }
         println!("{}", answer.text.trim_end());
     }
 
@@ -131,6 +137,9 @@ impl Generate {
             let thought =
                 |thought: &Thought| json!({"tokens": thought.tokens, "length": thought.length});
             object["thoughts"] = answer.thoughts.iter().map(thought).collect();
+            if !answer.readout.is_empty() {
+                object["readout"] = json!(answer.readout);
+            }
         }
         object
     }

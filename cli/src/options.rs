@@ -50,7 +50,11 @@ impl ModelOptions {
         if let Some(warning) = device::bf16_warning(bf16) {
             eprintln!("warning: {warning}");
         }
-        checkpoint.model.transformer.config.precision = device::precision(bf16);
+        let precision = device::precision(bf16);
+        checkpoint.model.transformer.config.precision = precision;
+        if let Some(decoder) = &mut checkpoint.objective.decoder {
+            decoder.config.precision = precision;
+        }
         Ok(checkpoint)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Every operation here is a plain function on [`Tensor`]. It checks shapes and chooses a body: the
 //! fused one where there is one for the tensors' device and type (the CPU, in f32), and the one made of
-//! Burn's primitive operations ([`reference`]) everywhere else. Both give the same values and gradients
+//! Burn's primitive operations ([`mod@reference`]) everywhere else. Both give the same values and gradients
 //! to rounding.
 //!
 //! The matrix of [`conv1d`], [`linear`], [`embedding`] and [`cross_entropy`] ([`Weight`]) may be

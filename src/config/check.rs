@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::{RunConfig, ScheduleKind};
 use crate::{
     data::RowKind,
-    latent::{Compat, Iterations, LatentPositions, Thinking},
+    latent::{Compat, Iterations, LatentPositions, Shift, Thinking},
     model::{config::Family, lora::FrozenDtype},
-    objective::StepsAt,
+    objective::{DecoderStyle, StepsAt},
 };
 
 /// The key at fault, and what is wrong with it.
@@ -24,13 +24,14 @@ impl RunConfig {
         self.check_adapters()?;
         self.check_losses()?;
         self.check_grid()?;
+        self.check_decoder()?;
         self.check_files()?;
         self.check_methods()
     }
 
     fn check_counts(&self) -> Result<(), Fault> {
         const ANY: usize = usize::MAX;
-        let counts: [(&str, usize, RangeInclusive<usize>); 16] = [
+        let counts: [(&str, usize, RangeInclusive<usize>); 17] = [
             ("batch_size_training", self.batch_size_training, 1..=ANY),
             ("gradient_accumulation_steps", self.gradient_accumulation_steps, 1..=ANY),
             ("num_epochs", self.num_epochs, 1..=ANY),
@@ -41,6 +42,7 @@ impl RunConfig {
             ("max_new_tokens", self.max_new_tokens, 1..=ANY),
             ("c_thought", self.c_thought, 0..=1000),
             ("max_latent_stage", self.max_latent_stage, 0..=1000),
+            ("decoder_layers", self.decoder_layers.unwrap_or(1), 1..=ANY),
             ("seq_vcr_dim", self.seq_vcr_dim.unwrap_or(1), 1..=ANY),
             ("train_examples", self.train_examples, 1..=ANY),
             ("val_examples", self.val_examples, 1..=ANY),
@@ -61,7 +63,7 @@ impl RunConfig {
 
     fn check_numbers(&self) -> Result<(), Fault> {
         const ANY: f64 = f64::MAX;
-        let numbers: [(&str, f64, RangeInclusive<f64>); 20] = [
+        let numbers: [(&str, f64, RangeInclusive<f64>); 21] = [
             ("uniform_prob", self.uniform_prob, 0.0..=1.0),
             ("dropout", self.dropout, 0.0..=0.99),
             ("lora_dropout", self.lora_dropout, 0.0..=0.99),
@@ -78,6 +80,7 @@ impl RunConfig {
             ("loss_steps", self.loss_steps, 0.0..=ANY),
             ("loss_teacher", self.loss_teacher, 0.0..=ANY),
             ("loss_distil", self.loss_distil, 0.0..=ANY),
+            ("loss_decoder", self.loss_decoder, 0.0..=ANY),
             ("gate_accuracy", self.gate_accuracy, 0.0..=1.0),
             ("removal_smoothing", self.removal_smoothing, 0.0..=ANY),
             ("betas", self.betas[0], 0.0..=0.999_999),
@@ -210,6 +213,51 @@ impl RunConfig {
         Ok(())
     }
 
+    /// Which choices go together with a step decoder.
+    fn check_decoder(&self) -> Result<(), Fault> {
+        let Some(style) = self.step_decoder else {
+            let given = [
+                ("loss_decoder", self.loss_decoder != 1.0),
+                ("decoder_layers", self.decoder_layers.is_some()),
+            ];
+            let problem = "is given without `step_decoder`; add one, `coconut` or `codi`";
+            let given = given.into_iter().find(|(_, given)| *given);
+            return given.map_or(Ok(()), |(key, _)| Err((key, problem.into())));
+        };
+        let clash = |problem: String| Err(("step_decoder", problem));
+        let parallel = self.thinking == Thinking::Parallel;
+        let fed = self.thinking != Thinking::None && self.c_thought > 0;
+        if !fed || (parallel && self.iterations == Iterations::Times(0)) {
+            return clash("is set, but nothing is fed to latents that it could read".into());
+        }
+        let of_codi = style == DecoderStyle::Codi;
+        if of_codi != (self.row == RowKind::Fixed) {
+            let problem = format!(
+                "is `{}` beside `row: {}`; `codi` reads the thoughts of `row: fixed` one by one, and `coconut` those of other rows in blocks",
+                word(style),
+                word(self.row)
+            );
+            return clash(problem);
+        }
+        if of_codi && parallel && self.latent_shift == Shift::Own {
+            let problem = "is `codi`, which reads what the last latent would pass on; thinking in parallel, that needs `latent_shift: 1`";
+            return clash(problem.into());
+        }
+        if self.compat == Compat::Replication {
+            return Err(("compat", "is `replication`, which has no step decoder".into()));
+        }
+        if self.n_detached_recursions > 0 {
+            let problem = "is not available with a `step_decoder`; leave it out";
+            return Err(("n_detached_recursions", problem.into()));
+        }
+        match self.decoder_layers {
+            Some(blocks) if self.model_key().is_none() && blocks > self.n_layer => {
+                Err(("decoder_layers", too_many_blocks(blocks, self.n_layer)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_files(&self) -> Result<(), Fault> {
         if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
             return Err(("name", format!("is `{}`; it must be a plain folder name", self.name)));
@@ -246,6 +294,11 @@ impl RunConfig {
         }
         Ok(())
     }
+}
+
+/// What is wrong with a decoder of more blocks than the model has.
+pub(crate) fn too_many_blocks(blocks: usize, n_layer: usize) -> String {
+    format!("is {blocks}, but the model has {n_layer} blocks to copy; leave it out for all of them")
 }
 
 /// A choice as the recipe writes it.

@@ -5,7 +5,8 @@
 //! devices and tasks found, and what belongs together in one place. That is what a run trusts from then on.
 //! The keys are those of the field's published files, and ours beside them.
 
-mod check;
+pub(crate) mod check;
+mod compare;
 mod presets;
 mod read;
 pub mod resolved;
@@ -16,7 +17,7 @@ pub use resolved::Resolved;
 
 use std::{
     collections::BTreeSet,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use crate::{
@@ -31,7 +32,7 @@ use crate::{
     },
     model::lora::{FrozenDtype, Targets},
     objective::{
-        DistilLayers, Objective, StepsAt, Term,
+        DecoderSettings, DecoderStyle, DistilLayers, Objective, StepsAt, Term,
         seq_vcr::{Divisor, Layers, Projection, SeqVcr},
     },
     optim::Scheduler,
@@ -119,6 +120,13 @@ pub struct RunConfig {
     pub loss_distil: f64,
     /// Of `all` hidden states, or those after `blocks`, without the embeddings.
     pub distil_layers: DistilLayers,
+    /// A second network reads thoughts and is to say their steps: in blocks of them (`coconut`), or one by one
+    /// (`codi`). `none` if absent.
+    pub step_decoder: Option<DecoderStyle>,
+    /// Weight of its cross entropy.
+    pub loss_decoder: f64,
+    /// Its blocks, copied from the model's first; all of them if absent.
+    pub decoder_layers: Option<usize>,
     /// Add the Seq-VCR loss.
     pub loss_seq_vcr: bool,
     /// Its λ₁, of the variance term.
@@ -312,6 +320,9 @@ impl Default for RunConfig {
             teacher_last_step: false,
             loss_distil: 0.0,
             distil_layers: DistilLayers::All,
+            step_decoder: None,
+            loss_decoder: 1.0,
+            decoder_layers: None,
             loss_seq_vcr: false,
             seq_vcr_lambda1: 1e-3,
             seq_vcr_lambda2: 1e-4,
@@ -409,11 +420,6 @@ impl Origin {
         let origin = if self.overridden.contains(key) { "-s" } else { self.recipe.as_str() };
         Error::Config { origin: origin.into(), key: key.into(), problem: problem.into() }
     }
-}
-
-/// A path's parts, without the dots that mean the folder itself.
-fn parts(path: &Path) -> impl Iterator<Item = Component<'_>> {
-    path.components().filter(|part| *part != Component::CurDir)
 }
 
 /// `~/x` in the home folder, if the system tells of one; any other path as it is.
@@ -516,6 +522,16 @@ impl RunConfig {
         if self.loss_distil > 0.0 {
             terms.push(Term::Distil { weight: self.loss_distil, layers: self.distil_layers });
         }
+        if let Some(style) = self.step_decoder {
+            terms.push(Term::Decoder {
+                weight: self.loss_decoder,
+                settings: DecoderSettings {
+                    style,
+                    blocks: self.decoder_layers,
+                    last_step: self.teacher_last_step,
+                },
+            });
+        }
         if self.loss_seq_vcr {
             let usual = if self.seq_vcr_projection == Projection::Trained { 2048 } else { 32 };
             let loss = SeqVcr {
@@ -533,20 +549,6 @@ impl RunConfig {
             });
         }
         Objective { terms }
-    }
-
-    /// The keys in which two configurations differ.
-    pub fn differences(&self, other: &Self) -> Vec<String> {
-        // `./data.json` is `data.json`.
-        let same = |ours: &Value, theirs: &Value| match (ours.as_str(), theirs.as_str()) {
-            (Some(ours), Some(theirs)) => parts(Path::new(ours)).eq(parts(Path::new(theirs))),
-            _ => ours == theirs,
-        };
-        let (ours, theirs) = (self.to_keys(), other.to_keys());
-        ours.into_iter()
-            .filter(|(key, value)| !theirs.get(key).is_some_and(|other| same(value, other)))
-            .map(|(key, _)| key)
-            .collect()
     }
 
     /// Keys that were given and change nothing, each with the reason.
@@ -571,20 +573,6 @@ impl RunConfig {
     fn model_key(&self) -> Option<&'static str> {
         let loaded = self.load_model_path.as_ref().map(|_| "load_model_path");
         loaded.or(self.model_id.as_ref().map(|_| "model_id"))
-    }
-
-    /// Whether two runs answer the same test questions, so that their answers can be compared one by one.
-    /// Generated test questions do not depend on a run's seed.
-    pub fn same_questions(&self, other: &Self) -> bool {
-        self.questions() == other.questions()
-    }
-
-    /// The keys that decide which test questions there are.
-    fn questions(&self) -> impl PartialEq {
-        let task = (&self.task, self.operands, &self.operators, self.operations, self.modulus);
-        let more = (self.value_steps, self.digits, self.nodes, self.distance);
-        let path = self.val_path.as_deref().map(|path| parts(path).collect::<Vec<_>>());
-        (task, more, path, self.val_examples, self.debug)
     }
 
     /// The keys of its recipe.

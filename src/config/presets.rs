@@ -18,6 +18,9 @@ fn grid() -> Map<String, Value> {
         "loss_teacher",
         "loss_distil",
         "distil_layers",
+        "step_decoder",
+        "loss_decoder",
+        "decoder_layers",
         "schedule",
         "removal_smoothing",
     ];
@@ -76,7 +79,8 @@ pub(super) fn preset(method: Method) -> Map<String, Value> {
 
 impl RunConfig {
     /// The same run with another method and no baselines. The keys that methods differ in become the method's; but
-    /// `pause` keeps the rows and losses and feeds nothing back, which is what it is there to show.
+    /// `pause` keeps the rows and losses and feeds nothing back, which is what it is there to show; a step decoder has
+    /// nothing to read then.
     ///
     /// # Errors
     /// [`Error::Internal`] if a method's keys fit no recipe.
@@ -87,6 +91,8 @@ impl RunConfig {
         if method != self.method {
             if method == Method::Pause {
                 keys.insert("thinking".into(), json!("none"));
+                let decoder = |key: &String| key.contains("decoder");
+                keys.extend(grid().into_iter().filter(|(key, _)| decoder(key)));
             } else {
                 keys.extend(grid());
                 let of_grid =

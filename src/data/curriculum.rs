@@ -181,7 +181,8 @@ pub struct Sequence {
     pub latent_start: usize,
     /// How many positions come before the first label.
     pub prompt_len: usize,
-    /// For each block of `c` latents from the first, the tokens of the step that it stands for.
+    /// The tokens of each step that the row's latents stand for, so that it does not show them; the k-th block of `c`
+    /// latents stands for the k-th, and latents in one for all of them.
     pub replaced: Vec<Vec<u32>>,
     /// The position of the token before the first one of the answer's value, in a row to train on.
     pub anchor: usize,
@@ -458,7 +459,7 @@ impl Curriculum {
         let labelled = remaining.iter().flatten().chain(&text.answer).copied();
         let row = Sequence::new(self.text_prompt(text, stage, markers), labelled).anchored(value);
         let replaced = match self.has_latents() {
-            true => &text.steps[..self.n_replaced(stage).min(n_steps)],
+            true => &text.steps[..self.n_skipped_steps(stage, n_steps)],
             false => &[],
         };
         Sequence { replaced: replaced.to_vec(), ..row }

@@ -228,7 +228,7 @@ pub fn encode_text(example: &Example, tokenizer: &Tokenizer) -> Result<Text> {
 /// The words or characters of a question, as it is put to the model, that have no token.
 ///
 /// # Errors
-/// As [`Tokenizer::put`] and [`Tokenizer::encode`].
+/// As [`Tokenizer::render_prompt`] and [`Tokenizer::encode`].
 pub fn unknown_in_question(question: &str, tokenizer: &Tokenizer) -> Result<Vec<String>> {
     let (text, special) = tokenizer.render_prompt(question)?;
     let mut unknown = tokenizer.encode(&text, special)?.unknown;

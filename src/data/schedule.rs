@@ -85,7 +85,7 @@ impl Schedule {
             }
             let end = start.saturating_add(epochs).min(self.num_epochs);
             match stages.last_mut() {
-                Some((last, range)) if *last == stage => range.end = end,
+                Some((last, epochs)) if *last == stage => epochs.end = end,
                 _ if start < end => stages.push((stage, start..end)),
                 _ => {}
             }

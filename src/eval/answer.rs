@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use super::{
     generate::{GenerateOptions, GenerationLoop, Sampling, forward_prompts},
     lens::{self, Reading},
+    readout::readout,
     score,
 };
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     },
     device,
     latent::{LatentModel, PassPlan, ReadSet, Trace, batch::Batch},
+    objective::StepDecoder,
 };
 
 /// A trained model, and what it takes to put a question to it as in training.
@@ -22,6 +24,8 @@ use crate::{
 pub struct TrainedModel<'a> {
     /// The model, without autodiff.
     pub model: &'a LatentModel,
+    /// The network that reads its thoughts as words, if it has one.
+    pub decoder: Option<StepDecoder<'a>>,
     /// The model's tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// The curriculum that it was trained by, which says how many latents a prompt has.
@@ -83,6 +87,8 @@ pub struct Answer {
     pub finished: bool,
     /// The prompt's thoughts in order, if [`AnswerOptions::thoughts`] asks for them.
     pub thoughts: Vec<Thought>,
+    /// For each slot of thoughts, the text that the step decoder reads, if thoughts are asked for and there is one.
+    pub readout: Vec<String>,
 }
 
 /// What can be seen of one thought.
@@ -122,12 +128,17 @@ pub fn answer(
         0 => vec![Vec::new(); rows.len()],
         n_tokens => thoughts(trained, &rows, &batch, &trace, n_tokens)?,
     };
+    let readouts = match options.thoughts {
+        0 => vec![Vec::new(); rows.len()],
+        _ => rows.iter().map(|ids| trained.readout(ids, &generation)).collect::<Result<_>>()?,
+    };
     let mut speaking = GenerationLoop::after(model, &batch, trace, generation);
     while !speaking.step()?.is_empty() {}
 
+    let thoughts = thoughts.into_iter().zip(readouts);
     let found = questions.iter().zip(&prompts).zip(thoughts).zip(speaking.finish());
     found
-        .map(|(((question, prompt_ids), thoughts), generation)| {
+        .map(|(((question, prompt_ids), (thoughts, readout)), generation)| {
             let text = tokenizer.decode(&generation.ids)?;
             Ok(Answer {
                 question: question.text.clone(),
@@ -138,6 +149,7 @@ pub fn answer(
                 latents: lens::latents(prompt_ids, tokenizer).len(),
                 finished: generation.finished,
                 thoughts,
+                readout,
             })
         })
         .collect()
@@ -181,6 +193,13 @@ impl TrainedModel<'_> {
     pub fn plan(&self) -> PassPlan {
         let latent = self.tokenizer.special_tokens().latent;
         self.model.config.plan(latent, self.curriculum.n_replaced(self.stage))
+    }
+
+    /// What the step decoder reads in a prompt's thoughts; nothing without one.
+    fn readout(&self, prompt: &[u32], options: &GenerateOptions<'_>) -> Result<Vec<String>> {
+        let Some(decoder) = self.decoder else { return Ok(Vec::new()) };
+        let width = decoder.style.width(self.curriculum.c_thought);
+        readout(self.model, decoder, self.tokenizer, prompt, options, width)
     }
 
     fn prompt(&self, question: &Question) -> Result<Vec<u32>> {

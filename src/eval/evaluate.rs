@@ -8,6 +8,7 @@ use super::{
     diversity::{ThoughtDiversity, Thoughts},
     generate::{GenerateOptions, Generation, Sampling, generate, prompt_problem},
     lens::{Reading, lens},
+    readout::readout,
     score,
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
         self, LatentModel, PassPlan, ReadSet,
         batch::{Batch, Row, Target},
     },
-    objective,
+    objective::{self, StepDecoder},
 };
 
 /// Questions of an evaluation whose thoughts are looked at, the first ones.
@@ -31,6 +32,8 @@ const TOKENS_READ: usize = 5;
 pub struct Evaluator<'a> {
     /// The questions.
     pub data: &'a Dataset,
+    /// The network that reads the model's thoughts as words, if there is one.
+    pub decoder: Option<StepDecoder<'a>>,
     /// The tokenizer of the questions and the model.
     pub tokenizer: &'a Tokenizer,
     /// What a stage shows; `uniform_prob` is ignored.
@@ -134,6 +137,9 @@ pub struct Sample {
     /// For each latent, the tokens that the lens reads; empty but for the first few questions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub thoughts: Vec<Reading>,
+    /// For each slot of thoughts, the text that the step decoder reads; empty as `thoughts`, and without a decoder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readout: Vec<String>,
 }
 
 impl Evaluator<'_> {
@@ -162,6 +168,9 @@ impl Evaluator<'_> {
         let thoughts = self.lens(model, stage, looked_at, TOKENS_READ)?;
         for (sample, thoughts) in answers.samples.iter_mut().zip(thoughts) {
             sample.thoughts = thoughts;
+        }
+        for (sample, prompt) in answers.samples.iter_mut().zip(looked_at) {
+            sample.readout = self.readout(model, stage, prompt)?;
         }
         Ok(Evaluation { answers, likelihoods: likelihoods.finish() })
     }
@@ -216,6 +225,14 @@ impl Evaluator<'_> {
     ) -> Result<Vec<Vec<Reading>>> {
         let rows: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.ids.as_slice()).collect();
         lens(model, self.tokenizer, &rows, &self.generation(self.plan(model, stage)), n_tokens)
+    }
+
+    /// What the step decoder reads in a prompt's thoughts, slot by slot; nothing without one.
+    fn readout(&self, model: &LatentModel, stage: Stage, prompt: &Sequence) -> Result<Vec<String>> {
+        let Some(decoder) = self.decoder else { return Ok(Vec::new()) };
+        let options = self.generation(self.plan(model, stage));
+        let width = decoder.style.width(self.curriculum.c_thought);
+        readout(model, decoder, self.tokenizer, &prompt.ids, &options, width)
     }
 
     /// The questions' prompts at a stage, in the set's order.
@@ -346,6 +363,7 @@ impl Evaluator<'_> {
             latents: prompt.n_latents,
             finished: generation.finished,
             thoughts: Vec::new(),
+            readout: Vec::new(),
         })
     }
 

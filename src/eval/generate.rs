@@ -309,7 +309,7 @@ impl Chooser {
 }
 
 /// The id of each row's largest logit, the smallest id among equals: `[batch, vocab]` → one a row.
-fn argmax(logits: Tensor<2>) -> Result<Vec<u32>> {
+pub(super) fn argmax(logits: Tensor<2>) -> Result<Vec<u32>> {
     device::to_host(logits.argmax(1))
 }
 

@@ -7,6 +7,7 @@
 //! | how an answer is read and judged | [`score`] |
 //! | what is counted over a set of questions | [`evaluate`] |
 //! | how a thought is read as tokens | [`lens`](mod@lens) |
+//! | how thoughts are read as sentences | [`readout`](mod@readout) |
 //! | how unlike thoughts are | [`diversity`] |
 
 pub mod answer;
@@ -14,6 +15,7 @@ pub mod diversity;
 pub mod evaluate;
 pub mod generate;
 pub mod lens;
+pub mod readout;
 pub mod score;
 
 pub use answer::{Answer, AnswerOptions, Question, Thought, TrainedModel, answer};
@@ -23,3 +25,4 @@ pub use generate::{
     End, GenerateOptions, Generation, GenerationLoop, NewToken, Sampling, generate,
 };
 pub use lens::lens;
+pub use readout::readout;

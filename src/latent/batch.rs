@@ -36,7 +36,7 @@ use super::{
 };
 pub use super::{
     plan::{Parallel, PassPlan},
-    row::{Row, StepTarget, Target, TeacherRow},
+    row::{Row, SlotText, StepTarget, Target, TeacherRow},
     runs::{Branch, Fed, FedFrom},
 };
 use crate::model::{PassLayout, TokenInts, TokenLayout};
@@ -114,6 +114,8 @@ pub struct Batch {
     pub teacher_targets: Vec<Target>,
     /// Every token that positions of the rows are to predict besides labels.
     pub step_targets: Vec<PassTargets>,
+    /// What slots of thoughts are to be read as, each with its row; ordered by slot.
+    pub slots: Vec<(usize, SlotText)>,
     /// For each row, the columns of the token whose hidden states are compared with its teacher's, and of that;
     /// empty if none are compared.
     pub anchors: Vec<[usize; 2]>,
@@ -153,6 +155,7 @@ impl Batch {
                 &grid.teacher_columns,
             ),
             step_targets: step_targets(rows, &grid, &runs),
+            slots: slots(rows),
             anchors: anchors(rows, &grid),
             last_latents: None,
             has_teachers: teachers().next().is_some(),
@@ -233,7 +236,7 @@ impl Batch {
         tokens
     }
 
-    /// Where each row's last latent is; in the same pass for all rows.
+    /// Where each row's last latent is; in the same pass for all rows, which have as many.
     fn last_latents(&self, rows: &[Row], runs: &[Run], plan: &PassPlan) -> Result<FedFrom, String> {
         let of_row = |(index, row): (usize, &Row)| {
             let last = latents(row, plan.latent).last();
@@ -242,7 +245,8 @@ impl Batch {
         };
         let columns: Vec<usize> = rows.iter().enumerate().map(of_row).collect::<Result<_, _>>()?;
         let holds = |run: &Run| run.keep && columns.iter().all(|c| run.columns.contains(c));
-        let pass = runs.iter().position(holds);
+        let alike = self.latents.windows(2).all(|two| two[0] == two[1]);
+        let pass = runs.iter().position(holds).filter(|_| alike);
         let pass =
             pass.ok_or("rows have different numbers of latents, and their last ones are read")?;
         let start = runs[pass].columns.start;
@@ -317,6 +321,17 @@ fn step_targets(rows: &[Row], grid: &Grid, runs: &[Run]) -> Vec<PassTargets> {
     by_pass.retain(|of| !of.targets.is_empty());
     by_pass.iter_mut().for_each(|of| of.targets.sort_by_key(|target| target.column));
     by_pass
+}
+
+/// What slots are to be read as, slot by slot.
+fn slots(rows: &[Row]) -> Vec<(usize, SlotText)> {
+    let numbered = rows.iter().map(|row| row.slots).enumerate();
+    let of_row = |(row, slots): (usize, &[SlotText])| {
+        slots.iter().map(|slot| (row, slot.clone())).collect::<Vec<_>>()
+    };
+    let mut slots: Vec<(usize, SlotText)> = numbered.flat_map(of_row).collect();
+    slots.sort_by_key(|(_, text)| text.slot);
+    slots
 }
 
 /// The columns whose hidden states are compared.

@@ -152,10 +152,20 @@ pub(super) fn think(
         embedding_columns: &fed.inputs.columns,
         row_space,
     };
+    think_of(model, inputs, fed.residual)
+}
+
+/// What is fed back of some hidden states and input embeddings, with the embedding of the token `residual` if there is
+/// one: `[batch, thoughts, d_model]`.
+pub(super) fn think_of(
+    model: &LatentModel,
+    inputs: FeedbackInputs<'_>,
+    residual: Option<u32>,
+) -> Tensor<3> {
     let LatentModel { transformer, parameters, config } = model;
     let context = FeedbackContext { transformer, learned: &parameters.reinject, config, inputs };
     let thoughts = context.thoughts(&config.feedback);
-    let Some(latent) = fed.residual else { return thoughts };
+    let Some(latent) = residual else { return thoughts };
     let latent = TokenInts::new(vec![latent as i32], [1, 1]).tensor(&model.device());
     let [rows, n, d] = thoughts.dims();
     thoughts + transformer.embed(latent).expand([rows, n, d])

@@ -13,6 +13,7 @@ pub mod position;
 pub mod reads;
 mod row;
 mod runs;
+pub mod slots;
 pub mod trace;
 mod tracking;
 

@@ -98,13 +98,13 @@ impl Blocks {
         }
         let mut blocks = Self { rows: slots, teachers: Vec::new(), before: 1 };
         if rows.iter().any(|row| row.teacher.is_some()) {
-            blocks.share(rows)?;
+            blocks.share(rows, plan)?;
         }
         Ok(blocks)
     }
 
     /// Splits the first block at the end of what rows have in common with their teachers.
-    fn share(&mut self, rows: &[Row]) -> Result<(), String> {
+    fn share(&mut self, rows: &[Row], plan: &PassPlan) -> Result<(), String> {
         let shared = |(row, slots): (&Row, &Vec<Slot>)| {
             let teacher = row.teacher.map_or(&[][..], |teacher| teacher.ids);
             let same = row.ids.iter().zip(teacher).take_while(|(a, b)| a == b).count();
@@ -113,8 +113,9 @@ impl Blocks {
         let mut shared: Vec<usize> = rows.iter().zip(&self.rows).map(shared).collect();
         let ends: Vec<usize> = self.rows.iter().map(|slots| slots[0].right.end).collect();
         if shared != ends {
-            // A thought is made of the same pass in every row: each keeps a token of its own before it.
-            for (shared, end) in shared.iter_mut().zip(&ends) {
+            // A first thought is made of the same pass in every row: each keeps a token of its own before it.
+            let one_by_one = plan.latent.is_some() && plan.parallel.is_none();
+            for (shared, end) in shared.iter_mut().zip(&ends).filter(|_| one_by_one) {
                 *shared = (*shared).min(end - 1);
             }
             for (slots, &shared) in self.rows.iter_mut().zip(&shared) {

@@ -1,5 +1,7 @@
 //! One row of tokens, and what is to be predicted in it.
 
+use std::ops::Range;
+
 /// One row before it is laid out.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Row<'a> {
@@ -10,6 +12,8 @@ pub struct Row<'a> {
     pub labels: &'a [Option<u32>],
     /// For each token, what it is to predict besides, without a shift. Empty if nothing is.
     pub step_targets: &'a [Option<StepTarget>],
+    /// What slots of its thoughts are to be read as.
+    pub slots: &'a [SlotText],
     /// A row that begins as this one does and is trained beside it.
     pub teacher: Option<TeacherRow<'a>>,
 }
@@ -32,6 +36,17 @@ pub struct StepTarget {
     pub token: u32,
     /// In which iteration of thinking in parallel; in the last one if `None`.
     pub iteration: Option<usize>,
+}
+
+/// What a slot, some of a row's thoughts side by side, is to be read as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotText {
+    /// The slot's number in its row, from 0.
+    pub slot: usize,
+    /// Which of the row's thoughts it holds (from 0); one behind the last is made of the last latent's states.
+    pub thoughts: Range<usize>,
+    /// Token ids, the end of the text among them.
+    pub ids: Vec<u32>,
 }
 
 impl<'a> Row<'a> {

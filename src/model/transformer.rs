@@ -170,6 +170,17 @@ impl Transformer {
         self.head().logits(hidden)
     }
 
+    /// A copy with the first `n` blocks only, or all there are; embeddings, final norm and head stay.
+    pub fn first_blocks(&self, n: usize) -> Self {
+        let mut short = self.clone();
+        match &mut short.body {
+            Body::Gpt2(body) => body.transformer.h.truncate(n),
+            Body::Llama(body) => body.model.layers.truncate(n),
+        }
+        short.config.n_layer = n.min(short.config.n_layer);
+        short
+    }
+
     /// The linear layers of the blocks, by name.
     pub(super) fn linears(&mut self) -> Vec<(String, LinearMut<'_>)> {
         match &mut self.body {

@@ -45,6 +45,13 @@ impl Transformer {
         })
     }
 
+    /// A model whose every weight is 0, to be filled.
+    pub fn blank(config: ModelConfig, device: &Device) -> Self {
+        build(config, device, &mut |_, shape| {
+            TensorData::new(vec![0f32; shape.iter().product()], shape)
+        })
+    }
+
     /// Reads `config.json` and the weights from a folder.
     ///
     /// # Errors

@@ -2,13 +2,18 @@
 
 use std::path::Path;
 
-use burn::{module::Module, tensor::Tensor};
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+
+use coconut_kernels::Precision;
 
 use super::ObjectiveParameters;
 use crate::{
     Error, Result,
     latent::{LatentConfig, LatentModel, LatentSizes, model::LATENT_WEIGHTS_FILE},
-    model::{Transformer, parameters, weights},
+    model::{ModelConfig, Transformer, parameters, weights},
 };
 
 /// A model with its objective's parameters. The names of its parameters are those of the two files
@@ -40,7 +45,10 @@ impl Learner {
         let mut model = LatentModel::new(transformer, config, sizes)
             .map_err(|(key, problem)| wrong(format!("`{key}` {problem}")))?;
         let (d_model, device) = (model.transformer.config.d_model, model.device());
-        let objective = ObjectiveParameters::new(seq_vcr, d_model, 0, &device);
+        let objective = ObjectiveParameters {
+            decoder: blank_decoder(&model.transformer.config, &found, &device),
+            ..ObjectiveParameters::new(seq_vcr, d_model, 0, &device)
+        };
 
         let mut problems = Vec::new();
         model.parameters = fill(model.parameters, &mut found, &mut problems);
@@ -56,6 +64,15 @@ impl Learner {
         Ok(Self { model, objective })
     }
 
+    /// The same, whose networks multiply in `precision`.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.model.transformer.config.precision = precision;
+        if let Some(decoder) = &mut self.objective.decoder {
+            decoder.config.precision = precision;
+        }
+        self
+    }
+
     /// Writes the transformer, and beside it the parameters of thoughts and of the objective, if there
     /// are any.
     pub fn save(&self, folder: &Path) -> Result<()> {
@@ -67,6 +84,21 @@ impl Learner {
         }
         weights::write_tensors(&folder.join(LATENT_WEIGHTS_FILE), &named)
     }
+}
+
+/// A decoder to be filled with what was found, if a part of one was: as the model, with as many blocks as there are.
+fn blank_decoder(
+    config: &ModelConfig,
+    found: &weights::HostTensors,
+    device: &Device,
+) -> Option<Transformer> {
+    let mut names = found.keys().filter_map(|name| name.strip_prefix("decoder.")).peekable();
+    names.peek()?;
+    let number = |name: &str| name.split('.').find_map(|part| part.parse::<usize>().ok());
+    let blocks = names.filter_map(number).max().map_or(0, |last| last.saturating_add(1));
+    let mut config = config.clone();
+    config.n_layer = blocks.min(config.n_layer);
+    Some(Transformer::blank(config, device))
 }
 
 /// Replaces a module's parameters by the tensors of their names, which are taken out of `found`, and

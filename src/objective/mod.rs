@@ -2,10 +2,11 @@
 //!
 //! - [`Objective`]: the sum. It says which rows an example becomes, what the forward pass must keep, and
 //!   what the losses are. A new objective is a new [`Term`].
-//! - [`cross_entropy`], [`SeqVcr`]: what a term computes.
+//! - [`mod@cross_entropy`], [`SeqVcr`]: what a term computes.
 //! - [`ObjectiveParameters`]: what terms learn themselves; [`Learner`]: a model together with them.
 
 pub mod cross_entropy;
+pub mod decoder;
 pub mod distil;
 pub mod learner;
 pub mod parameters;
@@ -13,6 +14,7 @@ pub mod seq_vcr;
 pub mod terms;
 
 pub use cross_entropy::cross_entropy;
+pub use decoder::{DecoderSettings, DecoderStyle, StepDecoder};
 pub use distil::{DistilLayers, distil};
 pub use learner::Learner;
 pub use parameters::ObjectiveParameters;

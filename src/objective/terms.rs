@@ -1,20 +1,22 @@
 //! The terms of an objective, and their sum.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DistilLayers, ObjectiveParameters, SeqVcr,
+    DecoderSettings, DistilLayers, ObjectiveParameters, SeqVcr, StepDecoder,
     cross_entropy::{cross_entropy, step_cross_entropy},
+    decoder::decoder_loss,
     distil, seq_vcr,
 };
 use crate::{
     data::{Curriculum, Encoded, SampleKey, Sequence, SpecialTokens, Stage},
     latent::{
         LatentModel, ReadLayers, ReadPositions, ReadSet, Trace,
-        batch::{Batch, StepTarget},
+        batch::{Batch, SlotText, StepTarget},
     },
+    model::Transformer,
 };
 
 /// The name under which a step's cross entropy is logged. The value is a sum over labels; the log has
@@ -57,6 +59,14 @@ pub enum Term {
         weight: f64,
         /// Which hidden states.
         layers: DistilLayers,
+    },
+    /// Cross entropy of a second network at the steps that it reads in slots of thoughts, a mean over the step's
+    /// micro-batches (SIM-CoT).
+    Decoder {
+        /// The term's factor in the sum.
+        weight: f64,
+        /// What the network is, and what it reads.
+        settings: DecoderSettings,
     },
     /// Variance and covariance of the hidden states, a mean over the step's micro-batches.
     SeqVcr {
@@ -121,15 +131,18 @@ impl Objective {
         self.terms.iter().flat_map(|term| term.names()).copied().collect()
     }
 
-    /// Fresh parameters of the terms, for a model of width `d_model`.
-    pub fn parameters(&self, d_model: usize, seed: u64, device: &Device) -> ObjectiveParameters {
+    /// Fresh parameters of the terms, for a model as it is before adapters are added.
+    pub fn parameters(&self, base: &Transformer, seed: u64) -> ObjectiveParameters {
         let trained = self.terms.iter().find_map(|term| match *term {
             Term::SeqVcr { projection: seq_vcr::Projection::Trained, projected, .. } => {
                 Some(projected)
             }
             _ => None,
         });
-        ObjectiveParameters::new(trained, d_model, seed, device)
+        let parameters =
+            ObjectiveParameters::new(trained, base.config.d_model, seed, &base.device());
+        let copy = |of: DecoderSettings| base.first_blocks(of.blocks.unwrap_or(usize::MAX));
+        ObjectiveParameters { decoder: self.decoder().map(copy), ..parameters }
     }
 
     /// The rows to train on that one example becomes; they are kept together in one batch. `key`
@@ -143,7 +156,7 @@ impl Objective {
         key: SampleKey,
     ) -> Vec<Sequence> {
         let mut row = curriculum.train_sequence(example, stage, markers, key);
-        if self.steps_at().is_none() {
+        if self.steps_at().is_none() && self.decoder().is_none() {
             row.replaced.clear();
         }
         let teacher = self
@@ -160,7 +173,8 @@ impl Objective {
             return Vec::new();
         };
         let mut targets = vec![None; row.ids.len()];
-        for (block, step) in row.replaced.iter().enumerate() {
+        let blocks = row.n_latents / c_thought.max(1);
+        for (block, step) in row.replaced.iter().take(blocks).enumerate() {
             let iteration = (at == StepsAt::Own).then_some(block + 1);
             let first = (row.latent_start + block * c_thought).saturating_sub(1);
             for (i, &token) in step.iter().take(c_thought).enumerate() {
@@ -168,6 +182,40 @@ impl Objective {
             }
         }
         targets
+    }
+
+    /// The slots of a row's thoughts that a step decoder reads, with what it is to read.
+    pub fn slots(&self, row: &Sequence, curriculum: &Curriculum) -> Vec<SlotText> {
+        self.decoder().map(|decoder| decoder.slots(row, curriculum)).unwrap_or_default()
+    }
+
+    /// The most positions that a step decoder needs for an example at some stages; 0 without one.
+    pub fn decoder_len(
+        &self,
+        curriculum: &Curriculum,
+        example: &Encoded,
+        stages: &[Stage],
+        markers: SpecialTokens,
+    ) -> usize {
+        let Some(decoder) = self.decoder() else { return 0 };
+        let drawn = (0..=example.n_steps()).map(Stage::from_count);
+        let drawn = drawn.filter(|_| curriculum.uniform_prob > 0.0);
+        let curriculum = Curriculum { uniform_prob: 0.0, ..curriculum.clone() };
+        let key = SampleKey { seed: 0, epoch: 0, index: 0 };
+        let longest = |stage: Stage| {
+            let row = curriculum.train_sequence(example, stage, markers, key);
+            let slots = decoder.slots(&row, &curriculum);
+            slots.iter().map(|slot| decoder.style.positions(slot)).max()
+        };
+        stages.iter().copied().chain(drawn).filter_map(longest).max().unwrap_or(0)
+    }
+
+    /// The step decoder, if there is one.
+    pub fn decoder(&self) -> Option<DecoderSettings> {
+        self.terms.iter().find_map(|term| match term {
+            Term::Decoder { settings, .. } => Some(*settings),
+            _ => None,
+        })
     }
 
     fn steps_at(&self) -> Option<StepsAt> {
@@ -204,6 +252,7 @@ impl Objective {
             Term::Distil { .. } => {
                 ReadSet { positions: ReadPositions::Predictions, layers: ReadLayers::All }
             }
+            Term::Decoder { settings, .. } => settings.style.reads(),
             Term::CrossEntropy { .. } | Term::Steps { .. } | Term::Teacher { .. } => {
                 ReadSet::PREDICTIONS
             }
@@ -238,6 +287,7 @@ impl Term {
             Self::Steps { .. } => &["loss_steps"],
             Self::Teacher { .. } => &["loss_teacher"],
             Self::Distil { .. } => &["loss_distil"],
+            Self::Decoder { .. } => &["loss_decoder"],
             Self::SeqVcr { .. } => &["loss_vcr_var", "loss_vcr_cov"],
         }
     }
@@ -269,6 +319,12 @@ impl Term {
             }
             Self::Distil { weight, layers } => {
                 let mean = distil::distil(batch, trace, layers)? / denominators.batches;
+                vec![(mean.clone(), mean * weight)]
+            }
+            Self::Decoder { weight, settings: DecoderSettings { style, .. } } => {
+                let decoder = StepDecoder { network: parameters.decoder.as_ref()?, style };
+                let loss = decoder_loss(decoder, model, batch, trace)?;
+                let mean = loss / denominators.batches;
                 vec![(mean.clone(), mean * weight)]
             }
             Self::SeqVcr { loss, projected, seed, .. } => {

@@ -79,6 +79,7 @@ struct SamplePart<'a> {
     answer: &'a str,
     correct: bool,
     thoughts: Vec<String>,
+    readout: &'a [String],
 }
 
 /// The whole page. All text from files is escaped; only the figures, drawn by this crate, are not.
@@ -205,6 +206,7 @@ fn sample_part(sample: &crate::run::Sample) -> SamplePart<'_> {
         answer: &sample.answer,
         correct: sample.correct,
         thoughts: sample.thoughts.iter().map(tokens).collect(),
+        readout: &sample.readout,
     }
 }
 

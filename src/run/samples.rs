@@ -39,6 +39,9 @@ pub struct Sample {
     /// their probabilities, likeliest first. Empty if that was not looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub thoughts: Vec<Vec<(String, f64)>>,
+    /// For each slot of thoughts, the text that a step decoder reads in it. Empty if that was not looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readout: Vec<String>,
 }
 
 /// The last evaluation of one method at one stage.

@@ -12,6 +12,7 @@ use crate::{
         Curriculum, Dataset, Encoded, Example, Format, Stage, Tokenizer, encode_graphs,
         encode_texts, read, tasks,
     },
+    objective::{DecoderSettings, DecoderStyle},
 };
 
 /// Everything a run reads.
@@ -97,6 +98,9 @@ impl Data {
                 ));
             }
         }
+        if let Some(decoder) = run.objective.decoder() {
+            self.check_decoded(run, decoder)?;
+        }
         if run.objective.last_step() == Some(false) && n > 0 {
             let few = examples.iter().filter(|example| example.n_steps() < 2).count();
             if few == n {
@@ -113,6 +117,38 @@ impl Data {
         Ok(())
     }
 
+    /// Refuses examples without steps that a step decoder could read.
+    fn check_decoded(&self, run: &Resolved, decoder: DecoderSettings) -> Result<()> {
+        if self.format == Format::Graph {
+            let problem = "needs steps written as text; graphs have none";
+            return Err(run.recipe.error("step_decoder", problem));
+        }
+        let examples = &self.train.encoded;
+        let hidden = usize::from(decoder.style == DecoderStyle::Codi && !decoder.last_step);
+        if !examples.is_empty() && examples.iter().all(|example| example.n_steps() <= hidden) {
+            let problem = match hidden {
+                0 => "no example has a step for the step decoder to say",
+                _ => {
+                    "no example has two steps, and the step decoder is not to say the last one, which says what the answer is; set `teacher_last_step: True`"
+                }
+            };
+            return Err(Error::input(origin(&run.data.train, TRAIN), "", format!("{problem}.")));
+        }
+        Ok(())
+    }
+
+    /// The most positions that an example needs besides those of its rows, each with what needs them.
+    fn besides(&self, run: &Resolved, example: &Encoded) -> [(&'static str, usize); 2] {
+        let markers = self.tokenizer.special_tokens();
+        let teacher = run
+            .objective
+            .last_step()
+            .map_or(0, |last_step| run.curriculum.teacher_len(example, markers, last_step));
+        let stages = run.curricula.first().map_or(&[][..], |(_, stages)| stages);
+        let decoder = run.objective.decoder_len(&run.curriculum, example, stages, markers);
+        [("its teacher's row", teacher), ("its longest text for the step decoder", decoder)]
+    }
+
     /// The longest sequence that a run's curricula make.
     pub fn longest(&self, run: &Resolved) -> usize {
         let sets = [&self.train, &self.val];
@@ -123,16 +159,12 @@ impl Data {
     /// The longest sequence that a run's curricula make of each example of a set.
     fn lengths(&self, run: &Resolved, set: &Dataset) -> Vec<usize> {
         let (curricula, markers) = (&run.curricula, self.tokenizer.special_tokens());
-        let teacher = run.objective.last_step();
         let longest = |example: &Encoded| {
             let of = |(curriculum, stages): &(Curriculum, Vec<Stage>)| {
-                let row = curriculum.max_len(example, stages, markers);
-                row.max(
-                    teacher
-                        .map_or(0, |last_step| curriculum.teacher_len(example, markers, last_step)),
-                )
+                curriculum.max_len(example, stages, markers)
             };
-            curricula.iter().map(of).max().unwrap_or(0)
+            let besides = self.besides(run, example).map(|(_, length)| length);
+            curricula.iter().map(of).chain(besides).max().unwrap_or(0)
         };
         set.encoded.iter().map(longest).collect()
     }
@@ -144,17 +176,15 @@ impl Data {
             for (curriculum, stages) in &run.curricula {
                 curriculum.check_fits(&set.encoded, stages, markers, context, &origin)?;
             }
-            if let Some(last_step) = run.objective.last_step() {
-                let teacher =
-                    |example: &Encoded| run.curriculum.teacher_len(example, markers, last_step);
-                let long = set.encoded.iter().position(|example| teacher(example) > context);
-                if let Some(index) = long {
-                    let problem = format!(
-                        "its teacher's row needs {} positions, the model has {context}. Take the long examples out, or choose a model with a longer context (`n_positions`).",
-                        teacher(&set.encoded[index])
-                    );
-                    return Err(Error::input(&origin, format!("example {}", index + 1), problem));
-                }
+            for (index, example) in set.encoded.iter().enumerate() {
+                let besides = self.besides(run, example);
+                let Some((what, length)) = besides.into_iter().find(|of| of.1 > context) else {
+                    continue;
+                };
+                let problem = format!(
+                    "{what} needs {length} positions, the model has {context}. Take the long examples out, or choose a model with a longer context (`n_positions`)."
+                );
+                return Err(Error::input(&origin, format!("example {}", index + 1), problem));
             }
         }
         Ok(())

@@ -7,12 +7,13 @@ use crate::{
     Error, Result, checkpoint,
     config::{
         Resolved,
+        check::too_many_blocks,
         resolved::{ModelSource, RandomModel},
     },
     data::SpecialTokens,
     latent::{LatentModel, LatentSizes},
     model::{Lora, ModelConfig, Transformer},
-    objective::Learner,
+    objective::{Learner, ObjectiveParameters},
     run::RunFolder,
 };
 
@@ -73,40 +74,52 @@ impl Beginning {
 /// The model that a run starts from, a folder's or random weights for the data's vocabulary, with fresh
 /// parameters of thoughts and of the objective; or the one that it goes on with.
 pub fn initial_model(run: &Resolved, data: &Data) -> Result<Learner> {
-    let transformer = match &run.model {
+    let (base, lora) = match &run.model {
         ModelSource::Checkpoint(path) => {
             let model = checkpoint::load_transformer(path, run.frozen, &run.device)?;
             data.check_context(run, model.config.n_positions)?;
             return Learner::load(model, run.latent.clone(), path);
         }
         ModelSource::Random(shape) => {
-            Transformer::random(model_config(shape, run, data), run.seed, &run.device)
+            let base = Transformer::random(model_config(shape, run, data), run.seed, &run.device);
+            (base, None)
         }
-        ModelSource::Folder { path, lora } => pretrained(path, lora.as_ref(), run, data)?,
+        ModelSource::Folder { path, lora } => (pretrained(path, run, data)?, lora.as_ref()),
+    };
+    let objective = objective_parameters(&base, run)?;
+    let transformer = match lora {
+        Some(lora) => adapted(base, lora, run, data)?,
+        None => base,
     };
     let sizes = LatentSizes { latents: run.curriculum.most_latents(), seed: run.seed };
     let model = LatentModel::new(transformer, run.latent.clone(), sizes)
         .map_err(|(key, problem)| run.recipe.error(key, problem))?;
-    let d_model = model.transformer.config.d_model;
-    let objective = run.objective.parameters(d_model, run.seed, &model.device());
     Ok(Learner { model, objective })
 }
 
-/// The model of a folder, with rows for the data's markers, and with adapters if they are to be trained.
-fn pretrained(
-    path: &Path,
-    lora: Option<&Lora>,
-    run: &Resolved,
-    data: &Data,
-) -> Result<Transformer> {
+/// What the objective learns beside a model, given as it is before adapters are added.
+fn objective_parameters(base: &Transformer, run: &Resolved) -> Result<ObjectiveParameters> {
+    let n_layer = base.config.n_layer;
+    let blocks = run.objective.decoder().and_then(|decoder| decoder.blocks);
+    if let Some(blocks) = blocks.filter(|&blocks| blocks > n_layer) {
+        return Err(run.recipe.error("decoder_layers", too_many_blocks(blocks, n_layer)));
+    }
+    Ok(run.objective.parameters(base, run.seed))
+}
+
+/// The model of a folder, with rows for the data's markers.
+fn pretrained(path: &Path, run: &Resolved, data: &Data) -> Result<Transformer> {
     let model = Transformer::load(path, &run.device)?;
     checkpoint::check_vocabulary(&data.tokenizer, &model, path)?;
     data.check_context(run, model.config.n_positions)?;
     let (added, source) = (data.tokenizer.added_markers(), data.tokenizer.marker_source());
-    let model = model.init_token_rows(&added, source);
-    let Some(lora) = lora else { return Ok(model) };
+    Ok(model.init_token_rows(&added, source))
+}
+
+/// The same with adapters to be trained.
+fn adapted(base: Transformer, lora: &Lora, run: &Resolved, data: &Data) -> Result<Transformer> {
     let SpecialTokens { start_latent, end_latent, latent, .. } = data.tokenizer.special_tokens();
-    let adapted = model
+    let adapted = base
         .with_lora(lora.clone(), &[start_latent, end_latent, latent], run.seed)
         .map_err(|(key, problem)| run.recipe.error(key, problem))?;
     Ok(adapted.store_frozen_as(run.frozen))

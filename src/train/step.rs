@@ -2,10 +2,13 @@
 
 use burn::tensor::Tensor;
 
-use super::{Group, steps::StepBatches};
+use super::{
+    Group,
+    steps::{MicroBatch, StepBatches},
+};
 use crate::{
     latent::{BackwardOptions, Batch, Recompute, backward},
-    model::parameters::accumulate,
+    model::parameters::{NamedTensors, accumulate},
     objective::{Denominators, LOSS, Learner, Objective},
     optim::{self, AdamW},
     rng,
@@ -74,15 +77,51 @@ pub fn step(
     options: StepOptions,
     group: Group,
 ) -> Result<(Learner, StepReport), NotFinite> {
-    let counted = |count: fn(&Batch) -> usize| group.sum_f64(step.count(count) as f64);
-    let labels = counted(|batch| batch.targets.len());
-    let denominators = Denominators {
-        labels: labels.max(1.0),
-        teacher_labels: counted(|batch| batch.teacher_targets.len()).max(1.0),
-        step_targets: counted(Batch::n_step_targets).max(1.0),
-        batches: step.in_all as f64,
+    let denominators = denominators(step, group);
+    let (gradients, trained) = gradients(&learner, step, objective, options, denominators);
+    let sums = read(objective, &trained)?;
+    let (learner, grad_norm) = match gradients {
+        None => (learner, 0.0),
+        Some(gradients) => update(learner, optimizer, gradients, &trained, options, group)?,
     };
-    let (mut gradients, mut trained, mut figures) = (None, Vec::new(), Vec::new());
+    let (loss, logged): (Vec<_>, Vec<_>) = sums.into_iter().partition(|&(name, _)| name == LOSS);
+    let report = StepReport {
+        loss_sum: loss.iter().map(|(_, sum)| sum).sum(),
+        labels: group.sum_f64(step.count(|batch| batch.targets.len()) as f64) as usize,
+        logged,
+        grad_norm,
+        tokens: trained.iter().map(|of| of.micro.batch.tokens()).sum(),
+    };
+    Ok((learner, report))
+}
+
+/// A micro-batch that had a loss.
+struct Trained<'a> {
+    micro: &'a MicroBatch,
+    /// Its figures, on the device.
+    figures: Vec<(&'static str, Tensor<1>)>,
+}
+
+/// What the losses of a step's micro-batches are divided by.
+fn denominators(step: &StepBatches, group: Group) -> Denominators {
+    let counted = |count: fn(&Batch) -> usize| group.sum_f64(step.count(count) as f64).max(1.0);
+    Denominators {
+        labels: counted(|batch| batch.targets.len()),
+        teacher_labels: counted(|batch| batch.teacher_targets.len()),
+        step_targets: counted(Batch::n_step_targets),
+        batches: step.in_all as f64,
+    }
+}
+
+/// The sum of the gradients of all micro-batches, and those that had a loss; no gradients if none had.
+fn gradients<'a>(
+    learner: &Learner,
+    step: &'a StepBatches,
+    objective: &Objective,
+    options: StepOptions,
+    denominators: Denominators,
+) -> (Option<NamedTensors>, Vec<Trained<'a>>) {
+    let (mut gradients, mut trained) = (None, Vec::new());
     for micro in &step.batches {
         let options = BackwardOptions {
             reads: objective.reads(),
@@ -90,68 +129,58 @@ pub fn step(
             tracked: options.tracked,
             seed: rng::hash(options.seed, &[micro.number as u64]),
         };
-        let found = backward(&learner, &learner.model, &micro.batch, options, |trace| {
-            let Learner { model, objective: parameters } = &learner;
+        let found = backward(learner, &learner.model, &micro.batch, options, |trace| {
+            let Learner { model, objective: parameters } = learner;
             let losses = objective.losses(parameters, model, &micro.batch, trace, denominators)?;
             Some((losses.total, losses.logged))
         });
-        let Some((found, logged)) = found else { continue };
+        let Some((found, figures)) = found else { continue };
         gradients = Some(accumulate(gradients, found));
-        trained.push(micro);
-        figures.push(logged);
+        trained.push(Trained { micro, figures });
     }
-
-    let mut sums: Vec<(&str, f64)> =
-        objective.names().into_iter().map(|name| (name, 0.0)).collect();
-    for (micro, figures) in trained.iter().zip(read(figures)) {
-        if figures.iter().any(|(_, value)| !value.is_finite()) {
-            return Err(NotFinite { what: "loss", examples: micro.examples.clone() });
-        }
-        for (name, sum) in &mut sums {
-            *sum += figures
-                .iter()
-                .filter(|figure| figure.0 == *name)
-                .map(|figure| figure.1)
-                .sum::<f64>();
-        }
-    }
-
-    let mut grad_norm = 0.0;
-    let mut learner = learner;
-    if let Some(mut gradients) = gradients {
-        group.sum(&mut gradients);
-        grad_norm = optim::global_norm(&gradients);
-        if !grad_norm.is_finite() {
-            let examples = trained.iter().flat_map(|micro| &micro.examples).copied().collect();
-            return Err(NotFinite { what: "gradient", examples });
-        }
-        let scale = optim::clip_scale(grad_norm, options.grad_clip);
-        learner = optimizer.step(learner, gradients, options.lr, scale);
-    }
-    let (loss, logged): (Vec<_>, Vec<_>) = sums.into_iter().partition(|&(name, _)| name == LOSS);
-    let report = StepReport {
-        loss_sum: loss.iter().map(|(_, sum)| sum).sum(),
-        labels: labels as usize,
-        logged,
-        grad_norm,
-        tokens: trained.iter().map(|micro| micro.batch.tokens()).sum(),
-    };
-    Ok((learner, report))
+    (gradients, trained)
 }
 
-/// The values of all micro-batches' figures, read from the device at once.
-fn read(
-    figures: Vec<Vec<(&'static str, Tensor<1>)>>,
-) -> impl Iterator<Item = Vec<(&'static str, f64)>> {
-    let all: Vec<Tensor<1>> = figures.iter().flatten().map(|(_, value)| value.clone()).collect();
+/// The sums over micro-batches of the objective's figures, read from the device at once; 0 where there was none.
+fn read(objective: &Objective, trained: &[Trained]) -> Result<Vec<(&'static str, f64)>, NotFinite> {
+    let figures = || trained.iter().flat_map(|of| &of.figures);
+    let all: Vec<Tensor<1>> = figures().map(|(_, value)| value.clone()).collect();
     let values: Vec<f64> = match all.is_empty() {
         true => Vec::new(),
         false => Tensor::cat(all, 0).into_data().iter::<f64>().collect(),
     };
+    let mut sums: Vec<(&str, f64)> =
+        objective.names().into_iter().map(|name| (name, 0.0)).collect();
     let mut values = values.into_iter();
-    figures.into_iter().map(move |figures| {
-        figures.into_iter().map(|(name, _)| name).zip(values.by_ref()).collect()
-    })
+    for Trained { micro, figures } in trained {
+        for ((name, _), value) in figures.iter().zip(values.by_ref()) {
+            if !value.is_finite() {
+                return Err(NotFinite { what: "loss", examples: micro.examples.clone() });
+            }
+            let own = sums.iter_mut().find(|(known, _)| known == name);
+            own.into_iter().for_each(|(_, sum)| *sum += value);
+        }
+    }
+    Ok(sums)
+}
+
+/// The learner after one update by the gradients of all processes, and their global norm.
+fn update(
+    learner: Learner,
+    optimizer: &mut AdamW,
+    mut gradients: NamedTensors,
+    trained: &[Trained],
+    options: StepOptions,
+    group: Group,
+) -> Result<(Learner, f64), NotFinite> {
+    group.sum(&mut gradients);
+    let grad_norm = optim::global_norm(&gradients);
+    if !grad_norm.is_finite() {
+        let examples = trained.iter().flat_map(|of| &of.micro.examples).copied().collect();
+        return Err(NotFinite { what: "gradient", examples });
+    }
+    let scale = optim::clip_scale(grad_norm, options.grad_clip);
+    Ok((optimizer.step(learner, gradients, options.lr, scale), grad_norm))
 }
 
 #[cfg(test)]
@@ -164,7 +193,6 @@ mod tests {
         latent::{LatentConfig, LatentModel, LatentSizes, PassPlan, batch::Row},
         model::{ModelConfig, Transformer, parameters},
         objective::Term,
-        train::steps::MicroBatch,
     };
 
     const LATENT: u32 = 11;
@@ -180,7 +208,7 @@ mod tests {
             Transformer::random(ModelConfig::gpt2(12, 7, 8, 2, 2), 3, &Device::flex());
         let model =
             LatentModel::new(transformer, LatentConfig::default(), LatentSizes::default()).unwrap();
-        let parameters = objective(1.0).parameters(8, 0, &model.device());
+        let parameters = objective(1.0).parameters(&model.transformer, 0);
         Learner { model, objective: parameters }.train()
     }
 

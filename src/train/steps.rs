@@ -11,7 +11,7 @@ use crate::{
     data::{Curriculum, Encoded, SampleKey, Sequence, SpecialTokens, Stage},
     latent::{
         LatentConfig, PassPlan,
-        batch::{Batch, Row, StepTarget, TeacherRow},
+        batch::{Batch, Row, SlotText, StepTarget, TeacherRow},
     },
     objective::Objective,
     rng,
@@ -217,16 +217,23 @@ pub fn lay_out(
         .iter()
         .map(|rows| objective.step_targets(&rows[0], curriculum.c_thought))
         .collect();
+    let slots: Vec<Vec<SlotText>> =
+        examples.iter().map(|rows| objective.slots(&rows[0], curriculum)).collect();
     let mut rows = Vec::with_capacity(examples.len());
-    for (own, step_targets) in examples.iter().zip(&steps) {
+    for ((own, step_targets), slots) in examples.iter().zip(&steps).zip(&slots) {
         let teacher = own.get(1).map(|teacher| TeacherRow {
             ids: &teacher.ids,
             labels: &teacher.labels,
             anchors: objective.distils().then_some([own[0].anchor, teacher.anchor]),
         });
-        rows.push(Row { ids: &own[0].ids, labels: &own[0].labels, step_targets, teacher });
+        rows.push(Row { ids: &own[0].ids, labels: &own[0].labels, step_targets, slots, teacher });
     }
-    Batch::new(&rows, plan)
+    // Only slots of single thoughts reach beyond the latents, and these are as many in every row.
+    let beyond = |(own, slots): (&&[Sequence], &Vec<SlotText>)| {
+        slots.iter().any(|slot| slot.thoughts.end > own[0].n_latents)
+    };
+    let reads_last_latent = examples.iter().zip(&slots).any(beyond);
+    Batch::new(&rows, &PassPlan { reads_last_latent, ..*plan })
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::{
     device,
     eval::{Evaluator, Sampling},
     memory,
-    objective::Learner,
+    objective::{Learner, StepDecoder},
     optim::AdamW,
     rng,
     run::{
@@ -55,8 +55,7 @@ impl<'a> Trainer<'a> {
             }
             ModelSource::Random(_) | ModelSource::Folder { .. } => None,
         };
-        let mut learner = initial_model(run, data)?;
-        learner.model.transformer.config.precision = run.precision;
+        let learner = initial_model(run, data)?.with_precision(run.precision);
         folder.write_config(&run.recipe.to_yaml()?)?;
         let checkpoints = folder.checkpoints();
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("create", &checkpoints))?;
@@ -290,7 +289,10 @@ impl<'a> Trainer<'a> {
         stop: &AtomicBool,
         watch: &mut dyn FnMut(Event),
     ) -> Result<bool> {
-        let evaluator = self.evaluator();
+        let learner = self.learner.valid();
+        let trained = learner.objective.decoder.as_ref().zip(self.run.objective.decoder());
+        let decoder = trained.map(|(network, of)| StepDecoder { network, style: of.style });
+        let evaluator = Evaluator { decoder, ..self.evaluator() };
         let (epoch, questions) = (self.state.epoch, self.data.val.encoded.len());
         let mut answered = 0;
         watch(Event::Evaluating { answered, questions });
@@ -299,7 +301,7 @@ impl<'a> Trainer<'a> {
             watch(Event::Evaluating { answered, questions });
             go_on(stop)
         };
-        let found = match evaluator.evaluate(&self.learner.model.valid(), stage, advance) {
+        let found = match evaluator.evaluate(&learner.model, stage, advance) {
             Err(Error::Interrupted(_)) => return self.interrupted(stage, watch),
             found => found?,
         };
@@ -329,6 +331,7 @@ impl<'a> Trainer<'a> {
     fn evaluator(&self) -> Evaluator<'a> {
         Evaluator {
             data: &self.data.val,
+            decoder: None,
             tokenizer: &self.data.tokenizer,
             curriculum: self.run.curriculum.clone(),
             batch_size: self.run.evaluation.batch_size,
@@ -361,6 +364,7 @@ impl<'a> Trainer<'a> {
             max_latent_stage,
             pad_latent_to_max,
             thinking: self.run.latent.clone(),
+            step_decoder: self.run.objective.decoder().map(|decoder| decoder.style),
             format: self.data.format,
             prompt: self.run.data.prompt.clone(),
             frozen: self.run.frozen,

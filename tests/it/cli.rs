@@ -141,14 +141,14 @@ fn read_json(path: &Path) -> Value {
 }
 
 /// (step, loss) of each optimizer step of a run, in the file's order.
-fn losses(run: &Path) -> Vec<(u64, f64)> {
+pub fn losses(run: &Path) -> Vec<(u64, f64)> {
     let records = records(&run.join("metrics.jsonl"));
     let steps = records.iter().filter(|record| record.get("loss").is_some());
     steps.map(|r| (r["step"].as_u64().unwrap(), r["loss"].as_f64().unwrap())).collect()
 }
 
 /// The rows of a run's results without what a clock or the system's memory decides.
-fn rows(run: &Path) -> Vec<Value> {
+pub fn rows(run: &Path) -> Vec<Value> {
     let mut rows = read_json(&run.join("results.json"))["rows"].as_array().unwrap().clone();
     for row in &mut rows {
         let measured = |key: &str| ["seconds", "ms_per", "_mb"].iter().any(|m| key.contains(m));
@@ -544,6 +544,7 @@ fn every_recipe_can_be_tried_without_weights_or_data() {
         ("gsm_gpt2_pccot", "stage 1: epochs 1 to 40", "hf download openai-community/gpt2`"),
         ("gsm_gpt2_icot", "stage 39", "hf download openai-community/gpt2`"),
         ("gsm_gpt2_lotus", "stage 6: epochs 7 to 30", "gsm_gpt2_cot/checkpoints/-1-21 is missing"),
+        ("gsm_gpt2_simcot", "stage 6: epochs 19 to 35", "gsm_gpt2_5/checkpoints/latest is missing"),
         ("gsm_llama_1b_codi", "stage 1", "hf download meta-llama/Llama-3.2-1B-Instruct`"),
         ("gsm_llama_1b_lotus", "stage 6", "gsm_llama_1b_cot/checkpoints/latest is missing"),
         ("gsm_qwen3_0.6b", "stage 4", "hf download Qwen/Qwen3-0.6B`"),

@@ -166,3 +166,24 @@ fn long_rows_are_shown_in_part() {
     assert_eq!(hidden.len(), 2, "on both sides of their number");
     assert!(passes.contains(" | … | "), "{passes}");
 }
+
+#[test]
+fn slots_are_shown_with_what_a_decoder_is_to_read() {
+    let place = Place::new();
+    let recipe = place.recipe(&[("step_decoder", "coconut")]);
+    let assert = train(&recipe, &["--dry-run"]).assert().success();
+    let printed = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+    let lines: Vec<&str> =
+        printed.lines().filter_map(|line| line.strip_prefix("decoder: ")).collect();
+    // Stages 1 and 2, and the last one, which has no words and as many thoughts as stage 2.
+    assert_eq!(lines.len(), 3, "{printed}");
+    let slots: Vec<&str> = lines[1].split(" | ").collect();
+    let tokens = printed.split("\n  tokens ").nth(1).unwrap().split_whitespace();
+    let tokens: Vec<String> = tokens.map(str::to_owned).collect();
+    let values = running_values(&tokens);
+    let expected = [("1–2", &values[0]), ("3–4", &values[1])];
+    for (slot, (thoughts, value)) in slots.iter().zip(expected) {
+        assert_eq!(*slot, format!("thoughts {thoughts} read {value} \\n <eos>"));
+    }
+    assert_eq!((lines[0], slots.len()), (slots[0], 2));
+}

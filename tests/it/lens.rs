@@ -31,6 +31,7 @@ fn each_thought_is_read_where_it_is_fed_back() {
     let model = LatentModel::new(model, config.thinking(), Default::default()).unwrap();
     let evaluator = Evaluator {
         data: &data.val,
+        decoder: None,
         tokenizer: &data.tokenizer,
         curriculum: config.curriculum(),
         batch_size: 5,

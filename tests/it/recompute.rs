@@ -135,8 +135,7 @@ fn what_is_computed_again_gives_the_same_gradients() {
         let config = LatentConfig { compat, latent_positions, ..LatentConfig::from(feedback) };
         let model = model(place, dropout, config);
         let batch = batch(&model);
-        let (d_model, device) = (model.transformer.config.d_model, model.device());
-        let objective = objectives[0].parameters(d_model, 3, &device);
+        let objective = objectives[0].parameters(&model.transformer, 3);
         let learner = Learner { model, objective }.train();
         for objective in &objectives {
             let gradients = |recompute| {

@@ -341,8 +341,7 @@ fn learned_parts_are_saved_and_read_back() {
         projected: 5,
         seed: 9,
     };
-    let (objective, d_model) = (Objective { terms: vec![vcr] }, transformer.config.d_model);
-    let objective = objective.parameters(d_model, 9, &Device::flex());
+    let objective = Objective { terms: vec![vcr] }.parameters(&transformer, 9);
     let learner = Learner { model, objective };
     learner.save(folder.path()).unwrap();
     let back = Learner::load(

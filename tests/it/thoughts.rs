@@ -51,6 +51,7 @@ fn untrained(more: Value) -> (Data, Checkpoint) {
         max_latent_stage: 2,
         pad_latent_to_max: false,
         thinking: config.thinking(),
+        step_decoder: None,
         format: data.format,
         prompt: Default::default(),
         frozen: Default::default(),
@@ -58,7 +59,7 @@ fn untrained(more: Value) -> (Data, Checkpoint) {
     };
     let model = LatentModel::new(model, config.thinking(), Default::default()).unwrap();
     let tokenizer = data.tokenizer.clone();
-    let objective = ObjectiveParameters { seq_vcr: None };
+    let objective = ObjectiveParameters { seq_vcr: None, decoder: None };
     (data, Checkpoint { model, objective, tokenizer, latent })
 }
 

@@ -172,13 +172,12 @@ impl Workload {
         let Examples { encoded, markers, .. } = examples;
         let mut model = Transformer::random(shape, 0, &device::cpu());
         model.config.precision = device::precision(bench.bf16);
+        let objective = recipe.objective();
+        let parameters = objective.parameters(&model, 0);
         let model =
             bench.adapted(model, &[markers.start_latent, markers.end_latent, markers.latent])?;
         let model = LatentModel::new(model, recipe.thinking(), Default::default())
             .map_err(|(key, problem)| Error::Usage(format!("{key} {problem}.")))?;
-        let objective = recipe.objective();
-        let d_model = model.transformer.config.d_model;
-        let parameters = objective.parameters(d_model, 0, &model.device());
         let learner = Learner { model, objective: parameters };
         Ok(Self {
             stage,

@@ -1,0 +1,159 @@
+//! Methods as points of one grid: each trains, goes on where it was stopped, is evaluated and answers; and what does
+//! not go together is refused by its key.
+
+use std::{fs, path::Path};
+
+use assert_cmd::assert::OutputAssertExt;
+use serde_json::Value;
+
+use crate::cli::{Place, coconut, losses, refused, rows, train};
+
+/// Keys of the tiny recipe with each method, and more of the grid.
+const METHODS: [(&str, &[(&str, &str)]); 8] = [
+    ("codi", &[("method", "codi"), ("c_thought", "2"), ("cot_epochs", "0")]),
+    ("pccot", &[("method", "pccot"), ("c_thought", "3"), ("iterations", "2")]),
+    ("lotus", &[("method", "lotus"), ("recompute", "passes"), ("uniform_prob", "0.3")]),
+    ("lotus, own", &[("method", "lotus"), ("steps_at", "own"), ("recompute", "blocks")]),
+    ("icot", &[("method", "icot"), ("removed_per_epoch", "3"), ("remove_all_from", "4")]),
+    ("gated", &[("schedule", "gated"), ("gate_accuracy", "0.1"), ("epochs_per_stage", "2")]),
+    ("pause, taught", &[("method", "codi"), ("thinking", "none"), ("teacher_last_step", "True")]),
+    ("stages, taught", &[("loss_teacher", "0.5"), ("loss_distil", "2"), ("loss_steps", "0.1")]),
+];
+
+#[test]
+fn every_method_goes_on_from_the_middle_of_an_epoch_as_if_nothing_had_happened() {
+    for (name, keys) in METHODS {
+        let place = Place::new();
+        let more = [("train_examples", "60"), ("save_steps", "2"), ("keep_checkpoints", "0")];
+        let recipe = place.recipe(&[keys, &more].concat());
+        train(&recipe, &[]).assert().success();
+        let expected = (losses(&place.run()), rows(&place.run()));
+        assert!(expected.0.len() > 6, "{name}: {} steps", expected.0.len());
+
+        let checkpoints = place.run().join("checkpoints");
+        let mut saved: Vec<(u64, std::path::PathBuf)> = fs::read_dir(&checkpoints)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| !path.ends_with("latest"))
+            .map(|path| (step_of(&path), path))
+            .collect();
+        saved.sort();
+        let middle = saved.len() / 2;
+        for (_, path) in &saved[middle..] {
+            fs::remove_dir_all(path).unwrap();
+        }
+        train(&recipe, &["--resume"]).assert().success();
+        let found = (losses(&place.run()), rows(&place.run()));
+        assert_eq!(found, expected, "{name}, resumed after step {}", saved[middle - 1].0);
+
+        let newest = checkpoints.join("latest");
+        coconut(["generate"]).arg(&newest).args(["--prompt", "3+4*2"]).assert().success();
+        let mut logits = coconut(["logits"]);
+        logits.arg(&newest).args(["--ids", "3,4,5,6", "--json"]).assert().success();
+    }
+}
+
+fn step_of(checkpoint: &Path) -> u64 {
+    let text = fs::read_to_string(checkpoint.join("trainer.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["step"].as_u64().unwrap()
+}
+
+/// A gate of 0 lets every stage pass after one epoch; one that is never reached gives each its epochs and says so.
+#[test]
+fn a_gate_moves_the_run_on() {
+    let stages = |gate: &str| {
+        let place = Place::new();
+        let keys = [
+            ("schedule", "gated"),
+            ("gate_accuracy", gate),
+            ("epochs_per_stage", "2"),
+            ("num_epochs", "9"),
+            ("cot_epochs", "1"),
+            ("eval_at", "epoch"),
+            ("train_examples", "40"),
+        ];
+        let output = train(&place.recipe(&keys), &[]).output().unwrap();
+        assert!(output.status.success());
+        let found: Vec<i64> =
+            rows(&place.run()).iter().map(|row| row["stage"].as_i64().unwrap()).collect();
+        (found, String::from_utf8(output.stderr).unwrap())
+    };
+    let (open, said) = stages("0");
+    assert_eq!(open, [-1, 0, 1, 2, 3]);
+    assert!(!said.contains("below its gate"), "{said}");
+    let (shut, said) = stages("1");
+    assert_eq!(shut, [-1, -1, 0, 0, 1, 1, 2, 2, 3]);
+    assert!(said.contains("stage 1 is left after 2 epochs with an accuracy of"), "{said}");
+}
+
+/// A gate that never opens is stage 0 for good.
+#[test]
+fn a_gate_that_never_opens_is_stage_0() {
+    let losses_of = |keys: &[(&str, &str)]| {
+        let place = Place::new();
+        let shared = [("cot_epochs", "0"), ("num_epochs", "3"), ("train_examples", "40")];
+        train(&place.recipe(&[&shared, keys].concat()), &[]).assert().success();
+        losses(&place.run())
+    };
+    let gated =
+        [("schedule", "gated"), ("gate_accuracy", "1"), ("epochs_per_stage", "9")].as_slice();
+    assert_eq!(losses_of(gated), losses_of(&[("epochs_per_stage", "9")]));
+}
+
+#[test]
+fn what_does_not_go_together_is_refused_by_its_key() {
+    type Keys<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Keys, &[&str]); 19] = [
+        (&[("method", "kava")], &["`method`", "kava", "not available"]),
+        (&[("method", "cot"), ("thinking", "parallel")], &["`thinking`", "hold no latents"]),
+        (&[("method", "icot"), ("schedule", "clock")], &["`schedule`", "tokenwise"]),
+        (&[("schedule", "tokenwise")], &["`schedule`", "row: stages"]),
+        (&[("method", "codi"), ("loss_steps", "1")], &["`loss_steps`", "row: fixed"]),
+        (&[("method", "no_cot"), ("loss_steps", "1")], &["`loss_steps`", "no_cot"]),
+        (&[("loss_steps", "-1")], &["`loss_steps`", "-1"]),
+        (&[("loss_distil", "-0.5")], &["`loss_distil`", "-0.5"]),
+        (&[("loss_teacher", "-1")], &["`loss_teacher`"]),
+        (&[("steps_at", "own")], &["`steps_at`", "thinking: parallel"]),
+        (
+            &[("method", "lotus"), ("steps_at", "own"), ("iterations", "2")],
+            &["`steps_at`", "stage"],
+        ),
+        (&[("thinking", "parallel"), ("compat", "replication")], &["`compat`"]),
+        (&[("thinking", "parallel"), ("latent_positions", "learned")], &["`latent_positions`"]),
+        (&[("thinking", "parallel"), ("n_detached_recursions", "1")], &["`n_detached_recursions`"]),
+        (&[("iterations", "-1")], &["`iterations`", "stage"]),
+        (&[("latent_shift", "2")], &["`latent_shift`", "0 or 1"]),
+        (&[("gate_accuracy", "1.5")], &["`gate_accuracy`", "1.5"]),
+        (&[("row", "diagonal")], &["`row`", "diagonal"]),
+        (&[("replacement_method", "mlp[0](hs[-1])")], &["replacement_method", "a width"]),
+    ];
+    for (keys, words) in cases {
+        let place = Place::new();
+        refused(train(&place.recipe(keys), &[]), words);
+        assert!(!place.run().exists(), "{keys:?}");
+    }
+}
+
+#[test]
+fn data_that_a_loss_cannot_use_is_refused_or_told_of() {
+    let data = |steps: &[&[&str]]| {
+        let example = |steps: &&[&str]| serde_json::json!({"question": "1 + 1", "steps": steps, "answer": "2"});
+        Value::from(steps.iter().map(example).collect::<Vec<_>>()).to_string()
+    };
+    let place = Place::new();
+    let one = place.file("one.json", &data(&[&["a b"], &[]]));
+    let codi = [("method", "codi"), ("name", "r"), ("num_epochs", "1"), ("c_thought", "2")];
+    refused(train(&place.recipe_of_data(&one, &codi), &[]), &["one.json", "two steps"]);
+    let some = place.file("some.json", &data(&[&["a b"], &["a", "b c"]]));
+    let output = train(&place.recipe_of_data(&some, &codi), &[]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("1 of 2 examples have fewer"), "{said}");
+
+    let lotus = [("method", "lotus"), ("name", "l"), ("num_epochs", "1"), ("c_thought", "2")];
+    let long = place.file("long.json", &data(&[&["a b c d"], &["a"]]));
+    let output = train(&place.recipe_of_data(&long, &lotus), &[]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("1 of 2 steps have more tokens"), "{said}");
+    let short = [lotus.as_slice(), &[("n_positions", "8")]].concat();
+    refused(train(&place.recipe_of_data(&long, &short), &["--overwrite"]), &["example 1", "8"]);
+}
