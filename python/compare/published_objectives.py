@@ -1500,7 +1500,8 @@ def compare(arguments):
         if checkout is None:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            for found in globals()[method](Path.resolve(checkout), report, Path(folder)):
+            compare = globals()[method]
+            for found in compare(checkout.resolve(), report, Path(folder)):
                 if arguments.published_only:
                     report.add(
                         found.method, found.what, "published", losses=found.losses, gradients=len(found.gradients)
