@@ -252,11 +252,10 @@ fn shortened(lines: &[Line]) -> Vec<Line> {
                 if !hidden.contains(&place) {
                     short.cells.push(line.cells[column].clone());
                 } else if place == hidden.start {
-                    let tokens = line.name == "tokens";
-                    short.cells.push(if tokens {
-                        format!("… {} …", hidden.len())
-                    } else {
-                        "…".into()
+                    short.cells.push(match line.cells[column].as_str() {
+                        "" => String::new(),
+                        _ if line.name == "tokens" => format!("… {} …", hidden.len()),
+                        _ => "…".into(),
                     });
                 }
             }

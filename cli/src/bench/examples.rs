@@ -15,6 +15,8 @@ use super::Bench;
 
 /// Random examples.
 const EXAMPLES: usize = 64;
+/// Most tokens of one.
+const MOST_TOKENS: usize = 1_000_000;
 /// Tokens of a random answer's value, which its last ones are.
 const VALUE: usize = 2;
 
@@ -74,9 +76,22 @@ impl Bench {
         Ok(Examples { encoded, markers, vocab_size })
     }
 
+    /// The lengths that are asked for.
+    fn lengths(&self, stage: Stage, vocab_size: usize) -> Result<Lengths> {
+        let lengths = self.asked_lengths(stage, vocab_size)?;
+        let Lengths { question, steps, step, answer } = lengths;
+        let all = steps.saturating_mul(step).saturating_add(question).saturating_add(answer);
+        match all > MOST_TOKENS {
+            true => Err(Error::Usage(format!(
+                "An example of {all} tokens is asked for; the most are {MOST_TOKENS}."
+            ))),
+            false => Ok(lengths),
+        }
+    }
+
     /// The lengths that flags give, or those of rows of `--tokens` tokens with the stage's latents among them: a
     /// question, and an answer of a quarter of the row.
-    fn lengths(&self, stage: Stage, vocab_size: usize) -> Result<Lengths> {
+    fn asked_lengths(&self, stage: Stage, vocab_size: usize) -> Result<Lengths> {
         if let Some(question) = self.question {
             if vocab_size <= 5 {
                 let problem = "there are five tokens besides those of text";
