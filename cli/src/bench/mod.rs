@@ -72,6 +72,9 @@ pub struct Bench {
     /// Thoughts a step, or in all for codi and pccot; the method's own number if absent.
     #[arg(long)]
     c_thought: Option<usize>,
+    /// How often latents that are thought of in parallel are computed anew; the method's own number if absent.
+    #[arg(long)]
+    iterations: Option<usize>,
     /// Measure each stage also with rows and their teachers in two batches of their own, which share no question and
     /// whose hidden states are not compared; for codi and pccot.
     #[arg(long)]
@@ -214,6 +217,7 @@ impl Bench {
             ("--heads", Some(self.heads)),
             ("--batch", Some(self.batch)),
             ("--c-thought", self.c_thought),
+            ("--iterations", self.iterations),
             ("--vocab", self.vocab),
             ("--tokens", self.tokens),
             ("--question", self.question),

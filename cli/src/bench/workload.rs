@@ -9,7 +9,7 @@ use coconut::{
     data::{Curriculum, Encoded, SampleKey, Sequence, SpecialTokens, Stage},
     device,
     eval::{GenerateOptions, Sampling, generate},
-    latent::{Batch, LatentModel, PassPlan, Recompute},
+    latent::{Batch, LatentModel, PassPlan, Recompute, Thinking},
     memory,
     model::{Lora, ModelConfig, Transformer, lora::Targets},
     objective::{Learner, Objective, Term},
@@ -57,6 +57,12 @@ impl Bench {
             let problem = "is about adapters, and there are none; add --lora RANK";
             Err(Error::Usage(format!("{flag} {problem}.")))
         })?;
+        if self.iterations.is_some() && self.recipe()?.thinking != Thinking::Parallel {
+            return Err(Error::Usage(format!(
+                "--iterations is about thinking in parallel, and `--method {}` does not; choose lotus or pccot.",
+                self.method
+            )));
+        }
         match self.apart && self.recipe()?.objective().last_step().is_none() {
             true => Err(Error::Usage(format!(
                 "--apart is about teachers' rows, and `--method {}` has none; choose codi or pccot.",
@@ -93,6 +99,7 @@ impl Bench {
             ("task".to_owned(), json!("arithmetic")),
         ]);
         keys.extend(self.c_thought.map(|c| ("c_thought".to_owned(), json!(c))));
+        keys.extend(self.iterations.map(|times| ("iterations".to_owned(), json!(times))));
         RunConfig::from_keys(keys, &[], &format!("--method {}", self.method))
     }
 
