@@ -147,11 +147,19 @@ impl RunConfig {
 
     /// Which choices of rows, thinking, losses and schedules go together.
     fn check_grid(&self) -> Result<(), Fault> {
-        let latents = self.method.has_latents() && self.row != RowKind::Tokenwise;
-        let parallel = self.thinking == Thinking::Parallel;
-        let teaches = self.loss_teacher > 0.0 || self.loss_distil > 0.0;
+        self.check_rows()?;
+        self.check_step_loss()?;
+        self.check_thinking()
+    }
+
+    /// Whether rows hold latents.
+    fn has_latents(&self) -> bool {
+        self.method.has_latents() && self.row != RowKind::Tokenwise
+    }
+
+    fn check_rows(&self) -> Result<(), Fault> {
         let clash = |key: &'static str, problem: String| Err((key, problem));
-        if self.thinking != Thinking::None && !latents {
+        if self.thinking != Thinking::None && !self.has_latents() {
             let problem = format!(
                 "is set, but rows of `method: {}` and `row: {}` hold no latents; set `thinking: none`",
                 self.method,
@@ -170,7 +178,12 @@ impl RunConfig {
         if self.row == RowKind::Tokenwise && self.task.as_deref() == Some("graph") {
             return clash("row", "is `tokenwise`, which needs steps written as text".into());
         }
-        if self.loss_steps > 0.0 && (!latents || self.row == RowKind::Fixed) {
+        Ok(())
+    }
+
+    fn check_step_loss(&self) -> Result<(), Fault> {
+        let clash = |key: &'static str, problem: String| Err((key, problem));
+        if self.loss_steps > 0.0 && (!self.has_latents() || self.row == RowKind::Fixed) {
             let problem = format!(
                 "is set, but latents of `method: {}` and `row: {}` stand for no step of their own; use `row: stages` or `blocks`",
                 self.method,
@@ -181,7 +194,7 @@ impl RunConfig {
         if self.loss_steps > 0.0 && self.c_thought == 0 {
             return clash("loss_steps", "is set, but there are no latents (`c_thought: 0`)".into());
         }
-        if self.steps_at == StepsAt::Own && !parallel {
+        if self.steps_at == StepsAt::Own && self.thinking != Thinking::Parallel {
             let problem =
                 "is `own`, but iterations are those of `thinking: parallel`; leave it out";
             return clash("steps_at", problem.into());
@@ -190,6 +203,13 @@ impl RunConfig {
             let problem = "is `own`, which needs an iteration for each block: `iterations: stage`";
             return clash("steps_at", problem.into());
         }
+        Ok(())
+    }
+
+    fn check_thinking(&self) -> Result<(), Fault> {
+        let parallel = self.thinking == Thinking::Parallel;
+        let teaches = self.loss_teacher > 0.0 || self.loss_distil > 0.0;
+        let clash = |key: &'static str, problem: String| Err((key, problem));
         if parallel && self.compat == Compat::Replication {
             return clash("compat", "is `replication`, which thinks one after the other".into());
         }

@@ -7,11 +7,11 @@ use burn::{module::Module, tensor::Tensor};
 
 use super::{
     Edit, LatentModel, ReadSet, Trace,
-    batch::{Batch, Branch, Fed, Pass},
+    batch::{Batch, Fed, Pass},
     edit::Edited,
     feedback::{FeedbackContext, FeedbackInputs, terms},
     reads::ReadPositions,
-    tracking::tracked,
+    tracking::{Tracked, tracked},
 };
 use crate::{
     model::{Cache, HiddenStates, NewColumns, TokenInts},
@@ -61,55 +61,40 @@ pub(super) fn run(
     recorded: bool,
     keep: impl Fn(HiddenStates, &Pass) -> HiddenStates,
 ) -> Trace {
-    let tracked = tracked(batch, options.tracked);
-    let records: Vec<bool> = tracked.iter().map(|tracked| recorded && tracked.any()).collect();
-    // Untracked parameters record no graph; dropout stays as it is in training.
-    let constant = records.contains(&false).then(|| model.clone().no_grad());
-    let chosen = |records: bool| constant.as_ref().filter(|_| !records).unwrap_or(model);
-    let row_space = row_space(model);
+    let n_layer = model.transformer.config.n_layer;
     let mut trace = Trace {
         hidden: Vec::with_capacity(batch.passes.len()),
         thoughts: Vec::with_capacity(batch.passes.len()),
         edited: Vec::new(),
-        caches: vec![Cache::new(model.transformer.config.n_layer); batch.caches()],
+        caches: vec![Cache::new(n_layer); batch.caches()],
     };
     let mut inputs: Vec<Tensor<3>> = Vec::with_capacity(batch.passes.len()); // [batch, seq, d_model] a pass
+    let tracked = tracked(batch, options.tracked);
+    let models = Models::new(model, &tracked, recorded);
+    let row_space = row_space(model);
 
     for (number, pass) in batch.passes.iter().enumerate() {
         let thoughts = pass.fed.as_ref().map(|fed| {
-            let from = fed.states.pass;
-            // What a tracked pass is fed from one that is not is made of constants by parameters that are none.
-            let records = tracked[number].any() && (records[from] || !tracked[from].any());
-            let (states, inputs) = (&trace.hidden[from], &inputs[fed.inputs.pass]);
-            let thoughts = think(chosen(records), batch, fed, states, inputs, row_space.as_ref());
+            let (states, inputs) = (&trace.hidden[fed.states.pass], &inputs[fed.inputs.pass]);
+            let model = models.thinking(number, fed);
+            let thoughts = think(model, batch, fed, states, inputs, row_space.as_ref());
             let thoughts = tracked[number].gate(thoughts, &fed.tokens(batch.rows));
             let Some(edit) = options.edit else { return thoughts };
             let Edited { thoughts, touched } = edit.apply(batch, fed, thoughts);
             trace.edited.extend(touched);
             thoughts
         });
-        let (model, mut fed) = (chosen(records[number]), thoughts.clone());
-        if !records[number] {
-            fed = fed.map(Tensor::detach);
-        }
+        let records = models.records[number];
+        let fed = thoughts.clone().map(|fed| if records { fed } else { fed.detach() });
+        let model = models.chosen(records);
         let embeddings = embed(model, pass, fed);
         let seed = options.seed.map(|seed| pass_seed(seed, number));
+        let past = &trace.caches[pass.branch.cache()];
         let positions = options.reads.positions;
-        let (states, new) = run_pass(
-            model,
-            pass,
-            embeddings.clone(),
-            &trace.caches[pass.branch.cache()],
-            positions,
-            seed,
-        );
+        let (states, new) = run_pass(model, pass, embeddings.clone(), past, positions, seed);
         if pass.keep {
             let new = tracked[number].gate_columns(new, pass.tokens());
-            for (number, cache) in trace.caches.iter_mut().enumerate() {
-                if pass.branch == Branch::Shared || pass.branch.cache() == number {
-                    *cache = std::mem::take(cache).push(new.clone());
-                }
-            }
+            trace.push_columns(pass.branch, &new);
         }
         trace.thoughts.push(thoughts);
         trace.hidden.push(tracked[number].gate_states(states));
@@ -126,6 +111,36 @@ pub(super) fn run(
     trace.edited.sort_unstable();
     trace.edited.dedup();
     trace
+}
+
+/// The model, and the same as a constant for passes that leave no graph.
+struct Models<'a> {
+    model: &'a LatentModel,
+    /// Its parameters record no graph; dropout stays as it is in training.
+    constant: Option<LatentModel>,
+    tracked: &'a [Tracked],
+    /// The passes that leave a graph.
+    records: Vec<bool>,
+}
+
+impl<'a> Models<'a> {
+    fn new(model: &'a LatentModel, tracked: &'a [Tracked], recorded: bool) -> Self {
+        let records: Vec<bool> = tracked.iter().map(|tracked| recorded && tracked.any()).collect();
+        let constant = records.contains(&false).then(|| model.clone().no_grad());
+        Self { model, constant, tracked, records }
+    }
+
+    fn chosen(&self, records: bool) -> &LatentModel {
+        self.constant.as_ref().filter(|_| !records).unwrap_or(self.model)
+    }
+
+    /// The model that makes the thoughts which a pass is fed: what a tracked pass is fed from one that is not is made
+    /// of constants by parameters that are none.
+    fn thinking(&self, number: usize, fed: &Fed) -> &LatentModel {
+        let from = fed.states.pass;
+        let made_of_constants = self.records[from] || !self.tracked[from].any();
+        self.chosen(self.tracked[number].any() && made_of_constants)
+    }
 }
 
 /// The span of the output head's rows, if anything is read through it and it is not everything.

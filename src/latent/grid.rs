@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    plan::{Blocks, PassPlan, Slot},
+    plan::{Blocks, PassPlan, RowPart},
     row::{Row, Target},
 };
 use crate::model::TokenInts;
@@ -33,13 +33,13 @@ impl Grid {
             columns += width;
             start..columns
         };
-        let widest = |number: usize, part: fn(&Slot) -> &Range<usize>| {
-            blocks.rows.iter().map(|slots| part(&slots[number]).len()).max().unwrap_or(0)
+        let widest = |number: usize, part: fn(&RowPart) -> &Range<usize>| {
+            blocks.rows.iter().map(|parts| part(&parts[number]).len()).max().unwrap_or(0)
         };
         let n_blocks = blocks.rows.first().map_or(0, Vec::len);
         let ranges = (0..n_blocks)
             .map(|number| {
-                block(widest(number, |slot| &slot.left) + widest(number, |slot| &slot.right))
+                block(widest(number, |part| &part.left) + widest(number, |part| &part.right))
             })
             .collect();
         let teacher = blocks.teachers.iter().map(Range::len).max().map(&mut block);
@@ -53,8 +53,8 @@ impl Grid {
             position_ids: vec![0; rows.len() * columns],
             attention_mask: vec![false; rows.len() * columns],
         };
-        for (row, slots) in rows.iter().zip(&blocks.rows) {
-            grid.lay_out(row, slots, plan);
+        for (row, parts) in rows.iter().zip(&blocks.rows) {
+            grid.lay_out(row, parts, plan);
         }
         for (index, own) in blocks.teachers.iter().enumerate() {
             grid.lay_out_teacher(index, &rows[index], own.clone());
@@ -63,12 +63,12 @@ impl Grid {
     }
 
     /// Puts one more row's tokens into their columns.
-    fn lay_out(&mut self, row: &Row, slots: &[Slot], plan: &PassPlan) {
-        let in_slot = |(slot, block): (&Slot, &Range<usize>)| {
-            let (left, right) = (slot.left.len(), slot.right.len());
+    fn lay_out(&mut self, row: &Row, parts: &[RowPart], plan: &PassPlan) {
+        let in_block = |(part, block): (&RowPart, &Range<usize>)| {
+            let (left, right) = (part.left.len(), part.right.len());
             (block.start..block.start + left).chain(block.end - right..block.end)
         };
-        let columns: Vec<usize> = slots.iter().zip(&self.blocks).flat_map(in_slot).collect();
+        let columns: Vec<usize> = parts.iter().zip(&self.blocks).flat_map(in_block).collect();
         let index = self.token_columns.len();
         let mut thoughts = 0;
         for (position, (&column, &id)) in columns.iter().zip(row.ids).enumerate() {

@@ -48,22 +48,22 @@ impl PassPlan {
 /// What one row puts into one block of columns: tokens from its left edge on, and tokens up to its right edge,
 /// as positions in the row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
+pub(super) struct RowPart {
     pub left: Range<usize>,
     pub right: Range<usize>,
 }
 
-impl Slot {
+impl RowPart {
     pub fn text(right: Range<usize>) -> Self {
         Self { left: 0..0, right }
     }
 }
 
-/// Rows cut into blocks: for each row one slot a block.
+/// Rows cut into blocks: for each row one part a block.
 #[derive(Clone, Debug)]
 pub(super) struct Blocks {
-    /// For each row, its slots.
-    pub rows: Vec<Vec<Slot>>,
+    /// For each row, its parts.
+    pub rows: Vec<Vec<RowPart>>,
     /// For each row, what is its teacher's alone, as positions in the teacher's row. Empty without teachers.
     pub teachers: Vec<Range<usize>>,
     /// Blocks of text before the thinking begins.
@@ -89,14 +89,14 @@ impl Blocks {
                 return Err(format!("of rows 0 and {index}, only one has a teacher"));
             }
         }
-        let slots = match plan.parallel {
-            None => sequential_slots(rows, plan.latent),
-            Some(_) => parallel_slots(rows, plan.latent)?,
+        let parts = match plan.parallel {
+            None => sequential_parts(rows, plan.latent),
+            Some(_) => parallel_parts(rows, plan.latent)?,
         };
-        if !rows.is_empty() && slots.iter().all(|slots| slots[0].right.is_empty()) {
+        if !rows.is_empty() && parts.iter().all(|parts| parts[0].right.is_empty()) {
             return Err("no row has text before the token that its latents follow".into());
         }
-        let mut blocks = Self { rows: slots, teachers: Vec::new(), before: 1 };
+        let mut blocks = Self { rows: parts, teachers: Vec::new(), before: 1 };
         if rows.iter().any(|row| row.teacher.is_some()) {
             blocks.share(rows, plan)?;
         }
@@ -105,22 +105,22 @@ impl Blocks {
 
     /// Splits the first block at the end of what rows have in common with their teachers.
     fn share(&mut self, rows: &[Row], plan: &PassPlan) -> Result<(), String> {
-        let shared = |(row, slots): (&Row, &Vec<Slot>)| {
+        let shared = |(row, parts): (&Row, &Vec<RowPart>)| {
             let teacher = row.teacher.map_or(&[][..], |teacher| teacher.ids);
             let same = row.ids.iter().zip(teacher).take_while(|(a, b)| a == b).count();
-            same.min(slots[0].right.end)
+            same.min(parts[0].right.end)
         };
         let mut shared: Vec<usize> = rows.iter().zip(&self.rows).map(shared).collect();
-        let ends: Vec<usize> = self.rows.iter().map(|slots| slots[0].right.end).collect();
+        let ends: Vec<usize> = self.rows.iter().map(|parts| parts[0].right.end).collect();
         if shared != ends {
             // A first thought is made of the same pass in every row: each keeps a token of its own before it.
             let one_by_one = plan.latent.is_some() && plan.parallel.is_none();
             for (shared, end) in shared.iter_mut().zip(&ends).filter(|_| one_by_one) {
                 *shared = (*shared).min(end - 1);
             }
-            for (slots, &shared) in self.rows.iter_mut().zip(&shared) {
-                let end = std::mem::replace(&mut slots[0].right.end, shared);
-                slots.insert(1, Slot::text(shared..end));
+            for (parts, &shared) in self.rows.iter_mut().zip(&shared) {
+                let end = std::mem::replace(&mut parts[0].right.end, shared);
+                parts.insert(1, RowPart::text(shared..end));
             }
             self.before = 2;
         }
@@ -145,9 +145,9 @@ pub(super) fn latents<'a>(
     (0..ids.len()).filter(move |&position| Some(ids[position]) == latent)
 }
 
-/// For each row, text and then one slot a latent of the row that has most: at most one latent on the left, then
+/// For each row, text and then one part a latent of the row that has most: at most one latent on the left, then
 /// text on the right.
-fn sequential_slots(rows: &[Row], latent: Option<u32>) -> Vec<Vec<Slot>> {
+fn sequential_parts(rows: &[Row], latent: Option<u32>) -> Vec<Vec<RowPart>> {
     let all: Vec<Vec<usize>> = rows.iter().map(|row| latents(row, latent).collect()).collect();
     let last_pass = all.iter().map(Vec::len).max().unwrap_or(0);
     let prefix = all.iter().filter_map(|latents| latents.first().copied()).max();
@@ -156,42 +156,46 @@ fn sequential_slots(rows: &[Row], latent: Option<u32>) -> Vec<Vec<Slot>> {
         let end = row.ids.len();
         // A row without latents fills the others' prefix before it takes columns of its own.
         let first = latents.first().copied().unwrap_or(end.min(prefix.unwrap_or(end)));
-        let mut slots = vec![Slot::text(0..first)];
+        let mut parts = vec![RowPart::text(0..first)];
         for (j, &position) in latents.iter().enumerate() {
             let next = latents.get(j + 1).copied().unwrap_or(end);
-            slots.push(Slot { left: position..position + 1, right: position + 1..next });
+            parts.push(RowPart { left: position..position + 1, right: position + 1..next });
         }
         if latents.len() < last_pass {
             // The last text waits for the last pass, where every row ends.
-            let mut last = Slot::text(first..end);
-            if let (Some(slot), false) = (slots.last_mut(), latents.is_empty()) {
-                last.right = std::mem::replace(&mut slot.right, 0..0);
+            let mut last = RowPart::text(first..end);
+            if let (Some(part), false) = (parts.last_mut(), latents.is_empty()) {
+                last.right = std::mem::replace(&mut part.right, 0..0);
             }
-            slots.resize(last_pass, Slot::text(0..0));
-            slots.push(last);
+            parts.resize(last_pass, RowPart::text(0..0));
+            parts.push(last);
         }
-        slots
+        parts
     };
     rows.iter().zip(&all).map(of_row).collect()
 }
 
 /// For each row, text, the region of the latents with the token before them, and text. A row without latents is
 /// text.
-fn parallel_slots(rows: &[Row], latent: Option<u32>) -> Result<Vec<Vec<Slot>>, String> {
+fn parallel_parts(rows: &[Row], latent: Option<u32>) -> Result<Vec<Vec<RowPart>>, String> {
     let of_row = |(index, row): (usize, &Row)| {
         let all: Vec<usize> = latents(row, latent).collect();
         let end = row.ids.len();
         let region = match (all.first(), all.last()) {
             (Some(first), Some(last)) => first - 1..last + 1,
-            _ => return Ok(vec![Slot::text(0..end), Slot::text(0..0), Slot::text(0..0)]),
+            _ => return Ok(vec![RowPart::text(0..end), RowPart::text(0..0), RowPart::text(0..0)]),
         };
         if region.len() != all.len() + 1 {
             return Err(format!(
                 "row {index} has text between its latents; those that are thought of in parallel stand side by side"
             ));
         }
-        let before = Slot::text(0..region.start);
-        Ok(vec![before, Slot { left: region.clone(), right: 0..0 }, Slot::text(region.end..end)])
+        let before = RowPart::text(0..region.start);
+        Ok(vec![
+            before,
+            RowPart { left: region.clone(), right: 0..0 },
+            RowPart::text(region.end..end),
+        ])
     };
     rows.iter().enumerate().map(of_row).collect()
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::{
     grid::Grid,
-    plan::{Blocks, Parallel, PassPlan, Slot},
+    plan::{Blocks, Parallel, PassPlan, RowPart},
 };
 use crate::model::TokenLayout;
 
@@ -109,8 +109,8 @@ fn sequential(grid: &Grid, blocks: &Blocks, latents: &[usize], plan: &PassPlan) 
         let (before, own) = (blocks.before + number - 1, blocks.before + number);
         let source = &grid.blocks[before];
         let last = source.len() - 1;
-        let of_row = |(row, slots): (usize, &Vec<Slot>)| {
-            let latent = slots[own].left.clone().next().filter(|_| !plan.replication);
+        let of_row = |(row, parts): (usize, &Vec<RowPart>)| {
+            let latent = parts[own].left.clone().next().filter(|_| !plan.replication);
             latent.map_or(last, |latent| grid.token_columns[row][latent - 1] - source.start)
         };
         let states: Vec<usize> = blocks.rows.iter().enumerate().map(of_row).collect();

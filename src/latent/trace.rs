@@ -2,8 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use super::batch::{Batch, PassTargets, Target};
-use crate::model::{Cache, HiddenStates};
+use super::batch::{Batch, Branch, PassTargets, Target};
+use crate::model::{Cache, HiddenStates, NewColumns};
 
 /// Everything that a forward pass computed. Losses, generation and probes read the same one.
 #[derive(Clone, Debug)]
@@ -27,6 +27,15 @@ impl Trace {
             thoughts: self.thoughts.into_iter().map(|x| x.map(replace)).collect(),
             edited: self.edited,
             caches: self.caches.into_iter().map(|cache| cache.map(replace)).collect(),
+        }
+    }
+
+    /// Appends what a pass of a branch leaves to the caches of those who see it.
+    pub(super) fn push_columns(&mut self, branch: Branch, new: &NewColumns) {
+        for (number, cache) in self.caches.iter_mut().enumerate() {
+            if branch == Branch::Shared || branch.cache() == number {
+                *cache = std::mem::take(cache).push(new.clone());
+            }
         }
     }
 
