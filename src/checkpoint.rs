@@ -48,6 +48,9 @@ pub struct LatentInfo {
     pub max_latent_stage: usize,
     /// Whether short examples get as many latents as others.
     pub pad_latent_to_max: bool,
+    /// Of `tokenwise` rows, the stage from which on no token of the steps is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remove_all_from: Option<usize>,
     /// How thoughts are made.
     #[serde(flatten)]
     pub thinking: LatentConfig,
@@ -77,6 +80,7 @@ impl LatentInfo {
             c_thought: 1,
             max_latent_stage: 0,
             pad_latent_to_max: false,
+            remove_all_from: None,
             thinking: LatentConfig { thinking: Thinking::None, ..LatentConfig::default() },
             step_decoder: None,
             format: Format::Text,
@@ -113,6 +117,7 @@ impl LatentInfo {
         let Self { method, row, c_thought, max_latent_stage, pad_latent_to_max, .. } = *self;
         Curriculum {
             row,
+            remove_all_from: self.remove_all_from,
             ..Curriculum::new(method, c_thought, max_latent_stage, pad_latent_to_max)
         }
     }
@@ -167,7 +172,7 @@ impl Checkpoint {
         let mut model = load_transformer(folder, latent.frozen, device)?;
         let tokenizer = load_tokenizer(folder)?.with_prompt(&latent.prompt)?;
         check_vocabulary(&tokenizer, &model, folder)?;
-        // SpecialTokens that the folder does not have start as in training.
+        // Markers that the folder does not have start as in training.
         model = model.init_token_rows(&tokenizer.added_markers(), tokenizer.marker_source());
         let learner = Learner::load(model, latent.thinking.clone(), folder)?;
         let Learner { model, objective } = learner.with_precision(device::precision(latent.bf16));

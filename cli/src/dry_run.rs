@@ -1,6 +1,9 @@
 //! `coconut train RECIPE --dry-run`: what a run would do.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use coconut::{
     Error, Result,
@@ -8,7 +11,7 @@ use coconut::{
         Resolved, RunConfig,
         resolved::{ModelSource, TokenizerSource},
     },
-    data::{Encoded, SampleKey, Sequence, Stage, Tokenizer},
+    data::{Encoded, SampleKey, ScheduleState, Sequence, Stage, Tokenizer, schedule::Pace},
     latent::batch::{Batch, Branch, Pass, SlotText, StepTarget},
     model::{ModelConfig, Transformer},
     train::{Data, model_config, steps::lay_out},
@@ -112,14 +115,60 @@ fn show_run(run: &Resolved) -> Result<()> {
         data.val.encoded.len(),
         run.batches.steps(data.train.encoded.len())
     );
-    for (stage, epochs) in run.schedule.stages() {
-        println!("\n# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
+    for Outline { stage, epoch, when } in outline(run, run.batches.steps(data.train.encoded.len()))
+    {
+        println!("\n# stage {stage}: {when}");
         if let Some(example) = data.train.encoded.first() {
-            let key = SampleKey { seed: run.seed, epoch: epochs.start as u64, index: 0 };
+            let key = SampleKey { seed: run.seed, epoch: epoch as u64, index: 0 };
             show_example(run, &data.tokenizer, example, stage, key)?;
         }
     }
     Ok(())
+}
+
+/// A stage of a run, and when it is trained.
+struct Outline {
+    stage: Stage,
+    /// Its first epoch, from 0.
+    epoch: usize,
+    when: String,
+}
+
+/// The stages of a run whose epochs have `steps` optimizer steps; of those that change within an epoch, the first one.
+fn outline(run: &Resolved, steps: usize) -> Vec<Outline> {
+    let planned = |(stage, epochs): (Stage, Range<usize>)| Outline {
+        stage,
+        epoch: epochs.start,
+        when: format!("epochs {} to {}", epochs.start + 1, epochs.end),
+    };
+    match run.schedule.pace {
+        Pace::Clock => run.schedule.stages().into_iter().map(planned).collect(),
+        Pace::Gated { accuracy } => {
+            let stages = run.schedule.all_stages().into_iter();
+            let gate =
+                |stage| Outline { stage, epoch: 0, when: format!("until {accuracy} is reached") };
+            stages.map(gate).collect()
+        }
+        Pace::Tokenwise { .. } => {
+            let last = run.schedule.last_stage();
+            let mut outline = Vec::new();
+            for epoch in run.epochs.clone() {
+                let stages = run.schedule.stages_of(epoch, steps, &ScheduleState::default());
+                let (Some((stage, _)), Some((end, _))) = (stages.first(), stages.last()) else {
+                    break;
+                };
+                let when = match *stage == last {
+                    true => format!("epochs {} to {}", epoch + 1, run.epochs.end),
+                    false => format!("epoch {}, which ends at stage {end}", epoch + 1),
+                };
+                outline.push(Outline { stage: *stage, epoch, when });
+                if *stage == last {
+                    break;
+                }
+            }
+            outline
+        }
+    }
 }
 
 /// Prints the rows that an example becomes at a stage, and the passes that compute them.

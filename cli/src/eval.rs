@@ -62,7 +62,8 @@ impl Eval {
         let trained = checkpoint.latent.curriculum();
         let stage = self.stage(checkpoint.latent.stage, &trained)?;
         self.dials.set_iterations(&mut checkpoint, stage)?;
-        let curriculum = self.with_latents(trained, stage, &checkpoint)?;
+        let latents = self.dials.latents(&checkpoint, stage)?;
+        let curriculum = Curriculum { latents, ..trained };
         let data = self.examples(&checkpoint)?;
         let Checkpoint { model, tokenizer, latent, .. } = &checkpoint;
         let evaluator = Evaluator {
@@ -104,27 +105,6 @@ impl Eval {
         Ok(())
     }
 
-    /// The curriculum with as many latents as are asked for.
-    fn with_latents(
-        &self,
-        curriculum: Curriculum,
-        stage: Stage,
-        checkpoint: &Checkpoint,
-    ) -> Result<Curriculum> {
-        let Some(latents) = self.dials.latents else { return Ok(curriculum) };
-        let context = checkpoint.model.transformer.config.n_positions;
-        let problem = if !curriculum.has_latents() {
-            format!("rows of `method: {}` have none", curriculum.method)
-        } else if stage == Stage::COT {
-            "at stage -1 all steps are words, and there are no latents".into()
-        } else if latents > context {
-            format!("they are more than the model's context of {context}")
-        } else {
-            return Ok(Curriculum { latents: Some(latents), ..curriculum });
-        };
-        Err(Error::Usage(format!("--latents {latents}: {problem}.")))
-    }
-
     /// Refuses more latents than fit beside the questions.
     fn check_room(&self, evaluator: &Evaluator, model: &LatentModel, stage: Stage) -> Result<()> {
         let Some(latents) = self.dials.latents else { return Ok(()) };
@@ -140,10 +120,10 @@ impl Eval {
 
     /// The stage to evaluate at: the checkpoint's, or another that it has.
     fn stage(&self, trained: Stage, curriculum: &Curriculum) -> Result<Stage> {
-        let last = i64::try_from(curriculum.max_latent_stage).unwrap_or(i64::MAX).saturating_add(1);
+        let last = curriculum.last_stage().max(trained);
         match self.stage {
             None => Ok(trained),
-            Some(stage) if (-1..=last).contains(&i64::from(stage)) => Ok(Stage(stage)),
+            Some(stage) if (-1..=last.0).contains(&stage) => Ok(Stage(stage)),
             Some(stage) => Err(Error::Usage(format!(
                 "--stage {stage}: the stages of this checkpoint are -1 to {last}."
             ))),

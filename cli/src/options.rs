@@ -86,6 +86,25 @@ fn iterations(text: &str) -> Result<usize, String> {
 }
 
 impl Dials {
+    /// Latents that are asked for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the checkpoint has no latents at a stage, or no place for so many.
+    pub fn latents(&self, checkpoint: &Checkpoint, stage: Stage) -> Result<Option<usize>> {
+        let Some(latents) = self.latents else { return Ok(None) };
+        let context = checkpoint.model.transformer.config.n_positions;
+        let problem = if !checkpoint.latent.curriculum().has_latents() {
+            format!("rows of `method: {}` have none", checkpoint.latent.method)
+        } else if stage == Stage::COT {
+            "at stage -1 all steps are words, and there are no latents".into()
+        } else if latents > context {
+            format!("they are more than the model's context of {context}")
+        } else {
+            return Ok(Some(latents));
+        };
+        Err(Error::Usage(format!("--latents {latents}: {problem}.")))
+    }
+
     /// Lets a checkpoint think as often as is asked for at a stage.
     ///
     /// # Errors

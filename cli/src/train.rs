@@ -56,6 +56,10 @@ impl Train {
         };
         let run = Resolved::new(&config, beginning.checkpoint())?;
         let data = Data::prepare(&run)?;
+        for &method in &config.baselines {
+            // What a baseline cannot do is told before anything is trained.
+            data.check_steps(&Resolved::new(&config.with_method(method)?, None)?)?;
+        }
         if self.overwrite {
             folder.remove()?;
         }

@@ -31,10 +31,11 @@ impl RunConfig {
 
     fn check_counts(&self) -> Result<(), Fault> {
         const ANY: usize = usize::MAX;
+        const MANY: usize = 1 << 20;
         let counts: [(&str, usize, RangeInclusive<usize>); 17] = [
-            ("batch_size_training", self.batch_size_training, 1..=ANY),
-            ("gradient_accumulation_steps", self.gradient_accumulation_steps, 1..=ANY),
-            ("num_epochs", self.num_epochs, 1..=ANY),
+            ("batch_size_training", self.batch_size_training, 1..=MANY),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps, 1..=MANY),
+            ("num_epochs", self.num_epochs, 1..=MANY),
             ("n_layer", self.n_layer, 1..=ANY),
             ("n_head", self.n_head, 1..=ANY),
             ("n_embd", self.n_embd, 1..=ANY),
@@ -47,8 +48,8 @@ impl RunConfig {
             ("train_examples", self.train_examples, 1..=ANY),
             ("val_examples", self.val_examples, 1..=ANY),
             ("max_size", self.max_size.unwrap_or(1), 1..=ANY),
-            ("removed_per_epoch", self.removed_per_epoch, 1..=ANY),
-            ("remove_all_from", self.remove_all_from, 1..=i32::MAX as usize),
+            ("removed_per_epoch", self.removed_per_epoch, 1..=MANY),
+            ("remove_all_from", self.remove_all_from, 1..=MANY),
         ];
         for (key, value, range) in counts {
             if value < *range.start() {
@@ -157,6 +158,12 @@ impl RunConfig {
         self.method.has_latents() && self.row != RowKind::Tokenwise
     }
 
+    /// Whether rows hold latents at some stage.
+    fn has_some_latents(&self) -> bool {
+        let stages = self.row == RowKind::Fixed || self.max_latent_stage > 0;
+        self.has_latents() && self.c_thought > 0 && stages
+    }
+
     fn check_rows(&self) -> Result<(), Fault> {
         let clash = |key: &'static str, problem: String| Err((key, problem));
         if self.thinking != Thinking::None && !self.has_latents() {
@@ -175,6 +182,9 @@ impl RunConfig {
             );
             return clash("schedule", problem);
         }
+        if self.loss_steps > 0.0 && self.task.as_deref() == Some("graph") {
+            return clash("loss_steps", "needs steps written as text; graphs have none".into());
+        }
         if self.row == RowKind::Tokenwise && self.task.as_deref() == Some("graph") {
             return clash("row", "is `tokenwise`, which needs steps written as text".into());
         }
@@ -191,8 +201,10 @@ impl RunConfig {
             );
             return clash("loss_steps", problem);
         }
-        if self.loss_steps > 0.0 && self.c_thought == 0 {
-            return clash("loss_steps", "is set, but there are no latents (`c_thought: 0`)".into());
+        if self.loss_steps > 0.0 && !self.has_some_latents() {
+            let problem =
+                "is set, but there are no latents (`c_thought` or `max_latent_stage` is 0)";
+            return clash("loss_steps", problem.into());
         }
         if self.steps_at == StepsAt::Own && self.thinking != Thinking::Parallel {
             let problem =
@@ -246,7 +258,7 @@ impl RunConfig {
         };
         let clash = |problem: String| Err(("step_decoder", problem));
         let parallel = self.thinking == Thinking::Parallel;
-        let fed = self.thinking != Thinking::None && self.c_thought > 0;
+        let fed = self.thinking != Thinking::None && self.has_some_latents();
         if !fed || (parallel && self.iterations == Iterations::Times(0)) {
             return clash("is set, but nothing is fed to latents that it could read".into());
         }
@@ -288,6 +300,9 @@ impl RunConfig {
         }
         if self.task.is_none() && self.train_path.is_none() && !self.only_eval {
             return Err(("train_path", missing.into()));
+        }
+        if self.only_eval && self.val_path.is_none() {
+            return Err(("val_path", "is missing; `only_eval` needs a file of examples".into()));
         }
         if self.only_eval && self.load_model_path.is_none() {
             let problem = "is missing; `only_eval` needs the checkpoint to evaluate";

@@ -4,7 +4,11 @@ use std::path::{Component, Path};
 
 use serde_json::Value;
 
-use super::RunConfig;
+use super::{RunConfig, ScheduleKind};
+use crate::{
+    data::{Method, RowKind},
+    latent::Thinking,
+};
 
 impl RunConfig {
     /// The keys in which two configurations differ.
@@ -18,6 +22,74 @@ impl RunConfig {
         ours.into_iter()
             .filter(|(key, value)| !theirs.get(key).is_some_and(|other| same(value, other)))
             .map(|(key, _)| key)
+            .collect()
+    }
+
+    /// Keys that were given and change nothing, each with the reason.
+    pub fn unused(&self) -> Vec<String> {
+        let usual = Self::default();
+        let of_model =
+            self.model_key().into_iter().flat_map(|model| self.beside_model(&usual, model));
+        let idle = self.idle(&usual).into_iter().filter(|(_, given, _)| *given);
+        let idle = idle.map(|(key, _, needs)| format!("`{key}` changes nothing without {needs}"));
+        of_model.chain(idle).collect()
+    }
+
+    /// Keys of the grid, whether each is given beside a choice that it says nothing to, and the choice that it needs.
+    fn idle(&self, usual: &Self) -> [(&'static str, bool, &'static str); 11] {
+        let parallel = self.thinking == Thinking::Parallel;
+        let tokenwise = self.schedule == ScheduleKind::Tokenwise;
+        let taught = self.loss_teacher > 0.0 || self.loss_distil > 0.0;
+        let words = matches!(self.method, Method::Cot | Method::NoCot);
+        let staged = matches!(self.row, RowKind::Stages | RowKind::Blocks);
+        let (in_parallel, by_tokens) = ("`thinking: parallel`", "`schedule: tokenwise`");
+        [
+            ("iterations", !parallel && self.iterations != usual.iterations, in_parallel),
+            ("latent_shift", !parallel && self.latent_shift != usual.latent_shift, in_parallel),
+            ("latent_residual", !parallel && self.latent_residual, in_parallel),
+            (
+                "gate_accuracy",
+                self.schedule != ScheduleKind::Gated && self.gate_accuracy != usual.gate_accuracy,
+                "`schedule: gated`",
+            ),
+            ("removal_smoothing", !tokenwise && self.removal_smoothing > 0.0, by_tokens),
+            (
+                "removed_per_epoch",
+                !tokenwise && self.removed_per_epoch != usual.removed_per_epoch,
+                by_tokens,
+            ),
+            (
+                "remove_all_from",
+                !tokenwise && self.remove_all_from != usual.remove_all_from,
+                by_tokens,
+            ),
+            (
+                "distil_layers",
+                self.loss_distil == 0.0 && self.distil_layers != usual.distil_layers,
+                "`loss_distil`",
+            ),
+            (
+                "teacher_last_step",
+                !taught && self.teacher_last_step,
+                "`loss_teacher` or `loss_distil`",
+            ),
+            ("row", words && self.row != usual.row, "a method whose rows have latents"),
+            ("uniform_prob", !staged && self.uniform_prob > 0.0, "`row: stages` or `blocks`"),
+        ]
+    }
+
+    fn beside_model(&self, usual: &Self, model: &str) -> Vec<String> {
+        let given = [
+            ("n_layer", self.n_layer != usual.n_layer),
+            ("n_embd", self.n_embd != usual.n_embd),
+            ("n_head", self.n_head != usual.n_head),
+            ("n_positions", self.n_positions.is_some()),
+            ("dropout", self.dropout != usual.dropout),
+            ("initializer_range", self.initializer_range != usual.initializer_range),
+        ];
+        let given = given.into_iter().filter(|(_, given)| *given);
+        given
+            .map(|(key, _)| format!("`{key}` is ignored: the model's own comes with `{model}`"))
             .collect()
     }
 

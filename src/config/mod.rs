@@ -468,6 +468,7 @@ impl RunConfig {
             uniform_prob: self.uniform_prob,
             frontier: self.frontier,
             removal_smoothing: Some(self.removal_smoothing).filter(|&lambda| lambda > 0.0),
+            remove_all_from: (self.row == RowKind::Tokenwise).then_some(self.remove_all_from),
             ..Curriculum::new(method, c_thought, max_latent_stage, pad_latent_to_max)
         }
     }
@@ -520,7 +521,8 @@ impl RunConfig {
             terms.push(Term::Teacher { weight: self.loss_teacher, last_step });
         }
         if self.loss_distil > 0.0 {
-            terms.push(Term::Distil { weight: self.loss_distil, layers: self.distil_layers });
+            let (layers, last_step) = (self.distil_layers, self.teacher_last_step);
+            terms.push(Term::Distil { weight: self.loss_distil, layers, last_step });
         }
         if let Some(style) = self.step_decoder {
             terms.push(Term::Decoder {
@@ -549,24 +551,6 @@ impl RunConfig {
             });
         }
         Objective { terms }
-    }
-
-    /// Keys that were given and change nothing, each with the reason.
-    pub fn unused(&self) -> Vec<String> {
-        let Some(model) = self.model_key() else { return Vec::new() };
-        let usual = Self::default();
-        let given = [
-            ("n_layer", self.n_layer != usual.n_layer),
-            ("n_embd", self.n_embd != usual.n_embd),
-            ("n_head", self.n_head != usual.n_head),
-            ("n_positions", self.n_positions.is_some()),
-            ("dropout", self.dropout != usual.dropout),
-            ("initializer_range", self.initializer_range != usual.initializer_range),
-        ];
-        let given = given.into_iter().filter(|(_, given)| *given);
-        given
-            .map(|(key, _)| format!("`{key}` is ignored: the model's own comes with `{model}`"))
-            .collect()
     }
 
     /// The key that names the model to start from, if it does not start from random weights.

@@ -4,7 +4,10 @@
 use serde_json::{Map, Value, json};
 
 use super::RunConfig;
-use crate::{Error, Result, data::Method};
+use crate::{
+    Error, Result,
+    data::{Method, RowKind},
+};
 
 /// The keys that methods differ in, with the values that they have where a method says nothing.
 fn grid() -> Map<String, Value> {
@@ -15,6 +18,7 @@ fn grid() -> Map<String, Value> {
         "latent_shift",
         "latent_residual",
         "loss_steps",
+        "steps_at",
         "loss_teacher",
         "loss_distil",
         "distil_layers",
@@ -78,30 +82,42 @@ pub(super) fn preset(method: Method) -> Map<String, Value> {
 }
 
 impl RunConfig {
-    /// The same run with another method and no baselines. The keys that methods differ in become the method's; but
-    /// `pause` keeps the rows and losses and feeds nothing back, which is what it is there to show; a step decoder has
-    /// nothing to read then.
+    /// The same run with another method and no baselines. The keys that methods differ in become the method's; the
+    /// others that its name stands for too, unless the recipe has a value of its own. But `pause` keeps rows and
+    /// losses and feeds nothing back, which is what it is there to show; a step decoder has nothing to read then.
     ///
     /// # Errors
-    /// [`Error::Internal`] if a method's keys fit no recipe.
+    /// What the method does not go together with.
     pub fn with_method(&self, method: Method) -> Result<Self> {
         let mut keys = self.to_keys();
         keys.insert("method".into(), json!(method));
         keys.insert("baselines".into(), json!([]));
-        if method != self.method {
-            if method == Method::Pause {
-                keys.insert("thinking".into(), json!("none"));
-                let decoder = |key: &String| key.contains("decoder");
-                keys.extend(grid().into_iter().filter(|(key, _)| decoder(key)));
-            } else {
-                keys.extend(grid());
-                let of_grid =
-                    preset(method).into_iter().filter(|(key, _)| grid().contains_key(key));
-                keys.extend(of_grid);
+        if method == Method::Pause && self.row != RowKind::Tokenwise {
+            keys.insert("thinking".into(), json!("none"));
+            let read = |key: &String| key.contains("decoder") || key == "steps_at";
+            keys.extend(grid().into_iter().filter(|(key, _)| read(key)));
+        } else if method != self.method {
+            let (old, new) = (preset(self.method), preset(method));
+            let defaults = Self::default().to_keys();
+            for key in old.keys().chain(new.keys()).chain(grid().keys()) {
+                let value =
+                    |preset: &Map<String, Value>| preset.get(key).or(defaults.get(key)).cloned();
+                // A value that is not what the recipe's own method stands for is the recipe's.
+                let own = !grid().contains_key(key) && keys.get(key).cloned() != value(&old);
+                if let (false, Some(value)) = (own, value(&new)) {
+                    keys.insert(key.clone(), value);
+                }
             }
         }
         let config: Self = serde_json::from_value(Value::Object(keys))
             .map_err(|e| Error::Internal(format!("the method {method}: {e}")))?;
-        Ok(Self { origin: self.origin.clone(), ..config })
+        let config = Self { origin: self.origin.clone(), ..config };
+        if method != self.method {
+            let refused = |(key, problem): (&str, String)| {
+                self.error("baselines", format!("names `{method}`, with which `{key}` {problem}"))
+            };
+            config.check().map_err(refused)?;
+        }
+        Ok(config)
     }
 }

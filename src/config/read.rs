@@ -109,11 +109,17 @@ impl RunConfig {
         let overridden = override_keys(&mut keys, overrides)?;
         let origin = Origin { recipe: origin.into(), overridden };
         published_spellings(&mut keys).map_err(|(key, problem)| origin.error(&key, problem))?;
-        take_preset(&mut keys).map_err(|(key, problem)| origin.error(&key, problem))?;
+        let set = take_preset(&mut keys).map_err(|(key, problem)| origin.error(&key, problem))?;
         let mut config = typed(keys).map_err(|(key, problem)| origin.error(&key, problem))?;
         config.origin = origin;
         config.expand_home();
-        config.check().map_err(|(key, problem)| config.error(key, problem))?;
+        config.check().map_err(|(key, problem)| match set.contains(key) {
+            true => {
+                let method = config.method;
+                config.error(key, format!("{problem} (`method: {method}` stands for this key)"))
+            }
+            false => config.error(key, problem),
+        })?;
         Ok(config)
     }
 }
@@ -172,8 +178,8 @@ fn published_spellings(keys: &mut Map<String, Value>) -> Result<(), (String, Str
     take_method(keys)
 }
 
-/// Adds what the method stands for, where the recipe does not say otherwise.
-fn take_preset(keys: &mut Map<String, Value>) -> Result<(), (String, String)> {
+/// Adds what the method stands for, where the recipe does not say otherwise; the keys that were added.
+fn take_preset(keys: &mut Map<String, Value>) -> Result<BTreeSet<String>, (String, String)> {
     let name = keys.get("method").filter(|name| !name.is_null()).cloned();
     if name.as_ref().and_then(Value::as_str) == Some("kava") {
         let problem = "is `kava`, which is known but not available: distillation of keys and values is not computed; use pccot or codi";
@@ -181,13 +187,17 @@ fn take_preset(keys: &mut Map<String, Value>) -> Result<(), (String, String)> {
     }
     let name = name.unwrap_or_else(|| Value::String(RunConfig::default().method.name().into()));
     // A name that is no method's is refused where keys are typed.
-    let Ok(method) = serde_json::from_value::<Method>(name) else { return Ok(()) };
+    let Ok(method) = serde_json::from_value::<Method>(name) else {
+        return Ok(BTreeSet::new());
+    };
+    let mut added = BTreeSet::new();
     for (key, value) in preset(method) {
         if keys.get(&key).is_none_or(Value::is_null) {
-            keys.insert(key, value);
+            keys.insert(key.clone(), value);
+            added.insert(key);
         }
     }
-    Ok(())
+    Ok(added)
 }
 
 /// The configuration that keys give, each checked by itself so that an error names it.

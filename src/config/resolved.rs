@@ -283,8 +283,7 @@ impl Resolved {
 fn curricula(recipe: &RunConfig) -> Result<Vec<(Curriculum, Vec<Stage>)>> {
     let of_method = |method| {
         let recipe = recipe.with_method(method)?;
-        let stages = recipe.schedule().stages().into_iter().map(|(stage, _)| stage).collect();
-        Ok((recipe.curriculum(), stages))
+        Ok((recipe.curriculum(), recipe.schedule().all_stages()))
     };
     std::iter::once(recipe.method).chain(recipe.baselines.iter().copied()).map(of_method).collect()
 }

@@ -163,6 +163,8 @@ pub struct Curriculum {
     pub frontier: bool,
     /// λ of removal smoothing, for `tokenwise` rows to train on.
     pub removal_smoothing: Option<f64>,
+    /// Of `tokenwise` rows, the stage from which on no token of the steps is left.
+    pub remove_all_from: Option<usize>,
     /// So many latents in every row that has any, whatever the stage.
     pub latents: Option<usize>,
 }
@@ -235,6 +237,7 @@ impl Curriculum {
             uniform_prob: 0.0,
             frontier: false,
             removal_smoothing: None,
+            remove_all_from: None,
             latents: None,
         }
     }
@@ -242,6 +245,16 @@ impl Curriculum {
     /// Whether the sequences carry `bot` and `eot`, and latents between them.
     pub fn has_latents(&self) -> bool {
         self.method.has_latents() && self.row != RowKind::Tokenwise
+    }
+
+    /// The last stage that rows of this kind know.
+    pub fn last_stage(&self) -> Stage {
+        Stage::from_count(match self.row {
+            RowKind::Fixed => 1,
+            RowKind::Blocks => self.max_latent_stage,
+            RowKind::Tokenwise => self.remove_all_from.unwrap_or(i32::MAX as usize),
+            RowKind::Stages => self.max_latent_stage.saturating_add(1),
+        })
     }
 
     /// The most latents that a row has.
@@ -408,10 +421,8 @@ impl Curriculum {
         if self.row == RowKind::Tokenwise {
             return self.smoothed(stage, key);
         }
-        let staged = matches!(
-            self.method,
-            Method::Coconut | Method::NoThoughts | Method::Pause | Method::Lotus
-        );
+        let unstaged = matches!(self.method, Method::Cot | Method::NoCot | Method::NoCurriculum);
+        let staged = !unstaged && matches!(self.row, RowKind::Stages | RowKind::Blocks);
         let Some(current) = stage.n_replaced().filter(|_| staged && self.uniform_prob > 0.0) else {
             return stage;
         };
@@ -424,6 +435,12 @@ impl Curriculum {
             Encoded::Graph(graph) => graph.n_steps().min(current),
         };
         Stage::from_count(rng.random_range(0..=last))
+    }
+
+    /// The number of tokens of the steps that a stage takes away, from the left.
+    fn n_removed(&self, stage: Stage) -> usize {
+        let removed = stage.n_replaced().unwrap_or(0);
+        if self.remove_all_from.is_some_and(|all| removed >= all) { usize::MAX } else { removed }
     }
 
     /// Removal smoothing (Deng et al. 2024, section 3.2): o more tokens are missing with probability ∝ e^{−λ·o}.
@@ -451,7 +468,7 @@ impl Curriculum {
         let n_steps = text.steps.len();
         let value = text.answer.len() - text.value_start.min(text.answer.len());
         if self.row == RowKind::Tokenwise {
-            let removed = stage.n_replaced().unwrap_or(0);
+            let removed = self.n_removed(stage);
             let chain = text.steps.iter().flatten().skip(removed).chain(&text.answer).copied();
             return Sequence::new(self.text_prompt(text, stage, markers), chain).anchored(value);
         }

@@ -74,8 +74,8 @@ pub struct StageAccuracy {
 }
 
 impl Schedule {
-    /// The stages in order, each once, with its epochs (counted from 0); together they cover `0..num_epochs`. Where
-    /// the run itself decides, as many epochs as it can take.
+    /// The stages in order, each with its epochs (counted from 0); together they cover `0..num_epochs`. Where the
+    /// run itself decides, as if it passed no stage before its time; [`Schedule::all_stages`] has those beyond.
     pub fn stages(&self) -> Vec<(Stage, Range<usize>)> {
         let mut start = 0_usize;
         let mut stages: Vec<(Stage, Range<usize>)> = Vec::new();
@@ -92,6 +92,16 @@ impl Schedule {
             start = end;
         }
         stages
+    }
+
+    /// Every stage that a run may come to, in order.
+    pub fn all_stages(&self) -> Vec<Stage> {
+        match self.pace {
+            Pace::Gated { .. } => self.in_order().collect(),
+            Pace::Clock | Pace::Tokenwise { .. } => {
+                self.stages().into_iter().map(|(stage, _)| stage).collect()
+            }
+        }
     }
 
     /// The stages in order with the epochs that they would take, the last one as many as there are.
@@ -118,6 +128,7 @@ impl Schedule {
     /// The stage at which a run stays.
     pub fn last_stage(&self) -> Stage {
         match (self.pace, self.row) {
+            _ if self.method == Method::Cot => Stage::COT,
             (Pace::Tokenwise { all_from, .. }, _) => Stage::from_count(all_from),
             (_, RowKind::Fixed) => Stage::from_count(1),
             (_, RowKind::Blocks) => Stage::from_count(self.max_latent_stage),
@@ -180,18 +191,31 @@ impl Schedule {
         begins && (steps == 0 || known)
     }
 
-    /// Whether an epoch is its stage's last, as far as that is known before it is over.
-    pub fn ends_stage(&self, epoch: usize, state: &ScheduleState) -> bool {
-        epoch + 1 >= self.num_epochs
-            || self.stage_at(epoch + 1, state) != self.stage_at(epoch, state)
+    /// Whether an epoch of `steps` optimizer steps at `stage` is its stage's last, given the state that it leaves.
+    pub fn ends_stage(
+        &self,
+        stage: Stage,
+        epoch: usize,
+        steps: usize,
+        state: &ScheduleState,
+    ) -> bool {
+        let next = self.stages_of(epoch + 1, steps, state);
+        let last = state.finished || epoch + 1 >= self.num_epochs;
+        last || next.last().is_none_or(|&(next, _)| next != stage)
     }
 
-    /// The stages whose accuracy decides what comes after an epoch at `stage`; none if the clock does.
-    pub fn deciding(&self, stage: Stage) -> Vec<Stage> {
+    /// The stages whose accuracy decides what comes after an epoch at `stage`, all so far; none if the clock does.
+    pub fn deciding(&self, stage: Stage, state: &ScheduleState) -> Vec<Stage> {
+        let furthest = Self::furthest(stage, state);
         match self.pace {
-            Pace::Gated { .. } => self.in_order().take_while(|&s| s <= stage).collect(),
+            Pace::Gated { .. } => self.in_order().take_while(|&s| s <= furthest).collect(),
             Pace::Clock | Pace::Tokenwise { .. } => Vec::new(),
         }
+    }
+
+    /// The furthest stage that a gated run has been at.
+    fn furthest(stage: Stage, state: &ScheduleState) -> Stage {
+        state.spent.keys().map(|&spent| Stage(spent)).max().map_or(stage, |most| most.max(stage))
     }
 
     /// The stages of a gated schedule.
@@ -216,22 +240,29 @@ impl Schedule {
         state: &mut ScheduleState,
     ) -> Option<String> {
         let Pace::Gated { accuracy: gate } = self.pace else { return None };
+        let furthest = Self::furthest(stage, state);
         *state.spent.entry(stage.0).or_default() += 1;
         let last = self.last_stage();
+        let most = |stage: Stage| {
+            let epochs = if stage == Stage::COT { self.cot_epochs } else { self.epochs_per_stage };
+            epochs.max(1)
+        };
         let spent = |stage: Stage| {
             let spent = state.spent.get(&stage.0).copied().unwrap_or(0);
-            stage != last && spent >= self.epochs_per_stage.max(1)
+            stage != last && spent >= most(stage)
         };
         let below = |of: &&StageAccuracy| of.accuracy < gate;
         let next = found.iter().filter(below).map(|of| of.stage).find(|&stage| !spent(stage));
         let given_up = found.iter().find(|of| of.stage == stage && of.accuracy < gate);
         let warning = given_up.filter(|_| spent(stage)).map(|of| {
+            let epochs = most(stage);
             format!(
-                "stage {stage} is left after {} epochs with an accuracy of {:.3}, below its gate of {gate}",
-                self.epochs_per_stage, of.accuracy
+                "stage {stage} is left after {epochs} epoch{} with an accuracy of {:.3}, below its gate of {gate}",
+                if epochs == 1 { "" } else { "s" },
+                of.accuracy
             )
         });
-        let following = self.in_order().find(|&s| s > stage);
+        let following = self.in_order().find(|&s| s > furthest);
         state.finished = next.is_none() && following.is_none();
         state.next = Some(next.or(following).unwrap_or(stage));
         warning
@@ -267,7 +298,8 @@ mod tests {
         let mut state = ScheduleState::default();
         let at = |state: &ScheduleState| schedule.stage_at(7, state).0;
         assert_eq!(at(&state), 0);
-        assert_eq!(schedule.deciding(Stage(1)), [Stage(0), Stage(1)]);
+        assert_eq!(schedule.deciding(Stage(1), &state), [Stage(0), Stage(1)]);
+        assert_eq!(schedule.all_stages(), [Stage(0), Stage(1), Stage(2), Stage(3)]);
         assert_eq!(schedule.leave(Stage(0), &found(&[0.5]), &mut state), None);
         assert_eq!(at(&state), 0);
         assert_eq!(schedule.leave(Stage(0), &found(&[0.9]), &mut state), None);
@@ -275,10 +307,10 @@ mod tests {
         // The first stage has fallen, and has one epoch left.
         assert_eq!(schedule.leave(Stage(1), &found(&[0.8, 0.95]), &mut state), None);
         assert_eq!(at(&state), 0);
-        let warning = schedule.leave(Stage(0), &found(&[0.7]), &mut state).unwrap();
+        // Gone back to, it is given up, and the run goes on from the furthest stage.
+        assert_eq!(schedule.deciding(Stage(0), &state), [Stage(0), Stage(1)]);
+        let warning = schedule.leave(Stage(0), &found(&[0.7, 0.99]), &mut state).unwrap();
         assert!(warning.contains("stage 0") && warning.contains("0.700"), "{warning}");
-        assert_eq!(at(&state), 1);
-        schedule.leave(Stage(1), &found(&[0.7, 0.99]), &mut state);
         assert_eq!(at(&state), 2);
         schedule.leave(Stage(2), &found(&[0.7, 0.99, 1.0]), &mut state);
         assert_eq!((at(&state), state.finished), (3, false));

@@ -59,6 +59,8 @@ pub enum Term {
         weight: f64,
         /// Which hidden states.
         layers: DistilLayers,
+        /// As of [`Term::Teacher`].
+        last_step: bool,
     },
     /// Cross entropy of a second network at the steps that it reads in slots of thoughts, a mean over the step's
     /// micro-batches (SIM-CoT).
@@ -232,12 +234,10 @@ impl Objective {
 
     /// Whether rows have teachers, and whether these show the last step.
     pub fn last_step(&self) -> Option<bool> {
-        let teacher = self.terms.iter().find_map(|term| match term {
-            Term::Teacher { last_step, .. } => Some(*last_step),
+        self.terms.iter().find_map(|term| match term {
+            Term::Teacher { last_step, .. } | Term::Distil { last_step, .. } => Some(*last_step),
             _ => None,
-        });
-        let distils = self.distils().then_some(false);
-        teacher.or(distils)
+        })
     }
 
     /// Whether hidden states are compared with those of teachers.
@@ -317,7 +317,7 @@ impl Term {
                 let mean = sum / denominators.teacher_labels;
                 vec![(mean.clone(), mean * weight)]
             }
-            Self::Distil { weight, layers } => {
+            Self::Distil { weight, layers, .. } => {
                 let mean = distil::distil(batch, trace, layers)? / denominators.batches;
                 vec![(mean.clone(), mean * weight)]
             }

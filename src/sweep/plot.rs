@@ -71,7 +71,7 @@ impl<'a> Panel<'a> {
         let low = (all().fold(100.0, f64::min) / 10.0).floor() * 10.0;
         let high = (all().fold(0.0, f64::max) / 10.0).ceil() * 10.0;
         let (low, high) = (low.max(0.0), high.min(100.0).max(low + 10.0));
-        // SpecialTokens at the ends stay whole.
+        // Markers at the ends stay whole.
         let room = 0.02 * (high - low);
         let n = self.rows.len() as f64;
         let mut chart = ChartBuilder::on(&area)

@@ -181,7 +181,7 @@ const LEGEND: [&str; 3] = [
 fn compared_head(group: &Group) -> Option<String> {
     let comparison = group.variants.iter().find_map(|variant| variant.comparison.as_ref())?;
     let n = group.n_comparisons;
-    Some(format!("ComparedRow with {} (p corrected for {n} comparisons):", comparison.with))
+    Some(format!("Compared with {} (p corrected for {n} comparisons):", comparison.with))
 }
 
 fn results(group: &Group) -> Vec<Vec<String>> {

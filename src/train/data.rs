@@ -61,7 +61,8 @@ impl Data {
         let train = encode(train, &origin(&settings.train, TRAIN), strict)?;
         let val = encode(val, &origin(&settings.val, VAL), false)?;
         let mut data = Self { tokenizer, format, train, val, warnings };
-        data.check_steps(run)?;
+        let found = data.check_steps(run)?;
+        data.warnings.extend(found);
         if let ModelSource::Random(shape) = &run.model {
             match shape.n_positions {
                 Some(context) => data.check_context(run, context)?,
@@ -71,8 +72,13 @@ impl Data {
         Ok(data)
     }
 
-    /// Refuses or warns of examples whose steps a loss cannot use.
-    fn check_steps(&mut self, run: &Resolved) -> Result<()> {
+    /// Refuses examples whose steps a run's losses cannot use; what to tell of those that they can use in part, a
+    /// paragraph each.
+    ///
+    /// # Errors
+    /// The file, or the recipe's key, and why.
+    pub fn check_steps(&self, run: &Resolved) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
         let origin = origin(&run.data.train, TRAIN);
         let examples = &self.train.encoded;
         let n = examples.len();
@@ -92,7 +98,7 @@ impl Data {
                 (cut, all) = (cut + usize::from(step.len() > c), all + 1);
             }
             if cut > 0 {
-                self.warnings.push(format!(
+                warnings.push(format!(
                     "{}: {cut} of {all} steps have more tokens than a block has latents; of these, `loss_steps` reads the first {c} (`c_thought`).",
                     origin.display()
                 ));
@@ -108,13 +114,13 @@ impl Data {
                 return Err(Error::input(&origin, "", format!("{problem}.")));
             }
             if few > 0 {
-                self.warnings.push(format!(
+                warnings.push(format!(
                     "{}: {few} of {n} examples have fewer than two steps; their teachers' rows show none.",
                     origin.display()
                 ));
             }
         }
-        Ok(())
+        Ok(warnings)
     }
 
     /// Refuses examples without steps that a step decoder could read.

@@ -8,7 +8,7 @@ use super::{Data, Group};
 use crate::{
     Error, Result,
     config::{Resolved, resolved::BatchSettings},
-    data::{Curriculum, Encoded, SampleKey, Sequence, SpecialTokens, Stage},
+    data::{Curriculum, Encoded, RowKind, SampleKey, Sequence, SpecialTokens, Stage},
     latent::{
         LatentConfig, PassPlan,
         batch::{Batch, Row, SlotText, StepTarget, TeacherRow},
@@ -192,7 +192,14 @@ impl<'a> EpochSteps<'a> {
 
     fn lay_out(&self, number: usize, batch: &[ExampleRows], stage: Stage) -> Result<MicroBatch> {
         let examples: Vec<usize> = batch.iter().map(|of| of.example).collect();
-        let plan = self.latent.plan(self.markers.latent, self.curriculum.n_replaced(stage));
+        // Rows of an earlier or later stage than the epoch's have blocks of their own.
+        let blocks = |row: &Sequence| row.n_latents.div_ceil(self.curriculum.c_thought.max(1));
+        let drawn = match self.curriculum.row {
+            RowKind::Stages | RowKind::Blocks => batch.iter().map(|of| blocks(&of.rows[0])).max(),
+            RowKind::Fixed | RowKind::Tokenwise => None,
+        };
+        let replaced = drawn.unwrap_or(0).max(self.curriculum.n_replaced(stage));
+        let plan = self.latent.plan(self.markers.latent, replaced);
         let rows: Vec<&[Sequence]> = batch.iter().map(|of| of.rows.as_slice()).collect();
         let batch = lay_out(&rows, self.objective, self.curriculum, &plan).map_err(|problem| {
             Error::Internal(format!(

@@ -16,7 +16,10 @@ use crate::{
     Error, Result,
     checkpoint::{self, LatentInfo, TrainerState},
     config::{EvalAt, Resolved, RunConfig, resolved::ModelSource},
-    data::{Curriculum, Stage, schedule::StageAccuracy},
+    data::{
+        Curriculum, ScheduleState, Stage,
+        schedule::{Pace, StageAccuracy},
+    },
     device,
     eval::{Evaluator, Sampling},
     memory,
@@ -91,17 +94,30 @@ impl<'a> Trainer<'a> {
             let Some(&(stage, _)) = stages.last() else { break };
             self.begin_epoch(&stages, watch);
             self = self.train(stages, steps, stop, watch)?;
-            let improved = match self.evaluation_is_due() {
+            let next = self.decide(stage, stop, watch)?;
+            let ends_stage = self.run.schedule.ends_stage(stage, self.state.epoch, steps, &next);
+            let improved = match self.evaluation_is_due(ends_stage, &next) {
                 true => self.evaluate(stage, stop, watch)?,
                 false => true,
             };
-            self.decide(stage, stop, watch)?;
-            self.leave_epoch(stage, improved, watch)?;
+            self.state.schedule = next;
+            self.leave_epoch(stage, improved, ends_stage, watch)?;
         }
         self.results()
     }
 
     fn warn(&self, watch: &mut dyn FnMut(Event)) {
+        let steps = self.run.batches.steps(self.data.train.encoded.len());
+        let end = self.run.epochs.end.saturating_sub(1);
+        let reached = self.run.schedule.stages_of(end, steps, &self.state.schedule);
+        if let (Pace::Tokenwise { all_from, .. }, Some((stage, _))) =
+            (self.run.schedule.pace, reached.last())
+            && *stage < self.run.schedule.last_stage()
+        {
+            watch(Event::Warning(&format!(
+                "the last epoch takes {stage} tokens of the steps away and not all, for which {all_from} are needed (`remove_all_from`): more epochs, or a higher `removed_per_epoch`, reach it"
+            )));
+        }
         self.data.warnings.iter().for_each(|warning| watch(Event::Warning(warning)));
         if let Some(warning) = device::bf16_warning(self.run.recipe.bf16) {
             watch(Event::Warning(warning));
@@ -165,46 +181,44 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Whether the epoch that was trained is to be evaluated.
-    fn evaluation_is_due(&self) -> bool {
+    /// Whether the epoch that was trained, which may end its stage, is to be evaluated, given the schedule's state
+    /// after it.
+    fn evaluation_is_due(&self, ends_stage: bool, next: &ScheduleState) -> bool {
         match self.run.evaluation.at {
             EvalAt::Epoch => true,
-            EvalAt::Stage => self.ends_stage(),
-            EvalAt::End => self.state.epoch + 1 == self.run.epochs.end,
+            EvalAt::Stage => ends_stage,
+            EvalAt::End => next.finished || self.state.epoch + 1 == self.run.epochs.end,
         }
     }
 
-    /// Whether the epoch in progress is its stage's last.
-    fn ends_stage(&self) -> bool {
-        let schedule = &self.state.schedule;
-        schedule.finished || self.run.schedule.ends_stage(self.state.epoch, schedule)
-    }
-
-    /// Measures what decides the next epoch's stage, and decides it; nothing if the clock does.
+    /// Measures what decides the next epoch's stage, and decides it, if the clock does not: the schedule's state
+    /// after the epoch in progress.
     fn decide(
         &mut self,
         stage: Stage,
         stop: &AtomicBool,
         watch: &mut dyn FnMut(Event),
-    ) -> Result<()> {
-        let deciding = self.run.schedule.deciding(stage);
-        if deciding.is_empty() {
-            return Ok(());
-        }
-        let model = self.learner.model.valid();
-        let mut found = Vec::with_capacity(deciding.len());
-        for of in deciding {
-            let answers = self.evaluator().answers(&model, of, |_| go_on(stop));
+    ) -> Result<ScheduleState> {
+        let mut next = self.state.schedule.clone();
+        let (model, questions) = (self.learner.model.valid(), self.data.val.encoded.len());
+        let mut found = Vec::new();
+        for of in self.run.schedule.deciding(stage, &next) {
+            let mut answered = 0;
+            let answers = self.evaluator().answers(&model, of, |more| {
+                answered += more;
+                watch(Event::Evaluating { answered, questions });
+                go_on(stop)
+            });
             let answers = match answers {
                 Err(Error::Interrupted(_)) => return self.interrupted(stage, watch),
                 answers => answers?,
             };
             found.push(StageAccuracy { stage: of, accuracy: answers.accuracy.rate() });
         }
-        if let Some(warning) = self.run.schedule.leave(stage, &found, &mut self.state.schedule) {
+        if let Some(warning) = self.run.schedule.leave(stage, &found, &mut next) {
             watch(Event::Warning(&warning));
         }
-        Ok(())
+        Ok(next)
     }
 
     /// Counts the epoch as done, and saves unless only improvements are saved and this is none.
@@ -212,10 +226,10 @@ impl<'a> Trainer<'a> {
         &mut self,
         stage: Stage,
         improved: bool,
+        ends_stage: bool,
         watch: &mut dyn FnMut(Event),
     ) -> Result<()> {
         let (method, epoch) = (self.run.curriculum.method, self.state.epoch);
-        let ends_stage = self.ends_stage();
         self.state.epoch += 1;
         (self.state.step_in_epoch, self.state.epoch_loss, self.state.epoch_labels) = (0, 0.0, 0);
         let last = self.state.epoch == self.run.epochs.end || self.state.schedule.finished;
@@ -354,8 +368,15 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&mut self, stage: Stage, place: &str, watch: &mut dyn FnMut(Event)) -> Result<()> {
-        let Curriculum { method, row, c_thought, max_latent_stage, pad_latent_to_max, .. } =
-            self.run.curriculum;
+        let Curriculum {
+            method,
+            row,
+            c_thought,
+            max_latent_stage,
+            pad_latent_to_max,
+            remove_all_from,
+            ..
+        } = self.run.curriculum;
         let latent = LatentInfo {
             method,
             row,
@@ -363,6 +384,7 @@ impl<'a> Trainer<'a> {
             c_thought,
             max_latent_stage,
             pad_latent_to_max,
+            remove_all_from,
             thinking: self.run.latent.clone(),
             step_decoder: self.run.objective.decoder().map(|decoder| decoder.style),
             format: self.data.format,

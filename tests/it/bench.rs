@@ -116,7 +116,7 @@ fn what_a_method_cannot_be_measured_with_is_said() {
     refused(bench(&["--apart"]), &["--apart", "`--method coconut`", "codi"]);
     refused(bench(&["--method=kava"]), &["--method", "kava", "pccot"]);
     refused(bench(&["--vocab=5"]), &["--vocab 5"]);
-    refused(bench(&["--method=lotus", "--c-thought=0"]), &["--method lotus", "`c_thought: 0`"]);
+    refused(bench(&["--method=lotus", "--c-thought=0"]), &["--method lotus", "`c_thought`"]);
     refused(
         coconut(["bench", "--question=9", "--steps=18446744073709551615"]),
         &["tokens", "1000000"],

@@ -186,8 +186,9 @@ fn stages_and_their_epochs() {
     assert_eq!(stages(&short), [(-1, 0..1), (0, 1..3), (1, 3..4)]);
     let at = |epoch| short.stage_at(epoch, &ScheduleState::default()).0;
     assert_eq!([at(0), at(1), at(2), at(3), at(99)], [-1, 0, 0, 1, 1]);
-    let ends: Vec<usize> =
-        (0..4).filter(|&epoch| short.ends_stage(epoch, &ScheduleState::default())).collect();
+    let ends: Vec<usize> = (0..4)
+        .filter(|&epoch| short.ends_stage(Stage(at(epoch)), epoch, 5, &ScheduleState::default()))
+        .collect();
     assert_eq!(ends, [0, 2, 3]);
 
     let paper = Schedule {

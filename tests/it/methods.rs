@@ -4,9 +4,15 @@
 use std::{fs, path::Path};
 
 use assert_cmd::assert::OutputAssertExt;
-use serde_json::Value;
+use coconut::{
+    config::RunConfig,
+    data::{Method, RowKind},
+};
+use serde_json::{Value, json};
 
-use crate::cli::{Place, coconut, losses, refused, rows, train};
+use crate::cli::{Place, coconut as program, losses, refused, rows, train};
+
+type Keys<'a> = &'a [(&'a str, &'a str)];
 
 /// Keys of the tiny recipe with each method, and more of the grid.
 const METHODS: [(&str, &[(&str, &str)]); 8] = [
@@ -47,8 +53,8 @@ fn every_method_goes_on_from_the_middle_of_an_epoch_as_if_nothing_had_happened()
         assert_eq!(found, expected, "{name}, resumed after step {}", saved[middle - 1].0);
 
         let newest = checkpoints.join("latest");
-        coconut(["generate"]).arg(&newest).args(["--prompt", "3+4*2"]).assert().success();
-        let mut logits = coconut(["logits"]);
+        program(["generate"]).arg(&newest).args(["--prompt", "3+4*2"]).assert().success();
+        let mut logits = program(["logits"]);
         logits.arg(&newest).args(["--ids", "3,4,5,6", "--json"]).assert().success();
     }
 }
@@ -82,7 +88,7 @@ fn a_gate_moves_the_run_on() {
     assert_eq!(open, [-1, 0, 1, 2, 3]);
     assert!(!said.contains("below its gate"), "{said}");
     let (shut, said) = stages("1");
-    assert_eq!(shut, [-1, -1, 0, 0, 1, 1, 2, 2, 3]);
+    assert_eq!(shut, [-1, 0, 0, 1, 1, 2, 2, 3, 3]);
     assert!(said.contains("stage 1 is left after 2 epochs with an accuracy of"), "{said}");
 }
 
@@ -102,7 +108,6 @@ fn a_gate_that_never_opens_is_stage_0() {
 
 #[test]
 fn what_does_not_go_together_is_refused_by_its_key() {
-    type Keys<'a> = &'a [(&'a str, &'a str)];
     let cases: [(Keys, &[&str]); 19] = [
         (&[("method", "kava")], &["`method`", "kava", "not available"]),
         (&[("method", "cot"), ("thinking", "parallel")], &["`thinking`", "hold no latents"]),
@@ -156,4 +161,135 @@ fn data_that_a_loss_cannot_use_is_refused_or_told_of() {
     assert!(output.status.success() && said.contains("1 of 2 steps have more tokens"), "{said}");
     let short = [lotus.as_slice(), &[("n_positions", "8")]].concat();
     refused(train(&place.recipe_of_data(&long, &short), &["--overwrite"]), &["example 1", "8"]);
+}
+
+/// A gated run that passes early is evaluated all the same, at the stages and in the contexts that it comes to.
+#[test]
+fn a_gate_that_is_passed_early_is_evaluated_and_fits() {
+    for eval_at in ["epoch", "stage", "end"] {
+        let place = Place::new();
+        let keys = [
+            ("schedule", "gated"),
+            ("gate_accuracy", "0"),
+            ("c_thought", "10"),
+            ("cot_epochs", "0"),
+            ("epochs_per_stage", "5"),
+            ("num_epochs", "6"),
+            ("train_examples", "40"),
+            ("eval_at", eval_at),
+        ];
+        train(&place.recipe(&keys), &[]).assert().success();
+        let stages: Vec<i64> =
+            rows(&place.run()).iter().map(|row| row["stage"].as_i64().unwrap()).collect();
+        let expected: &[i64] = if eval_at == "end" { &[3] } else { &[0, 1, 2, 3] };
+        assert_eq!(stages, expected, "{eval_at}");
+    }
+    // A method of one stage has nothing to pass on to, and ends when its gate is reached or its epochs are over.
+    let place = Place::new();
+    let keys =
+        [("method", "cot"), ("schedule", "gated"), ("num_epochs", "3"), ("train_examples", "40")];
+    train(&place.recipe(&keys), &[]).assert().success();
+    assert_eq!(losses(&place.run()).len(), 6, "two steps in each of three epochs");
+}
+
+/// What is left of the steps goes at once; the dry run shows the stages that the run goes through.
+#[test]
+fn tokenwise_rows_end_without_steps() {
+    let place = Place::new();
+    let keys = [
+        ("method", "icot"),
+        ("removed_per_epoch", "5"),
+        ("remove_all_from", "3"),
+        ("removal_smoothing", "0"),
+        ("cot_epochs", "0"),
+        ("train_examples", "100"),
+    ];
+    let output = train(&place.recipe(&keys), &["--dry-run"]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let (first, last) = said.split_once("# stage 3: epochs 2 to 5").expect(&said);
+    assert!(first.contains("# stage 0: epoch 1, which ends at stage 3"), "{said}");
+    let tokens = last.lines().find(|line| line.contains("tokens")).unwrap();
+    let after = tokens.split("\\n").nth(1).unwrap();
+    assert!(after.trim_start().starts_with("###"), "{tokens}");
+}
+
+/// A baseline is what its name stands for, and is refused as the same recipe would be.
+#[test]
+fn baselines_are_methods_of_their_own() {
+    let config = |keys: Value| {
+        let Value::Object(keys) = keys else { panic!("keys") };
+        RunConfig::from_keys(keys, &[], "test").unwrap()
+    };
+    let coconut = config(json!({"task": "arithmetic", "c_thought": 3}));
+    let lotus = coconut.with_method(Method::Lotus).unwrap();
+    assert_eq!(
+        (lotus.c_thought, lotus.max_latent_stage),
+        (3, 6),
+        "the recipe's own c_thought stays"
+    );
+    let codi = config(json!({"task": "arithmetic"})).with_method(Method::Codi).unwrap();
+    assert_eq!(codi.replacement_method.to_string(), "ln(mlp[1](hs[-1]))");
+    assert_eq!((codi.c_thought, codi.loss_distil), (6, 1.0));
+    let back = config(json!({"task": "arithmetic", "method": "codi"}));
+    let back = back.with_method(Method::Coconut).unwrap();
+    assert_eq!(back.replacement_method.to_string(), "hs[-1]");
+    assert_eq!((back.c_thought, back.loss_distil, back.loss_teacher), (1, 0.0, 0.0));
+    let icot = config(json!({"task": "arithmetic", "method": "icot"}));
+    assert_eq!(icot.with_method(Method::Pause).unwrap().row, RowKind::Stages);
+
+    let refusals: [(Keys, &[&str]); 4] = [
+        (&[("task", "graph"), ("baselines", "[lotus]")], &["`baselines`", "lotus", "loss_steps"]),
+        (&[("compat", "replication"), ("baselines", "[lotus]")], &["`baselines`", "compat"]),
+        (&[("c_thought", "0"), ("baselines", "[lotus]")], &["`baselines`", "no latents"]),
+        (&[("operations", "[1, 1]"), ("baselines", "[codi]")], &["two steps"]),
+    ];
+    for (keys, words) in refusals {
+        let place = Place::new();
+        let mut keys = keys.to_vec();
+        if keys[0].1 == "graph" {
+            let of_chains = ["operands", "operations", "modulus", "value_steps"];
+            keys.extend(of_chains.map(|key| (key, "")));
+        }
+        refused(train(&place.recipe(&keys), &[]), words);
+        assert!(!place.run().exists(), "{keys:?}");
+    }
+}
+
+/// Rows of other stages than the epoch's are thought about as often as they have blocks.
+#[test]
+fn drawn_stages_have_their_iterations() {
+    let place = Place::new();
+    let keys = [
+        ("method", "lotus"),
+        ("uniform_prob", "1"),
+        ("steps_at", "own"),
+        ("cot_epochs", "0"),
+        ("num_epochs", "1"),
+        ("train_examples", "60"),
+    ];
+    train(&place.recipe(&keys), &[]).assert().success();
+    let text = fs::read_to_string(place.run().join("metrics.jsonl")).unwrap();
+    let steps = text.lines().filter(|line| line.contains("loss_steps"));
+    let losses: Vec<f64> = steps
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["loss_steps"].as_f64().unwrap())
+        .collect();
+    // A batch may hold rows of stage 0 alone, which have nothing to say.
+    assert!(losses.iter().filter(|&&loss| loss > 0.5).count() >= 2, "{losses:?}");
+}
+
+/// Keys that say nothing beside the others are told of.
+#[test]
+fn idle_keys_are_told_of() {
+    let keys = json!({"task": "arithmetic", "iterations": 2, "gate_accuracy": 0.5, "teacher_last_step": true});
+    let Value::Object(keys) = keys else { panic!("keys") };
+    let unused = RunConfig::from_keys(keys, &[], "test").unwrap().unused();
+    assert_eq!(unused.len(), 3, "{unused:?}");
+    let presets = ["coconut", "cot", "pause", "codi", "pccot", "lotus", "icot", "no_curriculum"];
+    for method in presets {
+        let Value::Object(keys) = json!({"task": "arithmetic", "method": method}) else {
+            panic!("keys")
+        };
+        let unused = RunConfig::from_keys(keys, &[], "test").unwrap().unused();
+        assert!(unused.is_empty(), "{method}: {unused:?}");
+    }
 }

@@ -78,7 +78,7 @@ impl Case {
             "answer" => Term::CrossEntropy { weight },
             "steps" => Term::Steps { weight, at: self.steps_at },
             "teacher" => Term::Teacher { weight, last_step: false },
-            "distil" => Term::Distil { weight, layers: self.distil_layers },
+            "distil" => Term::Distil { weight, layers: self.distil_layers, last_step: false },
             "decoder" => {
                 let CaseDecoder { layers, style } = *self.decoder.as_ref().unwrap();
                 let blocks = Some(layers);

@@ -50,6 +50,7 @@ fn untrained(more: Value) -> (Data, Checkpoint) {
         c_thought: 2,
         max_latent_stage: 2,
         pad_latent_to_max: false,
+        remove_all_from: None,
         thinking: config.thinking(),
         step_decoder: None,
         format: data.format,

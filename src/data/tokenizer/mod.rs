@@ -114,7 +114,7 @@ impl Tokenizer {
         }
     }
 
-    /// SpecialTokens, eos and pad.
+    /// The markers, eos and pad.
     pub fn special_tokens(&self) -> SpecialTokens {
         self.markers
     }
