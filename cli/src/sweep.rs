@@ -43,6 +43,9 @@ pub struct Sweep {
     /// What variants are compared with: `best`, `first`, or a variant's label.
     #[arg(long, value_parser = |text: &str| Ok::<_, String>(Reference::from(text)))]
     against: Option<Reference>,
+    /// The accuracy, 0 to 1, from which on a run counts as solved: 0.95, or the recipe's, if absent.
+    #[arg(long, value_parser = share)]
+    solved: Option<f64>,
     /// Replace runs in the sweep's folder that have other settings.
     #[arg(long)]
     overwrite: bool,
@@ -52,6 +55,11 @@ pub struct Sweep {
     /// Print the table as one line of JSON.
     #[arg(long)]
     json: bool,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a share from 0 to 1, such as 0.95".into())
 }
 
 /// What became of a run.
@@ -71,6 +79,7 @@ impl Sweep {
             seeds: self.seeds,
             compare: self.compare,
             against: self.against,
+            solved: self.solved,
         };
         let plan = Plan::load(&self.recipe, &request)?;
         let runs = plan.runs();

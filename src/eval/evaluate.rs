@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     diversity::{ThoughtDiversity, Thoughts},
-    generate::{GenerateOptions, Generation, Sampling, generate, prompt_problem},
+    generate::{GenerateOptions, Generation, GenerationLoop, Sampling, prompt_problem},
     lens::{Reading, lens},
     readout::readout,
     score,
@@ -93,6 +93,8 @@ pub struct Answers {
     pub forward_positions: f64,
     /// Wall time of generation a question, in milliseconds, in batches.
     pub ms_per_question: f64,
+    /// The part of it before the first token: question and latents.
+    pub thinking_ms_per_question: f64,
     /// What became of each question, in the set's order.
     pub samples: Vec<Sample>,
 }
@@ -301,11 +303,18 @@ impl Evaluator<'_> {
             GenerateOptions { max_new_tokens, ..self.generation(self.plan(model, stage)) };
         let rows: Vec<&[u32]> = batch.iter().map(|&i| prompts[i].ids.as_slice()).collect();
         let start = Instant::now();
-        let generations = generate(model, &rows, &options).map_err(|error| match error {
-            Error::Prompt { row, problem } => Error::Prompt { row: batch[row], problem },
-            other => other,
-        })?;
+        let mut speaking =
+            GenerationLoop::new(model, &rows, options).map_err(|error| match error {
+                Error::Prompt { row, problem } => Error::Prompt { row: batch[row], problem },
+                other => other,
+            })?;
+        let mut more = !speaking.step()?.is_empty();
+        found.seconds_to_first_token += start.elapsed().as_secs_f64();
+        while more {
+            more = !speaking.step()?.is_empty();
+        }
         found.seconds += start.elapsed().as_secs_f64();
+        let generations = speaking.finish();
         for (&index, generation) in batch.iter().zip(&generations) {
             let sample = self.judge(stage, index, &prompts[index], generation)?;
             found.add(sample, generation.positions);
@@ -502,6 +511,8 @@ struct Answering {
     sums: Answers,
     /// Wall time of generation.
     seconds: f64,
+    /// The part of it before the first token.
+    seconds_to_first_token: f64,
 }
 
 impl Answering {
@@ -519,12 +530,13 @@ impl Answering {
     }
 
     fn finish(self) -> Answers {
-        let Self { sums: mut answers, seconds } = self;
+        let Self { sums: mut answers, seconds, seconds_to_first_token } = self;
         let n = answers.samples.len().max(1) as f64;
         answers.tokens /= n;
         answers.latents /= n;
         answers.forward_positions /= n;
         answers.ms_per_question = 1e3 * seconds / n;
+        answers.thinking_ms_per_question = 1e3 * seconds_to_first_token / n;
         answers.samples.sort_by_key(|sample| sample.index);
         answers
     }

@@ -49,6 +49,9 @@ pub struct Row {
     pub eval_latents: Option<f64>,
     /// Milliseconds of generation a question.
     pub eval_ms_per_question: Option<f64>,
+    /// The part of it before the first token: question and latents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_thinking_ms_per_question: Option<f64>,
     /// Seconds of training up to this row, all stages before it included.
     pub train_seconds: Option<f64>,
     /// Mean training loss of the epoch, in nats a token.
@@ -132,6 +135,7 @@ impl Row {
             eval_tokens: Some(answers.tokens),
             eval_latents: Some(answers.latents),
             eval_ms_per_question: Some(answers.ms_per_question),
+            eval_thinking_ms_per_question: Some(answers.thinking_ms_per_question),
             eval_loss: Some(likelihoods.loss).filter(|loss| loss.is_finite()),
             eval_forward_positions: Some(answers.forward_positions),
             eval_answer_perplexity: likelihoods.answer_perplexity,

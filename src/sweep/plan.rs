@@ -24,6 +24,8 @@ pub struct Request {
     pub compare: Option<ComparedRow>,
     /// What the cells are compared with.
     pub against: Option<Reference>,
+    /// The accuracy from which on a run counts as solved.
+    pub solved: Option<f64>,
 }
 
 /// A sweep: every cell of the grid, its runs, and how they are to be compared.
@@ -39,9 +41,14 @@ pub struct Plan {
     pub compare: ComparedRow,
     /// What the cells are compared with.
     pub against: Reference,
+    /// The accuracy from which on a run counts as solved.
+    pub solved: f64,
     /// What a reader should know, a sentence each.
     pub notes: Vec<String>,
 }
+
+/// The accuracy from which on a run counts as solved, if nothing is said.
+const SOLVED: f64 = 0.95;
 
 /// One variant, with a run for each seed.
 #[derive(Clone, Debug)]
@@ -67,6 +74,7 @@ impl Plan {
     ///   seeds: [0, 1, 2]
     ///   compare: last          # or best
     ///   against: best          # or first, or a label
+    ///   solved: 0.95           # the accuracy from which on a run counts as solved
     ///   over:
     ///     replacement_method:  # a list of values …
     ///       - hs[-1]
@@ -118,6 +126,7 @@ impl Plan {
             cells: Vec::new(),
             compare: request.compare.or(section.compare).unwrap_or_default(),
             against: request.against.clone().or(section.against).unwrap_or_default(),
+            solved: request.solved.or(section.solved).unwrap_or(SOLVED),
             notes,
         };
         let mut names: Vec<String> = Vec::new();
@@ -175,6 +184,7 @@ struct Section {
     seeds: Option<Vec<u64>>,
     compare: Option<ComparedRow>,
     against: Option<Reference>,
+    solved: Option<f64>,
 }
 
 impl Section {
@@ -186,7 +196,9 @@ impl Section {
             None | Some(Value::Null) => Map::new(),
             Some(Value::Object(section)) => section,
             Some(_) => {
-                return error("is not a mapping; it may hold over, seeds, compare, against".into());
+                return error(
+                    "is not a mapping; it may hold over, seeds, compare, against, solved".into(),
+                );
             }
         };
         let mut found = Self::default();
@@ -215,9 +227,13 @@ impl Section {
                 ("against", _) => {
                     return error(format!("against: is {value}; it is best, first or a label"));
                 }
+                ("solved", _) => match value.as_f64().filter(|share| (0.0..=1.0).contains(share)) {
+                    Some(share) => found.solved = Some(share),
+                    None => return error(format!("solved: is {value}; it is a share from 0 to 1")),
+                },
                 _ => {
                     return error(format!(
-                        "`{key}` is unknown; it may hold over, seeds, compare, against"
+                        "`{key}` is unknown; it may hold over, seeds, compare, against, solved"
                     ));
                 }
             }

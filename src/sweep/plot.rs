@@ -136,6 +136,7 @@ mod tests {
             name: "s".into(),
             compare: ComparedRow::Last,
             against: Reference::Best,
+            solved: 0.95,
             groups: vec![group],
             failures: Vec::new(),
             unpaired: Vec::new(),

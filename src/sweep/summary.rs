@@ -23,6 +23,8 @@ pub struct Summary {
     pub compare: ComparedRow,
     /// What the variants are compared with.
     pub against: Reference,
+    /// The accuracy from which on a run counts as solved.
+    pub solved: f64,
     /// Variants that answer the same questions stand together.
     pub groups: Vec<Group>,
     /// Runs that failed and are missing, a line each.
@@ -57,6 +59,8 @@ pub struct Variant {
     pub stage: Option<i32>,
     /// Share of right answers.
     pub accuracy: Option<Estimate>,
+    /// Seeds whose accuracy counts as solved.
+    pub n_solved: usize,
     /// Share of exactly spoken chains.
     pub cot_em: Option<Estimate>,
     /// Generated tokens a question.
@@ -65,6 +69,8 @@ pub struct Variant {
     pub latents: Option<Estimate>,
     /// Milliseconds of generation a question.
     pub ms_per_question: Option<Estimate>,
+    /// Milliseconds of them before the first token.
+    pub thinking_ms_per_question: Option<Estimate>,
     /// Seconds of training up to the row.
     pub train_seconds: Option<Estimate>,
     /// Peak resident memory, MB.
@@ -149,7 +155,7 @@ impl Summary {
                     label if label.is_empty() => title.clone(),
                     label => label,
                 };
-                Variant::read(cell, label, plan.compare)
+                Variant::read(cell, label, plan.compare, plan.solved)
             });
             let mut variants = variants.collect::<Result<Vec<_>>>()?;
             let n_comparisons = compare(&mut variants, cells, &plan.against);
@@ -163,6 +169,7 @@ impl Summary {
             name: plan.name.clone(),
             compare: plan.compare,
             against: plan.against.clone(),
+            solved: plan.solved,
             unpaired: variants.flat_map(|variant| variant.unpaired.clone()).collect(),
             groups,
             failures,
@@ -188,7 +195,7 @@ fn shared_axes(cells: &[&Cell]) -> Vec<usize> {
 }
 
 impl Variant {
-    fn read(cell: &Cell, label: String, compare: ComparedRow) -> Result<Self> {
+    fn read(cell: &Cell, label: String, compare: ComparedRow, solved: f64) -> Result<Self> {
         let mut found = Vec::new();
         let (mut answers, mut unpaired) = (BTreeMap::new(), Vec::new());
         for run in &cell.runs {
@@ -219,10 +226,12 @@ impl Variant {
             seeds: found.iter().map(|(seed, ..)| *seed).collect(),
             stage: stage.filter(|&stage| found.iter().all(|(_, row, _)| row.stage == stage)),
             accuracy: mean(|row| row.eval_acc),
+            n_solved: found.iter().filter(|(_, row, _)| row.eval_acc >= Some(solved)).count(),
             cot_em: mean(|row| row.eval_cot_em),
             tokens: mean(|row| row.eval_tokens),
             latents: mean(|row| row.eval_latents),
             ms_per_question: mean(|row| row.eval_ms_per_question),
+            thinking_ms_per_question: mean(|row| row.eval_thinking_ms_per_question),
             train_seconds: mean(|row| row.train_seconds),
             thought_entropy: mean(|row| row.eval_thought_entropy),
             thought_cosine: mean(|row| row.eval_thought_cosine),

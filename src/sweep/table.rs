@@ -11,13 +11,15 @@ use crate::{
     stats::Estimate,
 };
 
-const RESULTS: [&str; 11] = [
+const RESULTS: [&str; 13] = [
     "variant",
     "seeds",
     "stage",
     "accuracy\n%",
+    "solved\nseeds",
     "cot_em\n%",
     "tokens",
+    "ms to\n1st token",
     "ms per\nquestion",
     "train\ns",
     "peak\nMB",
@@ -105,11 +107,13 @@ pub fn csv(summary: &Summary) -> String {
         "peak_mb",
         "thought_entropy",
         "thought_cosine",
+        "thinking_ms_per_question",
     ];
     for name in names {
         text += &format!(",{name},{name}_se");
     }
-    text += ",compared_with,difference,only_this,only_reference,p_questions,p_seeds,verdict\n";
+    text +=
+        ",compared_with,difference,only_this,only_reference,p_questions,p_seeds,verdict,n_solved\n";
     for (group, variant) in
         summary.groups.iter().flat_map(|g| g.variants.iter().map(move |v| (g, v)))
     {
@@ -132,6 +136,7 @@ pub fn csv(summary: &Summary) -> String {
             &variant.peak_mb,
             &variant.thought_entropy,
             &variant.thought_cosine,
+            &variant.thinking_ms_per_question,
         ] {
             cells.push(plain(estimate.as_ref().map(|e| e.mean)));
             cells.push(plain(estimate.as_ref().and_then(|e| e.standard_error)));
@@ -148,6 +153,7 @@ pub fn csv(summary: &Summary) -> String {
             ]),
             None => cells.extend(std::iter::repeat_n(String::new(), 7)),
         }
+        cells.push(variant.n_solved.to_string());
         let quoted: Vec<String> = cells.iter().map(|cell| quoted(cell)).collect();
         text += &(quoted.join(",") + "\n");
     }
@@ -169,7 +175,8 @@ fn about(summary: &Summary) -> String {
             "Each run's evaluation of highest accuracy, chosen by the test questions themselves: every row is flattered."
         }
     };
-    format!("{row} Mean ± standard error over seeds, best first.")
+    let solved = 100.0 * summary.solved;
+    format!("{row} Mean ± standard error over seeds, best first. Solved: {solved} % or more.")
 }
 
 const LEGEND: [&str; 3] = [
@@ -195,8 +202,10 @@ fn results(group: &Group) -> Vec<Vec<String>> {
             seeds,
             variant.stage.map_or("–".into(), stage_name),
             estimate(variant.accuracy.as_ref(), 100.0, 1),
+            format!("{} of {}", variant.n_solved, variant.seeds.len()),
             estimate(variant.cot_em.as_ref(), 100.0, 1),
             estimate(variant.tokens.as_ref(), 1.0, 1),
+            mean(variant.thinking_ms_per_question.as_ref(), 1),
             mean(variant.ms_per_question.as_ref(), 1),
             estimate(variant.train_seconds.as_ref(), 1.0, 0),
             mean(variant.peak_mb.as_ref(), 0),

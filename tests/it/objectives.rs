@@ -26,7 +26,7 @@ use coconut::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::torch::{distance, fixtures, json, tensors};
+use crate::torch::{distance, fixtures, generator, json, tensors};
 
 #[derive(Deserialize)]
 struct Case {
@@ -222,6 +222,7 @@ fn gradients(case: &Case, learner: &Learner, recompute: Recompute) -> Found {
     };
     let options =
         BackwardOptions { reads: objective.reads(), recompute, ..BackwardOptions::default() };
+    let _alone = generator(); // backward seeds the device
     backward(learner, &learner.model, &batch, options, |trace| {
         let Learner { model, objective: parameters } = learner;
         let losses = objective.losses(parameters, model, &batch, trace, denominators)?;

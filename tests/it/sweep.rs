@@ -128,6 +128,18 @@ fn trains_the_grid_once_and_tells_of_it_four_ways() {
         assert!((variant["accuracy"]["mean"].as_f64().unwrap() - mean).abs() < 1e-12);
         let found = variant["accuracy"]["standard_error"].as_f64().unwrap();
         assert!((found - error).abs() < 1e-12);
+        // Solved: both seeds if the share that is asked for is the lower one's, one if it is the higher one's.
+        let solved = |share: f64| {
+            let share = share.to_string();
+            let grid = [grid.as_slice(), &["--solved", &share, "--json"]].concat();
+            let (printed, _) = text(&place.sweep(&grid).assert().success());
+            let summary: Value = serde_json::from_str(printed.trim()).unwrap();
+            let same = |other: &&Value| other["label"] == variant["label"];
+            variants(&summary).into_iter().find(same).unwrap()["n_solved"].as_u64().unwrap()
+        };
+        let (low, high) = (accuracies[0].min(accuracies[1]), accuracies[0].max(accuracies[1]));
+        assert_eq!(solved(low), 2);
+        assert_eq!(solved(high), if low == high { 2 } else { 1 });
     }
 
     // Again: nothing is trained, the same is told.

@@ -16,6 +16,8 @@ use coconut::{
     },
 };
 
+use crate::torch::generator;
+
 const LATENT: u32 = 11;
 /// Different numbers of latents, and one row without.
 const ROWS: [&[u32]; 4] = [
@@ -62,6 +64,7 @@ fn run(model: &LatentModel, plan: &PassPlan, rows: &[Row], recompute: Recompute)
         Some((total, ()))
     };
     let options = BackwardOptions { reads: ReadSet::ALL, recompute, ..Default::default() };
+    let _alone = generator(); // backward seeds the device
     let (gradients, ()) = backward(model, model, &batch, options, loss).unwrap();
     Found { values, gradients }
 }
@@ -205,6 +208,7 @@ fn a_row_and_its_teacher_are_two_rows() {
                 Some((total, ()))
             };
             let options = BackwardOptions { reads: ReadSet::ALL, recompute, ..Default::default() };
+            let _alone = generator(); // backward seeds the device
             let (gradients, ()) = backward(&model, &model, &batch, options, loss).unwrap();
             Found { values, gradients }
         };
