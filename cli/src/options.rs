@@ -136,10 +136,10 @@ pub struct SamplingOptions {
     #[arg(long, allow_hyphen_values = true, value_parser = temperature)]
     temperature: Option<f64>,
     /// Sample from the most probable so many tokens only (0 for all).
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, requires = "temperature")]
     top_k: usize,
     /// Seed of the samples.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, requires = "temperature")]
     seed: u64,
 }
 
