@@ -14,7 +14,7 @@ use std::path::Path;
 const SHOWN: usize = 50;
 
 /// The keys of a recipe that say most, in the order shown.
-const SUMMARY: [&str; 21] = [
+const SUMMARY: [&str; 30] = [
     "method",
     "task",
     "train_path",
@@ -24,7 +24,16 @@ const SUMMARY: [&str; 21] = [
     "n_layer",
     "n_head",
     "n_embd",
+    "row",
+    "thinking",
+    "iterations",
     "replacement_method",
+    "loss_steps",
+    "loss_teacher",
+    "loss_distil",
+    "step_decoder",
+    "lora_rank",
+    "schedule",
     "c_thought",
     "max_latent_stage",
     "pad_latent_to_max",
@@ -139,11 +148,22 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-/// The main keys of a recipe; nothing if it is no YAML, it is shown in full anyway.
+/// The main keys of a recipe that say something; nothing if it is no YAML, it is shown in full anyway.
 fn summary(config: &str) -> Vec<(&'static str, String)> {
     let Ok(Value::Object(recipe)) = serde_saphyr::from_str(config) else { return Vec::new() };
+    let word = |key: &str| recipe.get(key).and_then(Value::as_str).filter(|&word| word != "None");
+    let loaded = word("model_id").or(word("load_model_path")).is_some();
+    let idle = |key: &str| match key {
+        "n_layer" | "n_head" | "n_embd" => loaded,
+        "iterations" => word("thinking") != Some("parallel"),
+        _ if key.starts_with("loss_") || key == "lora_rank" => {
+            recipe.get(key).and_then(Value::as_f64) == Some(0.0)
+        }
+        _ => false,
+    };
     SUMMARY
         .into_iter()
+        .filter(|key| !idle(key))
         .filter_map(|key| match recipe.get(key)? {
             Value::Null => None,
             // The field's files write Python's word for nothing.
