@@ -211,11 +211,16 @@ struct Line {
 fn lines(run: &Resolved, tokenizer: &Tokenizer, row: &Sequence) -> Vec<Line> {
     let word = |id: u32| shown(tokenizer, id);
     let label = |label: &Option<u32>| label.map_or("·".into(), word);
-    let steps = run.objective.step_targets(row, run.curriculum.c_thought);
-    let said = |step: &Option<StepTarget>| step.map(|step| word(step.token)).unwrap_or_default();
-    let after = |step: &Option<StepTarget>| {
-        let iteration = step.and_then(|step| step.iteration);
-        iteration.map(|iteration| iteration.to_string()).unwrap_or_default()
+    let (steps, _) = run.objective.step_targets(row, run.curriculum.c_thought);
+    let of = |position: usize, show: &dyn Fn(&StepTarget) -> String| {
+        let own = steps.iter().filter(|step| step.position == position);
+        own.map(show).collect::<Vec<_>>().join("+")
+    };
+    let said = |position| of(position, &|step| word(step.token));
+    let after = |position| {
+        of(position, &|step| {
+            step.iteration.map(|iteration| iteration.to_string()).unwrap_or_default()
+        })
     };
     let compared = |position: usize| match position == row.anchor && run.objective.distils() {
         true => "^".to_owned(),
@@ -224,8 +229,8 @@ fn lines(run: &Resolved, tokenizer: &Tokenizer, row: &Sequence) -> Vec<Line> {
     let lines = [
         ("tokens", row.ids.iter().copied().map(word).collect::<Vec<_>>()),
         ("labels", row.labels.iter().map(label).collect()),
-        ("steps", steps.iter().map(said).collect()),
-        ("after", steps.iter().map(after).collect()),
+        ("steps", (0..row.ids.len()).map(said).collect()),
+        ("after", (0..row.ids.len()).map(after).collect()),
         ("distil", (0..row.ids.len()).map(compared).collect()),
     ];
     let lines = lines.into_iter().map(|(name, cells)| Line { name, cells });

@@ -371,6 +371,19 @@ def lotus_rows(tokenizer, data, stage, c, markers):
     return rows
 
 
+def lotus_uncut(tokenizer, data, stage, c, markers):
+    """The same rows where steps run on into the next block, and what falls off the region's end is lost."""
+    rows = lotus_rows(tokenizer, data, stage, c, markers)
+    for made, example in zip(rows, data):
+        first = made["ids"].index(markers[0])
+        steps = [tokenizer.encode(s + "\n", add_special_tokens=False) for s in example["steps"][:stage]]
+        said = [(k * c + i, token) for k, step in enumerate(steps) for i, token in enumerate(step)]
+        made["step_targets"] = None
+        made["step_list"] = [(first + at, token) for at, token in said if at <= stage * c]
+        made["lost"] = sum(at > stage * c for at, _ in said)
+    return rows
+
+
 def lotus(checkout, report, folder):
     with imports_from(checkout / "scripts"):
         Lotus, dataset = lotus_modules(checkout)
@@ -424,6 +437,26 @@ def lotus(checkout, report, folder):
     doubled(model).train()
     _, batch = lotus_batch(dataset, tokenizer, folder, data, stage, c, stage, markers)
     out = model(**batch, n_looped_iters=stage)
+    out.loss.backward()
+    yield Found(
+        "lotus",
+        "steps longer than a block, running on into the next one (`steps_cut: False`)",
+        {"answer": out.main_loss.item(), "steps": out.intermediate_loss.item(), "total": out.loss.item()},
+        {f"model.{k}": v for k, v in named_gradients(model.base_causallm).items()},
+        plain(model.base_causallm),
+        {
+            "thinking": "parallel",
+            "iterations": stage,
+            "shift": 0,
+            "residual": True,
+            "feedback": "hs[-1]",
+            "rows": lotus_uncut(tokenizer, data, stage, c, markers),
+            "weights": {"answer": 1.0, "steps": 0.05},
+            "steps_at": "last",
+            "c": c,
+            "latent": markers[2],
+        },
+    )
     rows = lotus_rows(tokenizer, data, stage, c, markers)
     with torch.no_grad():
         logits = lotus_region_logits(model, batch, stage)

@@ -36,7 +36,7 @@ impl RunConfig {
     }
 
     /// Keys of the grid, whether each is given beside a choice that it says nothing to, and the choice that it needs.
-    fn idle(&self, usual: &Self) -> [(&'static str, bool, &'static str); 11] {
+    fn idle(&self, usual: &Self) -> [(&'static str, bool, &'static str); 12] {
         let parallel = self.thinking == Thinking::Parallel;
         let tokenwise = self.schedule == ScheduleKind::Tokenwise;
         let taught = self.loss_teacher > 0.0 || self.loss_distil > 0.0;
@@ -73,6 +73,7 @@ impl RunConfig {
                 !taught && self.teacher_last_step,
                 "`loss_teacher` or `loss_distil`",
             ),
+            ("steps_cut", self.loss_steps == 0.0 && !self.steps_cut, "`loss_steps`"),
             ("row", words && self.row != usual.row, "a method whose rows have latents"),
             ("uniform_prob", !staged && self.uniform_prob > 0.0, "`row: stages` or `blocks`"),
         ]

@@ -112,6 +112,8 @@ pub struct RunConfig {
     pub loss_steps: f64,
     /// When it is taken, thinking in parallel: after the `last` iteration, or after each block's `own`.
     pub steps_at: StepsAt,
+    /// Steps with more tokens than a block has latents are cut; `False`: they run on into the next block, as published.
+    pub steps_cut: bool,
     /// Weight of the cross entropy of a second row, the teacher's, whose steps are written out.
     pub loss_teacher: f64,
     /// Teachers' rows show the last step too, which says what the answer is.
@@ -316,6 +318,7 @@ impl Default for RunConfig {
             loss_answer: 1.0,
             loss_steps: 0.0,
             steps_at: StepsAt::Last,
+            steps_cut: true,
             loss_teacher: 0.0,
             teacher_last_step: false,
             loss_distil: 0.0,
@@ -514,7 +517,8 @@ impl RunConfig {
     pub fn objective(&self) -> Objective {
         let mut terms = vec![Term::CrossEntropy { weight: self.loss_answer }];
         if self.loss_steps > 0.0 {
-            terms.push(Term::Steps { weight: self.loss_steps, at: self.steps_at });
+            let (weight, at, cut) = (self.loss_steps, self.steps_at, self.steps_cut);
+            terms.push(Term::Steps { weight, at, cut });
         }
         if self.loss_teacher > 0.0 {
             let last_step = self.teacher_last_step;

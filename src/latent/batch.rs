@@ -123,6 +123,8 @@ pub struct Batch {
     pub last_latents: Option<FedFrom>,
     /// Whether rows have teachers.
     pub has_teachers: bool,
+    /// Tokens that rows have no place for.
+    lost_step_targets: usize,
     /// Tokens that only teachers have.
     teacher_tokens: usize,
     grid: Grid,
@@ -159,6 +161,7 @@ impl Batch {
             anchors: anchors(rows, &grid),
             last_latents: None,
             has_teachers: teachers().next().is_some(),
+            lost_step_targets: rows.iter().map(|row| row.lost_step_targets).sum(),
             teacher_tokens: blocks.teachers.iter().map(Range::len).sum(),
             grid,
         };
@@ -285,9 +288,9 @@ impl Batch {
         self.lengths.iter().sum::<usize>() + self.teacher_tokens
     }
 
-    /// Number of tokens that positions of the rows are to predict besides labels.
+    /// Number of tokens that positions of the rows are to predict besides labels, those that have no place counted.
     pub fn n_step_targets(&self) -> usize {
-        self.step_targets.iter().map(|of| of.targets.len()).sum()
+        self.lost_step_targets + self.step_targets.iter().map(|of| of.targets.len()).sum::<usize>()
     }
 
     /// Number of caches: one for the rows, and one for their teachers.
@@ -303,8 +306,8 @@ fn step_targets(rows: &[Row], grid: &Grid, runs: &[Run]) -> Vec<PassTargets> {
     for (row, (Row { step_targets, .. }, columns)) in
         rows.iter().zip(&grid.token_columns).enumerate()
     {
-        for (position, (&target, &column)) in step_targets.iter().zip(columns).enumerate() {
-            let Some(StepTarget { token, iteration }) = target else { continue };
+        for &StepTarget { position, token, iteration } in *step_targets {
+            let Some(&column) = columns.get(position) else { continue };
             let mut computing = runs
                 .iter()
                 .enumerate()

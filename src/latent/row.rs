@@ -10,8 +10,10 @@ pub struct Row<'a> {
     /// For each token, itself if it is to be predicted (Hugging Face's `labels`; `None` is −100).
     /// Empty if nothing is.
     pub labels: &'a [Option<u32>],
-    /// For each token, what it is to predict besides, without a shift. Empty if nothing is.
-    pub step_targets: &'a [Option<StepTarget>],
+    /// What some of the tokens are to predict besides, without a shift.
+    pub step_targets: &'a [StepTarget],
+    /// How many more there would be if the row had a place for them.
+    pub lost_step_targets: usize,
     /// What slots of its thoughts are to be read as.
     pub slots: &'a [SlotText],
     /// A row that begins as this one does and is trained beside it.
@@ -32,6 +34,8 @@ pub struct TeacherRow<'a> {
 /// A token that a position is to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepTarget {
+    /// The position that predicts it.
+    pub position: usize,
     /// The token's id.
     pub token: u32,
     /// In which iteration of thinking in parallel; in the last one if `None`.

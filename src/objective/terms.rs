@@ -45,6 +45,8 @@ pub enum Term {
         weight: f64,
         /// When blocks of latents are read.
         at: StepsAt,
+        /// Whether steps longer than a block are cut, or run on into the next one (as LOTUS is run).
+        cut: bool,
     },
     /// Cross entropy at the labels of teachers' rows, a mean over all these labels of the step.
     Teacher {
@@ -158,7 +160,7 @@ impl Objective {
         key: SampleKey,
     ) -> Vec<Sequence> {
         let mut row = curriculum.train_sequence(example, stage, markers, key);
-        if self.steps_at().is_none() && self.decoder().is_none() {
+        if self.steps().is_none() && self.decoder().is_none() {
             row.replaced.clear();
         }
         let teacher = self
@@ -167,23 +169,26 @@ impl Objective {
         std::iter::once(row).chain(teacher).collect()
     }
 
-    /// What each token of a row is to predict besides its label, if a term reads it: at latent k·c + i − 1 of a row,
-    /// the first token before the latents being number −1, token i of the k-th step that has given way to latents.
-    /// Steps longer than a block are cut.
-    pub fn step_targets(&self, row: &Sequence, c_thought: usize) -> Vec<Option<StepTarget>> {
-        let Some(at) = self.steps_at().filter(|_| !row.replaced.is_empty()) else {
-            return Vec::new();
-        };
-        let mut targets = vec![None; row.ids.len()];
+    /// What tokens of a row are to predict besides labels, if a term reads it: latent k·c + i − 1, the token before
+    /// the latents being number −1, token i of the k-th step that has given way to latents; and how many tokens there
+    /// is no latent for. Steps longer than a block are cut, unless they are to run on into the next one: then their
+    /// tokens behind the last latent have none.
+    pub fn step_targets(&self, row: &Sequence, c_thought: usize) -> (Vec<StepTarget>, usize) {
+        let Some((at, cut)) = self.steps() else { return (Vec::new(), 0) };
+        let (mut targets, mut lost) = (Vec::new(), 0);
         let blocks = row.n_latents / c_thought.max(1);
         for (block, step) in row.replaced.iter().take(blocks).enumerate() {
             let iteration = (at == StepsAt::Own).then_some(block + 1);
-            let first = (row.latent_start + block * c_thought).saturating_sub(1);
-            for (i, &token) in step.iter().take(c_thought).enumerate() {
-                targets[first + i] = Some(StepTarget { token, iteration });
+            let most = if cut { c_thought } else { usize::MAX };
+            for (number, &token) in (block * c_thought..).zip(step.iter().take(most)) {
+                let position = (row.latent_start + number).saturating_sub(1);
+                match number <= row.n_latents {
+                    true => targets.push(StepTarget { position, token, iteration }),
+                    false => lost += 1,
+                }
             }
         }
-        targets
+        (targets, lost)
     }
 
     /// The slots of a row's thoughts that a step decoder reads, with what it is to read.
@@ -220,16 +225,17 @@ impl Objective {
         })
     }
 
-    fn steps_at(&self) -> Option<StepsAt> {
+    /// When blocks of latents say their steps, and whether these are cut; `None` if they say none.
+    fn steps(&self) -> Option<(StepsAt, bool)> {
         self.terms.iter().find_map(|term| match term {
-            Term::Steps { at, .. } => Some(*at),
+            Term::Steps { at, cut, .. } => Some((*at, *cut)),
             _ => None,
         })
     }
 
     /// Whether latents are to say the steps that they stand for.
     pub fn reads_steps(&self) -> bool {
-        self.steps_at().is_some()
+        self.steps().is_some()
     }
 
     /// Whether rows have teachers, and whether these show the last step.

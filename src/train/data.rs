@@ -97,7 +97,7 @@ impl Data {
             for step in steps {
                 (cut, all) = (cut + usize::from(step.len() > c), all + 1);
             }
-            if cut > 0 {
+            if cut > 0 && run.recipe.steps_cut {
                 warnings.push(format!(
                     "{}: {cut} of {all} steps have more tokens than a block has latents; of these, `loss_steps` reads the first {c} (`c_thought`).",
                     origin.display()

@@ -220,20 +220,27 @@ pub fn lay_out(
     curriculum: &Curriculum,
     plan: &PassPlan,
 ) -> Result<Batch, String> {
-    let steps: Vec<Vec<Option<StepTarget>>> = examples
+    let steps: Vec<(Vec<StepTarget>, usize)> = examples
         .iter()
         .map(|rows| objective.step_targets(&rows[0], curriculum.c_thought))
         .collect();
     let slots: Vec<Vec<SlotText>> =
         examples.iter().map(|rows| objective.slots(&rows[0], curriculum)).collect();
     let mut rows = Vec::with_capacity(examples.len());
-    for ((own, step_targets), slots) in examples.iter().zip(&steps).zip(&slots) {
+    for ((own, (step_targets, lost)), slots) in examples.iter().zip(&steps).zip(&slots) {
         let teacher = own.get(1).map(|teacher| TeacherRow {
             ids: &teacher.ids,
             labels: &teacher.labels,
             anchors: objective.distils().then_some([own[0].anchor, teacher.anchor]),
         });
-        rows.push(Row { ids: &own[0].ids, labels: &own[0].labels, step_targets, slots, teacher });
+        rows.push(Row {
+            ids: &own[0].ids,
+            labels: &own[0].labels,
+            step_targets,
+            lost_step_targets: *lost,
+            slots,
+            teacher,
+        });
     }
     // Only slots of single thoughts reach beyond the latents, and these are as many in every row.
     let beyond = |(own, slots): (&&[Sequence], &Vec<SlotText>)| {

@@ -6,7 +6,8 @@ use std::{fs, path::Path};
 use assert_cmd::assert::OutputAssertExt;
 use coconut::{
     config::RunConfig,
-    data::{Method, RowKind},
+    data::{Method, RowKind, Sequence},
+    objective::{Objective, StepsAt, Term},
 };
 use serde_json::{Value, json};
 
@@ -292,4 +293,31 @@ fn idle_keys_are_told_of() {
         let unused = RunConfig::from_keys(keys, &[], "test").unwrap().unused();
         assert!(unused.is_empty(), "{method}: {unused:?}");
     }
+}
+
+/// By hand: steps of five and two tokens, blocks of three latents from position 3 on, `bot` at position 2.
+#[test]
+fn long_steps_are_cut_or_run_on() {
+    let row = Sequence {
+        ids: vec![0; 12],
+        labels: vec![None; 12],
+        n_latents: 6,
+        latent_start: 3,
+        prompt_len: 10,
+        replaced: vec![vec![1, 2, 3, 4, 5], vec![6, 7, 8, 9, 10]],
+        anchor: 0,
+    };
+    let targets = |cut| {
+        let steps = Term::Steps { weight: 1.0, at: StepsAt::Last, cut };
+        let (targets, lost) = Objective { terms: vec![steps] }.step_targets(&row, 3);
+        let said = targets.iter().map(|target| (target.position, target.token));
+        (said.collect::<Vec<_>>(), lost)
+    };
+    let (cut, lost) = targets(true);
+    assert_eq!(cut, [(2, 1), (3, 2), (4, 3), (5, 6), (6, 7), (7, 8)]);
+    assert_eq!(lost, 0);
+    let (whole, lost) = targets(false);
+    let on = [(2, 1), (3, 2), (4, 3), (5, 4), (6, 5), (5, 6), (6, 7), (7, 8), (8, 9)];
+    assert_eq!(whole, on);
+    assert_eq!(lost, 1, "position 9 is no latent's");
 }

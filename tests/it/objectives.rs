@@ -64,6 +64,12 @@ struct CaseRow {
     labels: Vec<i64>,
     #[serde(default)]
     step_targets: Option<Vec<i64>>,
+    /// Position and token each, where steps run on into the next block.
+    #[serde(default)]
+    step_list: Vec<(usize, u32)>,
+    /// Tokens of steps that there is no latent for.
+    #[serde(default)]
+    lost: usize,
     decoder_texts: Option<Vec<Option<Vec<u32>>>>,
 }
 
@@ -76,7 +82,7 @@ impl Case {
     fn objective(&self) -> Objective {
         let term = |(name, &weight): (&String, &f64)| match name.as_str() {
             "answer" => Term::CrossEntropy { weight },
-            "steps" => Term::Steps { weight, at: self.steps_at },
+            "steps" => Term::Steps { weight, at: self.steps_at, cut: true },
             "teacher" => Term::Teacher { weight, last_step: false },
             "distil" => Term::Distil { weight, layers: self.distil_layers, last_step: false },
             "decoder" => {
@@ -95,7 +101,7 @@ impl Case {
         struct Parts<'a> {
             row: &'a CaseRow,
             labels: Vec<Option<u32>>,
-            steps: Vec<Option<StepTarget>>,
+            steps: Vec<StepTarget>,
             slots: Vec<SlotText>,
             teacher: Option<(&'a CaseRow, Vec<Option<u32>>)>,
         }
@@ -107,15 +113,15 @@ impl Case {
                 continue;
             }
             let region = row.ids.iter().position(|&id| id == self.latent).map(|first| first - 1);
-            let target = |(position, token): (usize, Option<u32>)| {
+            let target = |position: usize, token: u32| {
                 let block = (position - region.unwrap()) / self.c.unwrap();
                 let iteration = (self.steps_at == StepsAt::Own).then_some(block + 1);
-                Some(StepTarget { token: token?, iteration })
+                StepTarget { position, token, iteration }
             };
-            let steps = row.step_targets.as_deref().map(tokens).unwrap_or_default();
-            let steps = (steps.into_iter().enumerate())
-                .map(|(position, token)| token.and_then(|token| target((position, Some(token)))))
-                .collect();
+            let single = row.step_targets.as_deref().map(tokens).unwrap_or_default();
+            let single = single.into_iter().enumerate().filter_map(|(p, token)| Some((p, token?)));
+            let all_steps = single.chain(row.step_list.iter().copied());
+            let steps = all_steps.map(|(position, token)| target(position, token)).collect();
             let texts = row.decoder_texts.clone().unwrap_or_default();
             let slots = self.decoder.as_ref().map(|of| of.style.slots(texts, self.c.unwrap_or(1)));
             let slots = slots.unwrap_or_default();
@@ -135,6 +141,7 @@ impl Case {
                 ids: &parts.row.ids,
                 labels: &parts.labels,
                 step_targets: &parts.steps,
+                lost_step_targets: parts.row.lost,
                 slots: &parts.slots,
                 teacher: parts.teacher.as_ref().map(|(teacher, labels)| TeacherRow {
                     ids: &teacher.ids,
@@ -310,12 +317,12 @@ fn a_decoder_reads_what_any_feedback_makes() {
 
 #[test]
 fn gpt2_equals_pytorch() {
-    assert_eq!(check("objectives_gpt2").len(), 29);
+    assert_eq!(check("objectives_gpt2").len(), 30);
 }
 
 #[test]
 fn llama_equals_pytorch() {
-    assert_eq!(check("objectives_llama").len(), 19);
+    assert_eq!(check("objectives_llama").len(), 20);
 }
 
 #[test]
