@@ -58,7 +58,7 @@ impl Train {
         let data = Data::prepare(&run)?;
         for &method in &config.baselines {
             // What a baseline cannot do is told before anything is trained.
-            data.check_steps(&Resolved::new(&config.with_method(method)?, None)?)?;
+            data.check_steps(&config.with_method(method)?)?;
         }
         if self.overwrite {
             folder.remove()?;

@@ -112,6 +112,24 @@ pub enum RowKind {
     Tokenwise,
 }
 
+impl RowKind {
+    /// The last stage of such rows, M being `max_latent_stage`, if all tokens of the steps are gone from stage
+    /// `remove_all_from` on.
+    pub(super) fn last_stage(
+        self,
+        max_latent_stage: usize,
+        remove_all_from: Option<usize>,
+    ) -> Stage {
+        Stage::from_count(match self {
+            Self::Fixed => 1,
+            Self::Blocks => max_latent_stage,
+            Self::Tokenwise => remove_all_from.unwrap_or(i32::MAX as usize),
+            // M + 1: no step is shown.
+            Self::Stages => max_latent_stage.saturating_add(1),
+        })
+    }
+}
+
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -249,12 +267,7 @@ impl Curriculum {
 
     /// The last stage that rows of this kind know.
     pub fn last_stage(&self) -> Stage {
-        Stage::from_count(match self.row {
-            RowKind::Fixed => 1,
-            RowKind::Blocks => self.max_latent_stage,
-            RowKind::Tokenwise => self.remove_all_from.unwrap_or(i32::MAX as usize),
-            RowKind::Stages => self.max_latent_stage.saturating_add(1),
-        })
+        self.row.last_stage(self.max_latent_stage, self.remove_all_from)
     }
 
     /// The most latents that a row has.

@@ -127,13 +127,13 @@ impl Schedule {
 
     /// The stage at which a run stays.
     pub fn last_stage(&self) -> Stage {
-        match (self.pace, self.row) {
-            _ if self.method == Method::Cot => Stage::COT,
-            (Pace::Tokenwise { all_from, .. }, _) => Stage::from_count(all_from),
-            (_, RowKind::Fixed) => Stage::from_count(1),
-            (_, RowKind::Blocks) => Stage::from_count(self.max_latent_stage),
-            // M + 1: no step is shown.
-            _ => Stage::from_count(self.max_latent_stage.saturating_add(1)),
+        let all_from = match self.pace {
+            Pace::Tokenwise { all_from, .. } => Some(all_from),
+            Pace::Clock | Pace::Gated { .. } => None,
+        };
+        match self.method {
+            Method::Cot => Stage::COT,
+            _ => self.row.last_stage(self.max_latent_stage, all_from),
         }
     }
 
@@ -326,7 +326,8 @@ mod tests {
     /// 100 steps an epoch, eight tokens an epoch: every round(12.5) = 12 steps, half to even as Python rounds.
     #[test]
     fn tokens_are_taken_away_at_regular_steps() {
-        let mut schedule = schedule(Pace::Tokenwise { per_epoch: 8, all_from: 10 });
+        let pace = Pace::Tokenwise { per_epoch: 8, all_from: 10 };
+        let mut schedule = Schedule { row: RowKind::Tokenwise, ..schedule(pace) };
         let state = ScheduleState::default();
         let of = |schedule: &Schedule, epoch| schedule.stages_of(epoch, 100, &state);
         let first = of(&schedule, 0);

@@ -151,7 +151,8 @@ fn iterated(
     };
     let first = (grid.blocks[..blocks.before].iter().filter(|block| !block.is_empty())).count();
     let mut runs = vec![run(&region, None, iterations == 0, 0)];
-    for t in 1..=iterations.min(if region.is_empty() { 0 } else { iterations }) {
+    let times = if region.is_empty() { 0 } else { iterations };
+    for t in 1..=times {
         let (from, to) = if shift { (0, region.len() - 1) } else { (1, region.len()) };
         let columns = latents.iter().flat_map(|_| from..to).collect();
         let states = FedFrom { pass: first + t - 1, columns };

@@ -68,12 +68,22 @@ impl Trace {
 
     /// Last hidden state of each row's last token: `[batch, d_model]`.
     pub fn ends(&self, batch: &Batch) -> Option<Tensor<2>> {
-        let mut tokens: Vec<(usize, usize)> = batch.ends.iter().copied().enumerate().collect();
-        if tokens.iter().all(|&(_, column)| column == batch.columns - 1) {
-            return self.last_hidden(batch, &tokens);
+        let last = self.hidden.first()?.count() - 1;
+        self.hidden_by_row(batch, last, &batch.ends)
+    }
+
+    /// Hidden states `k` at one column of each row, in the rows' order: `[batch, d_model]`; `None` if there are
+    /// no rows.
+    ///
+    /// # Panics
+    /// As [`Trace::hidden_at`].
+    pub fn hidden_by_row(&self, batch: &Batch, k: usize, columns: &[usize]) -> Option<Tensor<2>> {
+        let mut tokens: Vec<(usize, usize)> = columns.iter().copied().enumerate().collect();
+        if tokens.is_sorted_by_key(|&(_, column)| column) {
+            return self.hidden_at(batch, k, &tokens);
         }
         tokens.sort_by_key(|&(_, column)| column);
-        let hidden = self.last_hidden(batch, &tokens)?;
+        let hidden = self.hidden_at(batch, k, &tokens)?;
         let mut order = vec![0i32; tokens.len()];
         for (at, &(row, _)) in tokens.iter().enumerate() {
             order[row] = at as i32;

@@ -21,33 +21,17 @@ pub enum DistilLayers {
 /// standard deviation of the teacher's values over rows and width: `[1]`. The teacher's are constants. `None` if
 /// nothing is compared, or one value alone, which has no deviation.
 pub fn distil(batch: &Batch, trace: &Trace, layers: DistilLayers) -> Option<Tensor<1>> {
-    let at = |which: usize| {
-        let mut tokens: Vec<(usize, usize)> =
-            batch.anchors.iter().map(|both| both[which]).enumerate().collect();
-        tokens.sort_by_key(|&(_, column)| column);
-        tokens
-    };
-    let (students, teachers) = (at(0), at(1));
-    // `hidden_at` gives rows in the columns' order; both are put into the rows' own.
-    let order = |tokens: &[(usize, usize)]| {
-        let mut order = vec![0i32; tokens.len()];
-        tokens.iter().enumerate().for_each(|(at, &(row, _))| order[row] = at as i32);
-        order
-    };
-    let (of_students, of_teachers) = (order(&students), order(&teachers));
+    let columns =
+        |which: usize| batch.anchors.iter().map(|both| both[which]).collect::<Vec<usize>>();
+    let (students, teachers) = (columns(0), columns(1));
     let n = trace.hidden.first()?.count();
     let first = match layers {
         DistilLayers::All => 0,
         DistilLayers::Blocks => 1,
     };
     let distances = (first..n).map(|k| {
-        let rows = |tokens: &[(usize, usize)], order: &[i32]| {
-            let hidden = trace.hidden_at(batch, k, tokens)?; // [rows, d_model]
-            let order = Tensor::from_data(order, &hidden.device());
-            Some(hidden.select(0, order))
-        };
-        let student = rows(&students, &of_students)?;
-        let teacher = rows(&teachers, &of_teachers)?.detach();
+        let student = trace.hidden_by_row(batch, k, &students)?; // [rows, d_model]
+        let teacher = trace.hidden_by_row(batch, k, &teachers)?.detach();
         let [rows, d] = teacher.dims();
         let deviation = teacher.clone().reshape([rows * d]).var(0).sqrt();
         (rows * d > 1).then(|| smooth_l1(student - teacher) / deviation)

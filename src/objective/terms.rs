@@ -306,6 +306,7 @@ impl Term {
         trace: &Trace,
         denominators: Denominators,
     ) -> Option<Vec<Part>> {
+        let weighted = |mean: Tensor<1>, weight: f64| vec![(mean.clone(), mean * weight)];
         let values = match *self {
             Self::CrossEntropy { weight } => {
                 let sum = cross_entropy(&model.transformer, batch, trace, &batch.targets)?;
@@ -314,24 +315,21 @@ impl Term {
             }
             Self::Steps { weight, .. } => {
                 let sum = step_cross_entropy(&model.transformer, batch, trace)?;
-                let mean = sum / denominators.step_targets;
-                vec![(mean.clone(), mean * weight)]
+                weighted(sum / denominators.step_targets, weight)
             }
             Self::Teacher { weight, .. } => {
                 let targets = &batch.teacher_targets;
                 let sum = cross_entropy(&model.transformer, batch, trace, targets)?;
-                let mean = sum / denominators.teacher_labels;
-                vec![(mean.clone(), mean * weight)]
+                weighted(sum / denominators.teacher_labels, weight)
             }
             Self::Distil { weight, layers, .. } => {
-                let mean = distil::distil(batch, trace, layers)? / denominators.batches;
-                vec![(mean.clone(), mean * weight)]
+                let distance = distil::distil(batch, trace, layers)?;
+                weighted(distance / denominators.batches, weight)
             }
             Self::Decoder { weight, settings: DecoderSettings { style, .. } } => {
                 let decoder = StepDecoder { network: parameters.decoder.as_ref()?, style };
                 let loss = decoder_loss(decoder, model, batch, trace)?;
-                let mean = loss / denominators.batches;
-                vec![(mean.clone(), mean * weight)]
+                weighted(loss / denominators.batches, weight)
             }
             Self::SeqVcr { loss, projected, seed, .. } => {
                 let projection = match &parameters.seq_vcr {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::{
     Error, Result,
     config::{
-        Resolved,
+        Resolved, RunConfig,
         resolved::{Examples, ModelSource, TokenizerSource},
     },
     data::{
@@ -61,7 +61,7 @@ impl Data {
         let train = encode(train, &origin(&settings.train, TRAIN), strict)?;
         let val = encode(val, &origin(&settings.val, VAL), false)?;
         let mut data = Self { tokenizer, format, train, val, warnings };
-        let found = data.check_steps(run)?;
+        let found = data.check_steps(&run.recipe)?;
         data.warnings.extend(found);
         if let ModelSource::Random(shape) = &run.model {
             match shape.n_positions {
@@ -72,22 +72,21 @@ impl Data {
         Ok(data)
     }
 
-    /// Refuses examples whose steps a run's losses cannot use; what to tell of those that they can use in part, a
+    /// Refuses examples whose steps a recipe's losses cannot use; what to tell of those that they can use in part, a
     /// paragraph each.
     ///
     /// # Errors
     /// The file, or the recipe's key, and why.
-    pub fn check_steps(&self, run: &Resolved) -> Result<Vec<String>> {
+    pub fn check_steps(&self, recipe: &RunConfig) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
-        let origin = origin(&run.data.train, TRAIN);
+        let (objective, origin) = (recipe.objective(), train_origin(recipe));
         let examples = &self.train.encoded;
         let n = examples.len();
-        if run.objective.reads_steps() {
-            let c = run.curriculum.c_thought;
+        if objective.reads_steps() {
+            let c = recipe.c_thought;
             if self.format == Format::Graph {
-                return Err(run
-                    .recipe
-                    .error("loss_steps", "needs steps written as text; graphs have none"));
+                let problem = "needs steps written as text; graphs have none";
+                return Err(recipe.error("loss_steps", problem));
             }
             let steps = examples.iter().flat_map(|example| match example {
                 Encoded::Text(text) => text.steps.as_slice(),
@@ -97,17 +96,17 @@ impl Data {
             for step in steps {
                 (cut, all) = (cut + usize::from(step.len() > c), all + 1);
             }
-            if cut > 0 && run.recipe.steps_cut {
+            if cut > 0 && recipe.steps_cut {
                 warnings.push(format!(
                     "{}: {cut} of {all} steps have more tokens than a block has latents; of these, `loss_steps` reads the first {c} (`c_thought`).",
                     origin.display()
                 ));
             }
         }
-        if let Some(decoder) = run.objective.decoder() {
-            self.check_decoded(run, decoder)?;
+        if let Some(decoder) = objective.decoder() {
+            self.check_decoded(recipe, decoder)?;
         }
-        if run.objective.last_step() == Some(false) && n > 0 {
+        if objective.last_step() == Some(false) && n > 0 {
             let few = examples.iter().filter(|example| example.n_steps() < 2).count();
             if few == n {
                 let problem = "no example has two steps, so that a teacher's row without its last step shows none; set `teacher_last_step: True`, or take a method without a teacher";
@@ -124,10 +123,10 @@ impl Data {
     }
 
     /// Refuses examples without steps that a step decoder could read.
-    fn check_decoded(&self, run: &Resolved, decoder: DecoderSettings) -> Result<()> {
+    fn check_decoded(&self, recipe: &RunConfig, decoder: DecoderSettings) -> Result<()> {
         if self.format == Format::Graph {
             let problem = "needs steps written as text; graphs have none";
-            return Err(run.recipe.error("step_decoder", problem));
+            return Err(recipe.error("step_decoder", problem));
         }
         let examples = &self.train.encoded;
         let hidden = usize::from(decoder.style == DecoderStyle::Codi && !decoder.last_step);
@@ -138,7 +137,7 @@ impl Data {
                     "no example has two steps, and the step decoder is not to say the last one, which says what the answer is; set `teacher_last_step: True`"
                 }
             };
-            return Err(Error::input(origin(&run.data.train, TRAIN), "", format!("{problem}.")));
+            return Err(Error::input(train_origin(recipe), "", format!("{problem}.")));
         }
         Ok(())
     }
@@ -240,6 +239,11 @@ fn origin(examples: &Examples, otherwise: &str) -> PathBuf {
         Examples::File { path, .. } => path.clone(),
         Examples::None | Examples::Generated { .. } => otherwise.into(),
     }
+}
+
+/// What errors call the training set of a recipe.
+fn train_origin(recipe: &RunConfig) -> PathBuf {
+    recipe.train_path.clone().unwrap_or_else(|| TRAIN.into())
 }
 
 /// Reads or generates a set; generated ones leave out what is in `others`.

@@ -76,7 +76,12 @@ fn a_whole_model_is_resumed_without_its_base() {
     let folder = place.path("model");
     fs::rename(&base, &folder).unwrap();
     let model = folder.display().to_string();
-    let keys = [("model_id", model.as_str()), ("num_epochs", "4"), ("keep_checkpoints", "0")];
+    let keys = [
+        ("model_id", model.as_str()),
+        ("num_epochs", "4"),
+        ("keep_checkpoints", "0"),
+        ("baselines", "[no_cot]"),
+    ];
     let recipe = place.recipe(&keys);
     train(&recipe, &[]).assert().success();
     let newest = place.run().join("checkpoints/latest").canonicalize().unwrap();
