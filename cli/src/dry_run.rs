@@ -339,7 +339,7 @@ fn listed(texts: &[String]) -> String {
 
 fn pass(number: usize, pass: &Pass, batch: &Batch) -> String {
     let whose = match pass.branch {
-        Branch::Shared if batch.has_teachers => "shared",
+        Branch::Shared if batch.caches() > 1 => "shared",
         Branch::Shared | Branch::Student => "row",
         Branch::Teacher => "teacher",
     };

@@ -40,7 +40,6 @@ pub(super) fn preset(method: Method) -> Map<String, Value> {
             json!({ "thinking": "none" })
         }
         Method::Codi => json!({
-            "row": "fixed",
             "c_thought": 6,
             "thinking": "sequential",
             "replacement_method": "ln(mlp[1](hs[-1]))",
@@ -48,7 +47,6 @@ pub(super) fn preset(method: Method) -> Map<String, Value> {
             "loss_distil": 1.0,
         }),
         Method::Pccot => json!({
-            "row": "fixed",
             "c_thought": 24,
             "thinking": "parallel",
             "iterations": 3,
@@ -58,7 +56,6 @@ pub(super) fn preset(method: Method) -> Map<String, Value> {
             "distil_layers": "blocks",
         }),
         Method::Lotus => json!({
-            "row": "blocks",
             "c_thought": 13,
             "max_latent_stage": 6,
             "thinking": "parallel",
@@ -69,14 +66,14 @@ pub(super) fn preset(method: Method) -> Map<String, Value> {
             "reset_optimizer": false,
         }),
         Method::Icot => json!({
-            "row": "tokenwise",
             "thinking": "none",
             "schedule": "tokenwise",
             "removal_smoothing": 4.0,
         }),
     };
+    let row = ("row".to_owned(), json!(method.row()));
     match keys {
-        Value::Object(keys) => keys,
+        Value::Object(keys) => std::iter::once(row).chain(keys).collect(),
         _ => Map::new(),
     }
 }

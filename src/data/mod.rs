@@ -13,6 +13,7 @@
 //! | token ids | [`tokenizer`] |
 //! | how an example becomes pieces of ids | [`encode`] |
 //! | which tokens a stage shows, and which it trains | [`curriculum`] |
+//! | a method, a kind of rows | [`method`] |
 //! | which stage is trained when | [`schedule`] |
 //! | a generated task | [`tasks`] |
 //! | the statistics of a set | [`stats`] |
@@ -24,6 +25,7 @@ pub mod dataset;
 pub mod draw;
 pub mod encode;
 pub mod example;
+pub mod method;
 pub mod read;
 pub mod schedule;
 pub mod stats;
@@ -31,10 +33,11 @@ pub mod tasks;
 pub mod tokenizer;
 pub mod write;
 
-pub use curriculum::{Curriculum, Method, RowKind, Sequence, Stage};
+pub use curriculum::{Curriculum, Sequence};
 pub use dataset::{Dataset, Format};
 pub use draw::SampleKey;
 pub use encode::{Encoded, encode_graphs, encode_texts};
 pub use example::{Example, Graph};
+pub use method::{Method, RowKind, Stage};
 pub use schedule::{Schedule, ScheduleState};
 pub use tokenizer::{SpecialTokens, Tokenizer};

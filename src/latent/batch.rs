@@ -121,8 +121,6 @@ pub struct Batch {
     pub anchors: Vec<[usize; 2]>,
     /// Where the hidden states of each row's last latent are, if the plan reads them.
     pub last_latents: Option<FedFrom>,
-    /// Whether rows have teachers.
-    pub has_teachers: bool,
     /// Tokens that rows have no place for.
     lost_step_targets: usize,
     /// Tokens that only teachers have.
@@ -160,7 +158,6 @@ impl Batch {
             slots: slots(rows),
             anchors: anchors(rows, &grid),
             last_latents: None,
-            has_teachers: teachers().next().is_some(),
             lost_step_targets: rows.iter().map(|row| row.lost_step_targets).sum(),
             teacher_tokens: blocks.teachers.iter().map(Range::len).sum(),
             grid,
@@ -295,7 +292,7 @@ impl Batch {
 
     /// Number of caches: one for the rows, and one for their teachers.
     pub fn caches(&self) -> usize {
-        1 + usize::from(self.has_teachers)
+        1 + usize::from(self.grid.teacher.is_some())
     }
 }
 
