@@ -23,7 +23,7 @@ pub enum Data {
         #[arg(long, value_parser = crate::verbs::at_least_one)]
         max_size: Option<usize>,
     },
-    /// Make examples of a task: graph, prosqa, arithmetic or multiply.
+    /// Make examples of a task: arithmetic, graph, multiply, pointer or prosqa.
     ///
     /// Example: coconut data generate arithmetic -n 1000 -o test.json -s operations=[4,4]
     #[command(verbatim_doc_comment)]

@@ -7,18 +7,17 @@
 
 pub(crate) mod check;
 mod compare;
+mod origin;
 mod presets;
 mod read;
 pub mod resolved;
 mod task;
 
+pub(crate) use origin::Origin;
 pub(crate) use read::{SWEEP, read_keys};
 pub use resolved::Resolved;
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, path::PathBuf};
 
 use crate::{
     Error, Result,
@@ -187,7 +186,7 @@ pub struct RunConfig {
     pub val_path: Option<PathBuf>,
     /// Use at most so many training examples.
     pub max_size: Option<usize>,
-    /// A generated task: `graph`, `prosqa`, `arithmetic`, `multiply`.
+    /// A generated task: `arithmetic`, `graph`, `multiply`, `pointer`, `prosqa`.
     pub task: Option<String>,
     /// `arithmetic`: smallest and largest number in a chain.
     pub operands: Option<[i64; 2]>,
@@ -201,6 +200,12 @@ pub struct RunConfig {
     pub value_steps: Option<bool>,
     /// `multiply`: digits of the two factors.
     pub digits: Option<[u32; 2]>,
+    /// `pointer`: entries of the table.
+    pub entries: Option<usize>,
+    /// `pointer`: names that a table's are drawn from; as many as entries if absent.
+    pub names: Option<usize>,
+    /// `pointer`: fewest and most hops, one step each; at most half the entries.
+    pub hops: Option<[usize; 2]>,
     /// `graph`, `prosqa`: nodes drawn.
     pub nodes: Option<usize>,
     /// `graph`, `prosqa`: fewest and most steps from the root to the target.
@@ -271,15 +276,6 @@ pub struct RunConfig {
     /// Where the keys stand, for errors that come later.
     #[serde(skip)]
     pub(crate) origin: Origin,
-}
-
-/// Where a configuration's keys stand.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Origin {
-    /// The recipe's path.
-    recipe: String,
-    /// Keys that `-s` gave.
-    overridden: BTreeSet<String>,
 }
 
 impl Default for RunConfig {
@@ -362,6 +358,9 @@ impl Default for RunConfig {
             modulus: None,
             value_steps: None,
             digits: None,
+            entries: None,
+            names: None,
+            hops: None,
             nodes: None,
             distance: None,
             train_examples: 10_000,
@@ -418,37 +417,7 @@ pub enum ScheduleKind {
     Tokenwise,
 }
 
-impl Origin {
-    fn error(&self, key: &str, problem: impl Into<String>) -> Error {
-        let origin = if self.overridden.contains(key) { "-s" } else { self.recipe.as_str() };
-        Error::Config { origin: origin.into(), key: key.into(), problem: problem.into() }
-    }
-}
-
-/// `~/x` in the home folder, if the system tells of one; any other path as it is.
-fn home(path: &Path) -> PathBuf {
-    let Ok(below) = path.strip_prefix("~") else { return path.to_owned() };
-    std::env::home_dir().map_or_else(|| path.to_owned(), |home| home.join(below))
-}
-
 impl RunConfig {
-    /// The error of a key, with the file that holds it, or `-s`.
-    pub fn error(&self, key: &str, problem: impl Into<String>) -> Error {
-        self.origin.error(key, problem)
-    }
-
-    /// Paths that begin with `~/` begin with the home folder.
-    fn expand_home(&mut self) {
-        let paths = [Some(&mut self.save_path), self.load_model_path.as_mut()];
-        let data = [self.train_path.as_mut(), self.val_path.as_mut()];
-        for path in paths.into_iter().chain(data).flatten() {
-            *path = home(path);
-        }
-        for text in [self.model_id.as_mut(), self.tokenizer.as_mut()].into_iter().flatten() {
-            *text = home(Path::new(text)).display().to_string();
-        }
-    }
-
     /// How questions are put to the model.
     pub fn prompt_style(&self) -> PromptStyle {
         PromptStyle {

@@ -27,6 +27,9 @@ impl RunConfig {
             ("modulus", self.modulus.is_some(), "arithmetic"),
             ("value_steps", self.value_steps.is_some(), "arithmetic"),
             ("digits", self.digits.is_some(), "multiply"),
+            ("entries", self.entries.is_some(), "pointer"),
+            ("names", self.names.is_some(), "pointer"),
+            ("hops", self.hops.is_some(), "pointer"),
             ("nodes", self.nodes.is_some(), "graph, prosqa"),
             ("distance", self.distance.is_some(), "graph, prosqa"),
         ];
@@ -58,6 +61,13 @@ impl RunConfig {
             Task::Multiply(multiply) => {
                 if let Some([a, b]) = self.digits {
                     (multiply.a_digits, multiply.b_digits) = (a, b);
+                }
+            }
+            Task::Pointer(pointer) => {
+                pointer.entries = self.entries.unwrap_or(pointer.entries);
+                pointer.names = self.names.unwrap_or(pointer.entries);
+                if let Some([fewest, most]) = self.hops {
+                    pointer.hops = fewest..=most;
                 }
             }
             Task::Graph(shape) | Task::Prosqa(shape) => {

@@ -1,7 +1,10 @@
 //! Generated examples against independent solvers: distances by relaxation instead of search, arithmetic by
-//! parsing the question, multiplication by `u128`.
+//! parsing the question, multiplication by `u128`, pointers by walking the table that the question writes.
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
 
 use coconut::{
     data::{
@@ -15,6 +18,7 @@ use coconut::{
             dag::Shape,
             generate, key, keys,
             multiply::Multiply,
+            pointer::Pointer,
         },
         tokenizer::Units,
     },
@@ -295,6 +299,58 @@ proptest! {
     }
 }
 
+// ---- Pointers -----------------------------------------------------------------------------------
+
+proptest! {
+    #[test]
+    fn pointers_are_followed(
+        seed: u64,
+        fewest in 1..4_usize,
+        more in 0..3_usize,
+        spare in 0..6_usize,
+        unused in 0..40_usize,
+    ) {
+        let hops = fewest..=fewest + more;
+        let entries = 2 * hops.end() + spare;
+        let task = Pointer { entries, names: entries + unused, hops: hops.clone() };
+        for example in make(&Task::Pointer(task), 20, seed) {
+            let (table, asked) = example.question.split_once(" [Q] ").unwrap();
+            let pairs: Vec<_> =
+                table.split(" | ").map(|entry| entry.split_once(' ').unwrap()).collect();
+            let table: HashMap<&str, &str> = pairs.iter().copied().collect();
+            prop_assert_eq!((pairs.len(), table.len()), (entries, entries));
+
+            let (start, n_hops) = asked.split_once(' ').unwrap();
+            let n_hops: usize = n_hops.parse().unwrap();
+            prop_assert!(hops.contains(&n_hops));
+            let mut walk = vec![start];
+            (0..entries).for_each(|_| walk.push(table[walk[walk.len() - 1]]));
+            prop_assert_eq!(&example.steps, &walk[1..=n_hops]);
+            prop_assert_eq!(&example.answer, walk[n_hops]);
+            // One cycle: no other number of hops leads to the same name.
+            let met: HashSet<_> = walk[..entries].iter().collect();
+            prop_assert_eq!((met.len(), walk[entries]), (entries, start));
+        }
+    }
+}
+
+/// By position in the table and by name, answers are as even as chance makes them.
+#[test]
+fn pointers_lead_anywhere() {
+    let n = 8000;
+    let (mut by_name, mut by_place) = (HashMap::new(), [0; 8]);
+    for example in make(&Task::named("pointer").unwrap(), n, 1) {
+        let place =
+            example.question.split(" | ").position(|entry| entry.starts_with(&example.answer));
+        by_place[place.unwrap()] += 1;
+        *by_name.entry(example.answer).or_insert(0) += 1;
+    }
+    // Five standard deviations of a binomial count of 8000 draws of one in eight.
+    let even = |count: i32| (count - 1000).abs() < 148;
+    assert!(by_name.values().copied().all(even) && by_name.len() == 8, "{by_name:?}");
+    assert!(by_place.into_iter().all(even), "{by_place:?}");
+}
+
 // ---- Sets ---------------------------------------------------------------------------------------
 
 fn any_task() -> impl Strategy<Value = Task> {
@@ -302,6 +358,7 @@ fn any_task() -> impl Strategy<Value = Task> {
         Just(Task::Arithmetic(Arithmetic { n_operations: 2..=2, ..Arithmetic::default() })),
         Just(Task::Graph(Shape { n_drawn: 12, n_steps: 2..=3 })),
         Just(Task::Multiply(Multiply { a_digits: 2, b_digits: 2 })),
+        Just(Task::Pointer(Pointer { entries: 6, names: 6, hops: 2..=3 })),
         Just(Task::Prosqa(Shape { n_drawn: 14, n_steps: 2..=3 })),
     ]
 }

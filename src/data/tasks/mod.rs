@@ -4,6 +4,7 @@ pub mod arithmetic;
 pub mod dag;
 pub mod graph;
 pub mod multiply;
+pub mod pointer;
 pub mod prosqa;
 
 use std::collections::HashSet;
@@ -22,13 +23,15 @@ pub enum Task {
     Graph(dag::Shape),
     /// Multiplication, digit by digit.
     Multiply(multiply::Multiply),
+    /// Hops through a random table.
+    Pointer(pointer::Pointer),
     /// Reachability in a directed graph, in words.
     Prosqa(dag::Shape),
 }
 
 impl Task {
     /// The names of all tasks.
-    pub const NAMES: [&'static str; 4] = ["arithmetic", "graph", "multiply", "prosqa"];
+    pub const NAMES: [&'static str; 5] = ["arithmetic", "graph", "multiply", "pointer", "prosqa"];
 
     /// A task with its default settings, those of the published files where there are such.
     pub fn named(name: &str) -> Option<Self> {
@@ -36,6 +39,7 @@ impl Task {
             "arithmetic" => Some(Self::Arithmetic(arithmetic::Arithmetic::default())),
             "graph" => Some(Self::Graph(graph::published_shape())),
             "multiply" => Some(Self::Multiply(multiply::Multiply::default())),
+            "pointer" => Some(Self::Pointer(pointer::Pointer::default())),
             "prosqa" => Some(Self::Prosqa(prosqa::published_shape())),
             _ => None,
         }
@@ -47,6 +51,7 @@ impl Task {
             Self::Arithmetic(_) => "arithmetic",
             Self::Graph(_) => "graph",
             Self::Multiply(_) => "multiply",
+            Self::Pointer(_) => "pointer",
             Self::Prosqa(_) => "prosqa",
         }
     }
@@ -56,6 +61,7 @@ impl Task {
             Self::Arithmetic(task) => task.check(),
             Self::Graph(shape) => shape.check(),
             Self::Multiply(task) => task.check(),
+            Self::Pointer(task) => task.check(),
             Self::Prosqa(shape) => prosqa::check(shape),
         }
     }
@@ -66,6 +72,7 @@ impl Task {
             Self::Arithmetic(task) => Some(task.example(rng)),
             Self::Graph(shape) => graph::example(shape, rng),
             Self::Multiply(task) => Some(task.example(rng)),
+            Self::Pointer(task) => Some(task.example(rng)),
             Self::Prosqa(shape) => prosqa::example(shape, rng),
         }
     }
