@@ -50,6 +50,7 @@
 //! # }
 //! ```
 
+pub mod audit;
 pub mod checkpoint;
 pub mod config;
 pub mod data;

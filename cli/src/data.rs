@@ -1,14 +1,25 @@
 //! `coconut data`: convert, generate, describe.
 
-use std::path::PathBuf;
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use crate::verbs;
 use clap::{Args, Subcommand};
 use coconut::{
     Error, Result,
-    config::RunConfig,
-    data::{read, stats::Stats, tasks, write},
+    config::{RunConfig, resolved::Examples},
+    data::{
+        read,
+        shortcuts::Shortcuts,
+        stats::Stats,
+        tasks::{self, Task, shift::Shift},
+        write,
+    },
+    report::table,
 };
+use comfy_table::Cell;
 use serde_json::{Map, Value, json};
 
 #[derive(Subcommand)]
@@ -25,10 +36,18 @@ pub enum Data {
     },
     /// Make examples of a task: arithmetic, graph, multiply, pointer or prosqa.
     ///
-    /// Example: coconut data generate arithmetic -n 1000 -o test.json -s operations=[4,4]
+    /// Beside the file, it tells how often trivial rules are right: a model that is no better has learned no more.
+    ///
+    /// Examples:
+    ///   coconut data generate arithmetic -n 1000 -o test.json -s operations=[4,4]
+    ///   coconut data generate pointer -n 1000 -o pointer.json -s entries=8 -s hops=[3,4]
+    ///   coconut data generate configs/quickstart.yaml -n 400 -o longer.json --shift longer
+    ///
+    /// The last one makes a test of chains longer than the quickstart's, to evaluate what it trained:
+    ///   coconut eval runs/quickstart/checkpoints/latest --data longer.json
     #[command(verbatim_doc_comment)]
     Generate(Generate),
-    /// Print statistics of a file as JSON.
+    /// Print statistics of a file as JSON, with what trivial rules get right.
     Stats {
         /// The file.
         input: PathBuf,
@@ -37,8 +56,9 @@ pub enum Data {
 
 #[derive(Args)]
 pub struct Generate {
-    /// The task.
-    task: String,
+    /// The task; or a recipe, or a run's config.yaml, whose task it is: what it trains on is kept out.
+    #[arg(value_name = "TASK|RECIPE")]
+    source: String,
     /// How many examples.
     #[arg(short, value_parser = crate::verbs::at_least_one)]
     n: usize,
@@ -54,6 +74,25 @@ pub struct Generate {
     /// A setting of the task, as in a recipe.
     #[arg(short = 's', value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Change the task in one thing, for a test beyond what was trained:
+    ///   longer    more steps than any example had: +1 or +2; multiply: a digit more (all tasks)
+    ///   operands  numbers beyond the largest one (arithmetic)
+    ///   tree      every node has one parent, so that one path leads to it (graph, prosqa)
+    ///   dag       every node has two parents or more, so that paths join (graph, prosqa)
+    ///   denser    one more parent a node on average (graph, prosqa)
+    ///   permuted  nodes are numbered at random (graph)
+    ///   larger    half as many entries again; `names` must be enough (pointer)
+    /// The setting that makes the shift is printed; with `-s` it does the same.
+    #[arg(long, value_name = "NAME", value_parser = shift, verbatim_doc_comment)]
+    shift: Option<Shift>,
+    /// Print what was made as one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn shift(name: &str) -> Result<Shift, String> {
+    let names = Shift::ALL.map(Shift::name).join(", ");
+    Shift::named(name).ok_or_else(|| format!("expected one of {names}"))
 }
 
 impl Data {
@@ -64,20 +103,7 @@ impl Data {
                 write::write_json(&output, &examples)?;
                 println!("wrote {} examples to {}", examples.len(), output.display());
             }
-            Self::Generate(generate) => {
-                let keys = Map::from_iter([("task".to_owned(), Value::String(generate.task))]);
-                let config = RunConfig::from_keys(keys, &generate.set, "coconut data generate")?;
-                let Some(task) = config.task()? else {
-                    return Err(Error::Usage("Name a task to generate.".into()));
-                };
-                let mut exclude = std::collections::HashSet::new();
-                for path in &generate.exclude {
-                    exclude.extend(tasks::keys(&read::load(path, None)?));
-                }
-                let examples = tasks::generate(&task, generate.n, generate.seed, &exclude)?;
-                write::write_json(&generate.output, &examples)?;
-                println!("wrote {} examples to {}", examples.len(), generate.output.display());
-            }
+            Self::Generate(generate) => generate.run()?,
             Self::Stats { input } => {
                 let examples = read::load(&input, None)?;
                 verbs::print_json(&json!(Stats::of(&examples, None)));
@@ -85,4 +111,80 @@ impl Data {
         }
         Ok(())
     }
+}
+
+impl Generate {
+    fn run(&self) -> Result<()> {
+        let (task, mut exclude) = self.task()?;
+        let (task, setting) = match self.shift {
+            None => (task, None),
+            Some(shift) => {
+                let name = task.name();
+                let shifted = shift.apply(&task);
+                let refused = |problem| {
+                    Error::Usage(format!("--shift {}: the task {name} {problem}.", shift.name()))
+                };
+                let (task, setting) = shifted.map_err(refused)?;
+                (task, Some(setting))
+            }
+        };
+        for path in &self.exclude {
+            exclude.extend(tasks::keys(&read::load(path, None)?));
+        }
+        let examples = tasks::generate(&task, self.n, self.seed, &exclude)?;
+        write::write_json(&self.output, &examples)?;
+        self.tell(&examples.len(), setting, Shortcuts::of(&examples));
+        Ok(())
+    }
+
+    /// The task, and the keys of the examples that its recipe trains on.
+    fn task(&self) -> Result<(Task, HashSet<String>)> {
+        let unnamed = || Error::Usage(format!("{} names no task to generate.", self.source));
+        if Task::NAMES.contains(&self.source.as_str()) {
+            let keys = Map::from_iter([("task".to_owned(), Value::String(self.source.clone()))]);
+            let config = RunConfig::from_keys(keys, &self.set, "coconut data generate")?;
+            return Ok((config.task()?.ok_or_else(unnamed)?, HashSet::new()));
+        }
+        let path = Path::new(&self.source);
+        if !path.is_file() {
+            return Err(Error::Usage(format!(
+                "`{}` is neither a task ({}) nor the file of a recipe.",
+                self.source,
+                Task::NAMES.join(", ")
+            )));
+        }
+        let task = RunConfig::load(path, &self.set)?.task()?.ok_or_else(unnamed)?;
+        let [train, val] = Examples::of(&RunConfig::load(path, &[])?)?;
+        let trained = train.load(&val.load(&[])?)?;
+        Ok((task, tasks::keys(&trained)))
+    }
+
+    fn tell(&self, n: &usize, setting: Option<String>, shortcuts: Option<Shortcuts>) {
+        if self.json {
+            let found = json!({"output": self.output, "examples": n, "shift": setting, "shortcuts": shortcuts});
+            return verbs::print_json(&found);
+        }
+        println!("wrote {n} examples to {}", self.output.display());
+        if let (Some(shift), Some(setting)) = (self.shift, setting) {
+            println!("shifted to be {}: {setting}", shift.name());
+        }
+        let Some(shortcuts) = shortcuts else { return };
+        println!("\n{}", rules(&shortcuts));
+        if let Some(warning) = shortcuts.warning() {
+            eprintln!("warning: {}: {warning}", self.output.display());
+        }
+    }
+}
+
+/// The rules, best first, and chance.
+fn rules(shortcuts: &Shortcuts) -> String {
+    let percent = |share: f64| Cell::new(format!("{:.1}", 100.0 * share));
+    let above = |share: f64| Cell::new(format!("{:+.1}", 100.0 * (share - shortcuts.chance)));
+    let rows = shortcuts
+        .rules
+        .iter()
+        .map(|rule| vec![Cell::new(&rule.answer), percent(rule.accuracy), above(rule.accuracy)]);
+    let chance = vec![Cell::new("chance"), percent(shortcuts.chance), Cell::new("")];
+    let head = ["trivial rule", "right\n%", "above\nchance"];
+    table::drawn(&head, rows.chain([chance]), &[0], verbs::styled())
 }

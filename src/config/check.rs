@@ -164,6 +164,11 @@ impl RunConfig {
         self.has_latents() && self.c_thought > 0 && stages
     }
 
+    /// Whether examples are encoded as graphs rather than as text.
+    pub(super) fn encodes_graphs(&self) -> bool {
+        self.tokenizer.as_deref().or(self.task.as_deref()) == Some("graph")
+    }
+
     fn check_rows(&self) -> Result<(), Fault> {
         let clash = |key: &'static str, problem: String| Err((key, problem));
         if self.thinking != Thinking::None && !self.has_latents() {
@@ -182,11 +187,11 @@ impl RunConfig {
             );
             return clash("schedule", problem);
         }
-        if self.loss_steps > 0.0 && self.task.as_deref() == Some("graph") {
-            return clash("loss_steps", "needs steps written as text; graphs have none".into());
+        if self.loss_steps > 0.0 && self.encodes_graphs() {
+            return clash("loss_steps", graphs_as_text("needs"));
         }
-        if self.row == RowKind::Tokenwise && self.task.as_deref() == Some("graph") {
-            return clash("row", "is `tokenwise`, which needs steps written as text".into());
+        if self.row == RowKind::Tokenwise && self.encodes_graphs() {
+            return clash("row", graphs_as_text("is `tokenwise`, which needs"));
         }
         Ok(())
     }
@@ -329,6 +334,10 @@ impl RunConfig {
         }
         Ok(())
     }
+}
+
+fn graphs_as_text(needs: &str) -> String {
+    format!("{needs} steps written as text; graphs have them with `tokenizer: symbols`")
 }
 
 /// What is wrong with a decoder of more blocks than the model has.

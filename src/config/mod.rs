@@ -24,6 +24,7 @@ use crate::{
     data::{
         Curriculum, Method, RowKind, Schedule,
         schedule::Pace,
+        tasks::dag::Kind,
         tokenizer::chat::{Date, PromptStyle},
     },
     latent::{
@@ -210,6 +211,12 @@ pub struct RunConfig {
     pub nodes: Option<usize>,
     /// `graph`, `prosqa`: fewest and most steps from the root to the target.
     pub distance: Option<[usize; 2]>,
+    /// `graph`, `prosqa`: mean number of parents that are drawn for a node; 1.5 if absent.
+    pub parents: Option<f64>,
+    /// `graph`, `prosqa`: a node has as many parents as are drawn (`published`), one (`tree`), or two and more (`dag`).
+    pub graph_kind: Option<Kind>,
+    /// `graph`: nodes are numbered at random; otherwise every edge leads to a larger number.
+    pub permuted_nodes: Option<bool>,
     /// Generated training examples.
     pub train_examples: usize,
     /// Generated test examples.
@@ -363,6 +370,9 @@ impl Default for RunConfig {
             hops: None,
             nodes: None,
             distance: None,
+            parents: None,
+            graph_kind: None,
+            permuted_nodes: None,
             train_examples: 10_000,
             val_examples: 500,
             tokenizer: None,

@@ -12,8 +12,8 @@ use super::{EvalAt, RunConfig};
 use crate::{
     Error, Result,
     data::{
-        Curriculum, Format, Schedule, Stage,
-        tasks::Task,
+        Curriculum, Example, Format, Schedule, Stage, read,
+        tasks::{self, Task},
         tokenizer::{Units, chat::PromptStyle},
     },
     device,
@@ -139,6 +139,53 @@ pub enum Examples {
         /// The seed that they follow from.
         seed: u64,
     },
+}
+
+impl Examples {
+    /// The training and the test set that a recipe names.
+    ///
+    /// # Errors
+    /// A task's name or setting that is none.
+    pub fn of(recipe: &RunConfig) -> Result<[Self; 2]> {
+        let task = recipe.task()?;
+        let at_most = |n: usize| if recipe.debug { n.min(DEBUG_EXAMPLES) } else { n };
+        let debug = recipe.debug.then_some(DEBUG_EXAMPLES);
+        let val = match (&recipe.val_path, &task) {
+            (Some(path), _) => Self::File { path: path.clone(), most: debug },
+            // Test examples do not depend on the run's seed: runs with other seeds answer the same questions.
+            (None, Some(task)) => {
+                Self::Generated { task: task.clone(), n: at_most(recipe.val_examples), seed: 0 }
+            }
+            (None, None) => Self::None,
+        };
+        let train = match (&recipe.train_path, task) {
+            _ if recipe.only_eval => Self::None,
+            (Some(path), _) => {
+                Self::File { path: path.clone(), most: recipe.max_size.map(at_most).or(debug) }
+            }
+            (None, Some(task)) => {
+                let most = recipe.max_size.unwrap_or(usize::MAX);
+                let n = at_most(recipe.train_examples.min(most));
+                Self::Generated { task, n, seed: rng::hash(recipe.seed, &[1]) }
+            }
+            (None, None) => Self::None,
+        };
+        Ok([train, val])
+    }
+
+    /// Reads or generates the set; a generated one leaves out what is in `others`.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a task with too few distinct examples.
+    pub fn load(&self, others: &[Example]) -> Result<Vec<Example>> {
+        match self {
+            Self::None => Ok(Vec::new()),
+            Self::File { path, most } => read::load(path, *most),
+            Self::Generated { task, n, seed } => {
+                tasks::generate(task, *n, *seed, &tasks::keys(others))
+            }
+        }
+    }
 }
 
 /// Where a tokenizer comes from.
@@ -336,33 +383,8 @@ fn lora(recipe: &RunConfig, folder: &Path) -> Result<Lora> {
 }
 
 fn data(recipe: &RunConfig, model: &ModelSource) -> Result<DataSettings> {
-    let task = recipe.task()?;
-    let at_most = |n: usize| if recipe.debug { n.min(DEBUG_EXAMPLES) } else { n };
-    let debug = recipe.debug.then_some(DEBUG_EXAMPLES);
-    let val = match (&recipe.val_path, &task) {
-        (Some(path), _) => Examples::File { path: path.clone(), most: debug },
-        // Test examples do not depend on the run's seed: runs with other seeds answer the same questions.
-        (None, Some(task)) => {
-            Examples::Generated { task: task.clone(), n: at_most(recipe.val_examples), seed: 0 }
-        }
-        (None, None) => Examples::None,
-    };
-    let train = match (&recipe.train_path, &task) {
-        _ if recipe.only_eval => Examples::None,
-        (Some(path), _) => {
-            Examples::File { path: path.clone(), most: recipe.max_size.map(at_most).or(debug) }
-        }
-        (None, Some(task)) => {
-            let most = recipe.max_size.unwrap_or(usize::MAX);
-            let n = at_most(recipe.train_examples.min(most));
-            Examples::Generated { task: task.clone(), n, seed: rng::hash(recipe.seed, &[1]) }
-        }
-        (None, None) => Examples::None,
-    };
-    let format = match recipe.tokenizer.as_deref().or(recipe.task.as_deref()) {
-        Some("graph") => Format::Graph,
-        _ => Format::Text,
-    };
+    let [train, val] = Examples::of(recipe)?;
+    let format = if recipe.encodes_graphs() { Format::Graph } else { Format::Text };
     Ok(DataSettings {
         train,
         val,

@@ -30,6 +30,9 @@ impl RunConfig {
             ("entries", self.entries.is_some(), "pointer"),
             ("names", self.names.is_some(), "pointer"),
             ("hops", self.hops.is_some(), "pointer"),
+            ("parents", self.parents.is_some(), "graph, prosqa"),
+            ("graph_kind", self.graph_kind.is_some(), "graph, prosqa"),
+            ("permuted_nodes", self.permuted_nodes.is_some(), "graph"),
             ("nodes", self.nodes.is_some(), "graph, prosqa"),
             ("distance", self.distance.is_some(), "graph, prosqa"),
         ];
@@ -75,6 +78,9 @@ impl RunConfig {
                 if let Some([fewest, most]) = self.distance {
                     shape.n_steps = fewest..=most;
                 }
+                shape.mean_parents = self.parents.unwrap_or(shape.mean_parents);
+                shape.kind = self.graph_kind.unwrap_or(shape.kind);
+                shape.permuted = self.permuted_nodes.unwrap_or(false);
             }
         }
         Ok(Some(task))

@@ -17,6 +17,7 @@
 //! | which stage is trained when | [`schedule`] |
 //! | a generated task | [`tasks`] |
 //! | the statistics of a set | [`stats`] |
+//! | what trivial rules get right in a set | [`shortcuts`] |
 //! | how chance is drawn | [`draw`] |
 //! | examples with their encodings | [`dataset`] |
 
@@ -28,6 +29,7 @@ pub mod example;
 pub mod method;
 pub mod read;
 pub mod schedule;
+pub mod shortcuts;
 pub mod stats;
 pub mod tasks;
 pub mod tokenizer;

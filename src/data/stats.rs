@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Encoded, Example};
+use super::{Encoded, Example, shortcuts::Shortcuts};
 
 /// The statistics of a set, as `coconut data` prints them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -19,6 +19,9 @@ pub struct Stats {
     /// Sizes of the graphs, if all examples have one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub graphs: Option<GraphStats>,
+    /// What trivial rules get right, if there are any examples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shortcuts: Option<Shortcuts>,
 }
 
 /// Lengths in tokens.
@@ -80,6 +83,7 @@ impl Stats {
             steps,
             tokens: encoded.and_then(TokenStats::of),
             graphs: GraphStats::of(examples),
+            shortcuts: Shortcuts::of(examples),
         }
     }
 }

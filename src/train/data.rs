@@ -10,7 +10,7 @@ use crate::{
     },
     data::{
         Curriculum, Dataset, Encoded, Example, Format, Stage, Tokenizer, encode_graphs,
-        encode_texts, read, tasks,
+        encode_texts, shortcuts::Shortcuts,
     },
     objective::{DecoderSettings, DecoderStyle},
 };
@@ -34,12 +34,16 @@ impl Data {
     /// Reads or generates what a run names.
     pub fn prepare(run: &Resolved) -> Result<Self> {
         let settings = &run.data;
-        let val = examples(&settings.val, &[])?;
-        let train = examples(&settings.train, &val)?;
+        let val = settings.val.load(&[])?;
+        let train = settings.train.load(&val)?;
         let format = settings.format;
         let tokenizer = tokenizer(&settings.tokenizer, &train, &val)?;
         let tokenizer = tokenizer.with_prompt(&settings.prompt)?;
         let mut warnings = run.recipe.unused();
+        if matches!(settings.train, Examples::Generated { .. }) {
+            let found = Shortcuts::of(&train).and_then(|shortcuts| shortcuts.warning());
+            warnings.extend(found.map(|found| format!("{TRAIN}: {found}")));
+        }
         let mut encode = |examples: Vec<Example>, origin: &Path, strict| -> Result<Dataset> {
             let encoded = match format {
                 Format::Graph => encode_graphs(&examples, &tokenizer, origin)?,
@@ -85,7 +89,8 @@ impl Data {
         if objective.reads_steps() {
             let c = recipe.c_thought;
             if self.format == Format::Graph {
-                let problem = "needs steps written as text; graphs have none";
+                let problem =
+                    "needs steps written as text; graphs have them with `tokenizer: symbols`";
                 return Err(recipe.error("loss_steps", problem));
             }
             let steps = examples.iter().flat_map(|example| match example {
@@ -125,7 +130,7 @@ impl Data {
     /// Refuses examples without steps that a step decoder could read.
     fn check_decoded(&self, recipe: &RunConfig, decoder: DecoderSettings) -> Result<()> {
         if self.format == Format::Graph {
-            let problem = "needs steps written as text; graphs have none";
+            let problem = "needs steps written as text; graphs have them with `tokenizer: symbols`";
             return Err(recipe.error("step_decoder", problem));
         }
         let examples = &self.train.encoded;
@@ -244,17 +249,6 @@ fn origin(examples: &Examples, otherwise: &str) -> PathBuf {
 /// What errors call the training set of a recipe.
 fn train_origin(recipe: &RunConfig) -> PathBuf {
     recipe.train_path.clone().unwrap_or_else(|| TRAIN.into())
-}
-
-/// Reads or generates a set; generated ones leave out what is in `others`.
-fn examples(settings: &Examples, others: &[Example]) -> Result<Vec<Example>> {
-    match settings {
-        Examples::None => Ok(Vec::new()),
-        Examples::File { path, most } => read::load(path, *most),
-        Examples::Generated { task, n, seed } => {
-            tasks::generate(task, *n, *seed, &tasks::keys(others))
-        }
-    }
 }
 
 fn tokenizer(source: &TokenizerSource, train: &[Example], val: &[Example]) -> Result<Tokenizer> {

@@ -16,7 +16,7 @@ const ORDER: [&[&str]; 12] = [
     &["eval"],
     &["config"],
     &["run"],
-    &["checkpoint", "report"],
+    &["checkpoint", "report", "audit"],
     &["train", "sweep"],
     &["lib"],
     &[],

@@ -21,21 +21,59 @@
 
 use std::ops::RangeInclusive;
 
-use rand::{Rng, seq::IndexedRandom};
+use rand::{
+    Rng,
+    seq::{IndexedRandom, SliceRandom},
+};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::data::Graph;
 
-/// How large and how deep graphs are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How large, how deep and how dense graphs are.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
     /// Nodes drawn; about a fifth stay without an edge and are dropped.
     pub n_drawn: usize,
     /// Accepted distances from the root to the target.
     pub n_steps: RangeInclusive<usize>,
+    /// Mean of the Poisson distribution that a node's number of parents is drawn from.
+    pub mean_parents: f64,
+    /// What becomes of that number.
+    pub kind: Kind,
+    /// Nodes are numbered at random; otherwise every edge leads to a larger number.
+    pub permuted: bool,
+}
+
+/// How many parents a node may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// As many as are drawn, none included.
+    Published,
+    /// One, whatever is drawn: there is one path to a node.
+    Tree,
+    /// Two or more, where there are so many nodes to choose from: paths join.
+    Dag,
+}
+
+impl Kind {
+    fn n_parents(self, drawn: usize) -> usize {
+        match self {
+            Self::Published => drawn,
+            Self::Tree => 1,
+            Self::Dag => drawn.max(2),
+        }
+    }
 }
 
 impl Shape {
+    /// Graphs of Coconut's recipe.
+    pub fn published(n_drawn: usize, n_steps: RangeInclusive<usize>) -> Self {
+        let kind = Kind::Published;
+        Self { n_drawn, n_steps, mean_parents: 1.5, kind, permuted: false }
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         let (fewest, most) = (*self.n_steps.start(), *self.n_steps.end());
         if fewest > most || fewest == 0 {
@@ -49,15 +87,18 @@ impl Shape {
                 self.n_drawn
             ));
         }
+        if !(0.1..=20.0).contains(&self.mean_parents) {
+            return Err(format!("parents must be from 0.1 to 20, not {}", self.mean_parents));
+        }
         Ok(())
     }
 }
 
 /// Draws a graph, or `None` if this one has no fitting target or distractor.
 ///
-/// Nodes are numbered so that every edge leads to a larger number; `neighbor_k` is filled in.
+/// `neighbor_k` is filled in.
 pub fn draw(shape: &Shape, rng: &mut ChaCha8Rng) -> Option<Graph> {
-    let (n_nodes, edges) = without_isolated(shape.n_drawn, grow(shape.n_drawn, rng));
+    let (n_nodes, edges) = without_isolated(shape.n_drawn, grow(shape, rng));
     let mut graph =
         Graph { edges, root: 0, target: n_nodes - 1, neg_target: 0, ..Graph::default() };
     let depths = [depths(&graph, 0), depths(&graph, 1)];
@@ -84,6 +125,9 @@ pub fn draw(shape: &Shape, rng: &mut ChaCha8Rng) -> Option<Graph> {
         leaves[graph.root].iter().filter(|leaf| leaf.1 == n_steps).map(|leaf| leaf.0).collect();
     graph.target = *targets.choose(rng)?;
     graph.neg_target = leaves[1 - graph.root].choose(rng)?.0;
+    if shape.permuted {
+        permute(&mut graph, rng);
+    }
     graph.neighbor_k = graph.shortest_path_layers()?.into_iter().enumerate().collect();
     Some(graph)
 }
@@ -91,11 +135,12 @@ pub fn draw(shape: &Shape, rng: &mut ChaCha8Rng) -> Option<Graph> {
 /// Which of nodes 0 and 1 a node descends from, as two bits.
 const FAMILIES: [u8; 2] = [1, 2];
 
-fn grow(n_nodes: usize, rng: &mut ChaCha8Rng) -> Vec<[usize; 2]> {
+/// Edges between the nodes drawn, each to a larger number.
+fn grow(shape: &Shape, rng: &mut ChaCha8Rng) -> Vec<[usize; 2]> {
     let mut families = FAMILIES.to_vec();
     let mut depths = vec![0_u32; 2];
     let mut edges = Vec::new();
-    for node in 2..n_nodes {
+    for node in 2..shape.n_drawn {
         let choice: f64 = rng.random();
         let family = match choice {
             ..0.35 => Some(FAMILIES[0]),
@@ -106,7 +151,8 @@ fn grow(n_nodes: usize, rng: &mut ChaCha8Rng) -> Vec<[usize; 2]> {
             (0..node).filter(|&parent| family.is_none_or(|family| families[parent] == family));
         let candidates: Vec<(usize, f64)> =
             candidates.map(|parent| (parent, 1.5 * f64::from(depths[parent]) + 1.0)).collect();
-        let parents = weighted_sample(candidates, poisson(rng), rng);
+        let n_parents = shape.kind.n_parents(poisson(shape.mean_parents, rng));
+        let parents = weighted_sample(candidates, n_parents, rng);
 
         families.push(parents.iter().fold(0, |family, &parent| family | families[parent]));
         depths.push(parents.iter().map(|&parent| depths[parent] + 1).min().unwrap_or(0));
@@ -115,12 +161,12 @@ fn grow(n_nodes: usize, rng: &mut ChaCha8Rng) -> Vec<[usize; 2]> {
     edges
 }
 
-/// Poisson(1.5) by Knuth's method: how many uniform numbers can be multiplied before e^−1.5 is passed.
-fn poisson(rng: &mut ChaCha8Rng) -> usize {
-    const EXP_MINUS_RATE: f64 = 0.223_130_160_148_429_83;
+/// Poisson by Knuth's method: how many uniform numbers can be multiplied before e^−mean is passed.
+fn poisson(mean: f64, rng: &mut ChaCha8Rng) -> usize {
+    let least = (-mean).exp();
     let mut product: f64 = rng.random();
     let mut count = 0;
-    while product > EXP_MINUS_RATE {
+    while product > least {
         product *= rng.random::<f64>();
         count += 1;
     }
@@ -162,6 +208,15 @@ fn without_isolated(n_nodes: usize, mut edges: Vec<[usize; 2]>) -> (usize, Vec<[
         .collect();
     edges.iter_mut().flatten().for_each(|node| *node = number[*node]);
     (next, edges)
+}
+
+/// Numbers the nodes anew, at random.
+fn permute(graph: &mut Graph, rng: &mut ChaCha8Rng) {
+    let mut number: Vec<usize> = (0..graph.n_nodes()).collect();
+    number.shuffle(rng);
+    let Graph { edges, root, target, neg_target, .. } = graph;
+    let nodes = edges.iter_mut().flatten().chain([root, target, neg_target]);
+    nodes.for_each(|node| *node = number[*node]);
 }
 
 /// Each node's distance from `root`.

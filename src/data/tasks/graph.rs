@@ -12,7 +12,7 @@ use crate::data::{Example, Graph};
 
 /// As in the published symbol files: about 23 nodes and 36 edges, 3 or 4 steps.
 pub fn published_shape() -> Shape {
-    Shape { n_drawn: 28, n_steps: 3..=4 }
+    Shape::published(28, 3..=4)
 }
 
 pub(super) fn example(shape: &Shape, rng: &mut ChaCha8Rng) -> Option<Example> {

@@ -6,6 +6,7 @@ pub mod graph;
 pub mod multiply;
 pub mod pointer;
 pub mod prosqa;
+pub mod shift;
 
 use std::collections::HashSet;
 

@@ -27,7 +27,7 @@ pub struct Pointer {
 
 impl Default for Pointer {
     fn default() -> Self {
-        Self { entries: 8, names: 8, hops: 2..=4 }
+        Self { entries: 12, names: 12, hops: 2..=4 }
     }
 }
 
@@ -98,8 +98,8 @@ mod tests {
         let good = Pointer::default();
         for (bad, words) in [
             (Pointer { hops: 0..=2, ..good.clone() }, "hops must be a range from 1"),
-            (Pointer { hops: 2..=5, ..good.clone() }, "5 hops need at least 10 entries"),
-            (Pointer { names: 7, ..good }, "names must be from 8"),
+            (Pointer { hops: 2..=7, ..good.clone() }, "7 hops need at least 14 entries"),
+            (Pointer { names: 11, ..good }, "names must be from 12"),
         ] {
             let message =
                 generate(&Task::Pointer(bad), 1, 0, &HashSet::new()).unwrap_err().to_string();

@@ -25,7 +25,7 @@ pub const KINDS: [&str; 38] = [
 
 /// As in the published files: about 23 nodes and 36 edges, 3 to 6 steps.
 pub fn published_shape() -> Shape {
-    Shape { n_drawn: 28, n_steps: 3..=6 }
+    Shape::published(28, 3..=6)
 }
 
 pub(super) fn check(shape: &Shape) -> Result<(), String> {

@@ -1,0 +1,3 @@
+//! Audits: whether thoughts do any work, and how that is counted.
+
+pub mod miscount;
