@@ -217,6 +217,8 @@ pub struct RunConfig {
     pub graph_kind: Option<Kind>,
     /// `graph`: nodes are numbered at random; otherwise every edge leads to a larger number.
     pub permuted_nodes: Option<bool>,
+    /// `graph`: a step is the edge that is followed, `7 4`, rather than the node reached.
+    pub edge_steps: Option<bool>,
     /// Generated training examples.
     pub train_examples: usize,
     /// Generated test examples.
@@ -373,6 +375,7 @@ impl Default for RunConfig {
             parents: None,
             graph_kind: None,
             permuted_nodes: None,
+            edge_steps: None,
             train_examples: 10_000,
             val_examples: 500,
             tokenizer: None,

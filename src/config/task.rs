@@ -32,6 +32,7 @@ impl RunConfig {
             ("hops", self.hops.is_some(), "pointer"),
             ("parents", self.parents.is_some(), "graph, prosqa"),
             ("graph_kind", self.graph_kind.is_some(), "graph, prosqa"),
+            ("edge_steps", self.edge_steps.is_some(), "graph"),
             ("permuted_nodes", self.permuted_nodes.is_some(), "graph"),
             ("nodes", self.nodes.is_some(), "graph, prosqa"),
             ("distance", self.distance.is_some(), "graph, prosqa"),
@@ -80,6 +81,7 @@ impl RunConfig {
                 }
                 shape.mean_parents = self.parents.unwrap_or(shape.mean_parents);
                 shape.kind = self.graph_kind.unwrap_or(shape.kind);
+                shape.edge_steps = self.edge_steps.unwrap_or(false);
                 shape.permuted = self.permuted_nodes.unwrap_or(false);
             }
         }

@@ -8,11 +8,12 @@ use coconut::audit::miscount::{Place, Row, by_place};
 fn rows(right: impl Fn(usize, usize) -> usize) -> Vec<Row> {
     let text = fs::read_to_string(crate::fixture("audit/prosqa_steps.json")).unwrap();
     let counts: BTreeMap<usize, usize> = serde_json::from_str(&text).unwrap();
-    let of = |(latents, n): (usize, usize)| {
-        (0..n).map(move |row| Row { latents, right: row < right(latents, n) }).collect::<Vec<_>>()
-    };
-    let of = &of;
-    counts.into_iter().flat_map(of).collect()
+    let mut rows = Vec::new();
+    for (latents, n) in counts {
+        let right = right(latents, n);
+        rows.extend((0..n).map(|row| Row { latents, right: row < right }));
+    }
+    rows
 }
 
 fn percent(places: &[Place], of: fn(&Place) -> f64) -> Vec<f64> {

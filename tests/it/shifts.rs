@@ -113,6 +113,24 @@ fn kinds_of_graphs_have_the_parents_that_they_promise() {
     }
 }
 
+#[test]
+fn steps_of_graphs_are_nodes_or_edges() {
+    let set = |edge_steps| {
+        let shape = Shape { edge_steps, ..Shape::published(16, 2..=4) };
+        generate(&Task::Graph(shape), 50, 1, &HashSet::new()).unwrap()
+    };
+    for (nodes, edges) in set(false).into_iter().zip(set(true)) {
+        assert_eq!((&nodes.graph, &nodes.question), (&edges.graph, &edges.question));
+        let mut here = nodes.graph.as_ref().unwrap().root.to_string();
+        for (node, edge) in nodes.steps.into_iter().zip(&edges.steps) {
+            assert_eq!(*edge, format!("{here} {node}"));
+            assert!(edges.question.contains(edge.as_str()));
+            here = node;
+        }
+        assert_eq!(here, edges.answer);
+    }
+}
+
 /// Whoever trains on pointers or permuted graphs cannot answer by name, number or order.
 #[test]
 fn trivial_rules_are_at_chance_by_construction() {

@@ -43,6 +43,8 @@ pub struct Shape {
     pub kind: Kind,
     /// Nodes are numbered at random; otherwise every edge leads to a larger number.
     pub permuted: bool,
+    /// In symbols, a step is written as the edge that is followed rather than as the node reached.
+    pub edge_steps: bool,
 }
 
 /// How many parents a node may have.
@@ -71,7 +73,7 @@ impl Shape {
     /// Graphs of Coconut's recipe.
     pub fn published(n_drawn: usize, n_steps: RangeInclusive<usize>) -> Self {
         let kind = Kind::Published;
-        Self { n_drawn, n_steps, mean_parents: 1.5, kind, permuted: false }
+        Self { n_drawn, n_steps, mean_parents: 1.5, kind, permuted: false, edge_steps: false }
     }
 
     pub(super) fn check(&self) -> Result<(), String> {

@@ -26,7 +26,12 @@ pub(super) fn example(shape: &Shape, rng: &mut ChaCha8Rng) -> Option<Example> {
     candidates.shuffle(rng);
     let [first, second] = candidates;
     let question = format!("{} [Q] {first} {second} [R] {}", edges.join(" | "), graph.root);
-    let steps = path(&graph, rng).into_iter().map(|node| node.to_string());
+    let mut here = graph.root;
+    let step = |next: usize| {
+        let from = std::mem::replace(&mut here, next);
+        if shape.edge_steps { format!("{from} {next}") } else { next.to_string() }
+    };
+    let steps: Vec<String> = path(&graph, rng).into_iter().map(step).collect();
     let answer = graph.target.to_string();
     Some(Example { graph: Some(graph), ..Example::new(question, steps, answer) })
 }
