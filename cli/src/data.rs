@@ -41,9 +41,12 @@ pub enum Data {
     /// Examples:
     ///   coconut data generate arithmetic -n 1000 -o test.json -s operations=[4,4]
     ///   coconut data generate pointer -n 1000 -o pointer.json -s entries=8 -s hops=[3,4]
-    ///   coconut data generate configs/quickstart.yaml -n 400 -o longer.json --shift longer
+    ///   coconut data generate graph -n 1000 -o dag.json --shift dag
     ///
-    /// The last one makes a test of chains longer than the quickstart's, to evaluate what it trained:
+    /// A recipe in the task's place gives its settings. To test the quickstart beyond what it trained, give it room
+    /// for longer questions first, since a model's context is as long as its data's if nothing else is said:
+    ///   coconut train configs/quickstart.yaml -s n_positions=64
+    ///   coconut data generate configs/quickstart.yaml -n 400 -o longer.json --shift longer
     ///   coconut eval runs/quickstart/checkpoints/latest --data longer.json
     #[command(verbatim_doc_comment)]
     Generate(Generate),
