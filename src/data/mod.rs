@@ -18,6 +18,7 @@
 //! | a generated task | [`tasks`] |
 //! | the statistics of a set | [`stats`] |
 //! | what trivial rules get right in a set | [`shortcuts`] |
+//! | what a step of a search knows of each node | [`superposition`] |
 //! | how chance is drawn | [`draw`] |
 //! | examples with their encodings | [`dataset`] |
 
@@ -31,6 +32,7 @@ pub mod read;
 pub mod schedule;
 pub mod shortcuts;
 pub mod stats;
+pub mod superposition;
 pub mod tasks;
 pub mod tokenizer;
 pub mod write;
@@ -42,4 +44,5 @@ pub use encode::{Encoded, encode_graphs, encode_texts};
 pub use example::{Example, Graph};
 pub use method::{Method, RowKind, Stage};
 pub use schedule::{Schedule, ScheduleState};
+pub use superposition::NodeClass;
 pub use tokenizer::{SpecialTokens, Tokenizer};
