@@ -10,12 +10,13 @@ use clap::Args;
 use coconut::{
     Error, Result,
     data::{Tokenizer, encode},
-    eval::{Answer, AnswerOptions, Question, Thought, TrainedModel, answer},
+    eval::{Answer, AnswerOptions, Question, Thought, TrainedModel, answer_edited},
 };
 use comfy_table::{Attribute, Cell, CellAlignment, Table, presets};
 use serde_json::json;
 
 use crate::{
+    edit::ByHand,
     options::{Dials, ModelOptions, SamplingOptions},
     verbs,
 };
@@ -33,6 +34,10 @@ pub struct Generate {
     /// vector fed back; and what the step decoder reads, if the checkpoint has one.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "5", value_name = "TOKENS")]
     thoughts: Option<NonZeroUsize>,
+    /// Change thoughts before they are fed: zero, noise[σ], random or permute, or donor:FILE for the thoughts of the
+    /// question in a file's first line, then `@` and a place: all, a number from 1 on, first[k] or last[k].
+    #[arg(long, value_name = "EDIT")]
+    edit: Option<ByHand>,
     /// Most tokens generated.
     #[arg(long, default_value_t = 128, value_parser = verbs::at_least_one)]
     max_new_tokens: usize,
@@ -80,12 +85,15 @@ impl Generate {
             sampling: self.sampling.sampling(),
             thoughts: self.thoughts.map_or(0, NonZeroUsize::get),
         };
-        let answers = answer(trained, &[asked], &options).map_err(|error| match error {
-            Error::Prompt { problem, .. } => {
-                Error::Usage(format!("The question `{question}` cannot be answered: {problem}."))
-            }
-            other => other,
-        })?;
+        let edit = self.edit.as_ref().map(|edit| edit.of(trained, &asked)).transpose()?;
+        let answers = answer_edited(trained, &[asked], edit.as_ref(), &options).map_err(
+            |error| match error {
+                Error::Prompt { problem, .. } => Error::Usage(format!(
+                    "The question `{question}` cannot be answered: {problem}."
+                )),
+                other => other,
+            },
+        )?;
         let one = answers.into_iter().next();
         one.ok_or_else(|| Error::Internal("a question without an answer".into()))
     }

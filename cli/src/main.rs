@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod audit;
 mod bench;
 mod data;
 mod dry_run;
+mod edit;
 mod eval;
 mod generate;
 mod log;

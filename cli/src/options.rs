@@ -1,6 +1,6 @@
 //! Options that several verbs share, and what follows from them.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
 use coconut::{
@@ -67,6 +67,33 @@ fn check_bf16(bf16: bool, device: &str) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// One number, or all from one to another, both included: `3`, `0..12`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    first: usize,
+    last: usize,
+}
+
+impl Span {
+    pub fn values(self) -> impl Iterator<Item = usize> {
+        self.first..=self.last
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once("..").unwrap_or((text, text));
+        let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n <= 1000);
+        let span = number(first).zip(number(last)).filter(|(first, last)| first <= last);
+        let span = span.map(|(first, last)| Self { first, last });
+        span.ok_or_else(|| {
+            "expected a whole number from 0 to 1000, or several such as 0..12".into()
+        })
+    }
 }
 
 /// How much a model thinks, where that is to differ from training.

@@ -12,7 +12,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use coconut::Result;
 
-use crate::{bench, data, eval, generate, logits, merge, sweep, train};
+use crate::{audit, bench, data, eval, generate, logits, merge, sweep, train};
 
 /// Train, evaluate and open up language models that reason in a continuous latent space.
 #[derive(Parser)]
@@ -51,11 +51,22 @@ enum Command {
     ///   coconut eval runs/quickstart/checkpoints/latest --data test.json
     #[command(verbatim_doc_comment)]
     Eval(eval::Eval),
+    /// Find out whether a checkpoint's thoughts do any work.
+    ///
+    /// What is fed back is replaced, place by place, and every figure says over how many questions it is.
+    ///
+    /// Examples, after the quickstart:
+    ///   coconut data generate arithmetic -n 400 -o test.json -s operations=[4,4] -s value_steps=True
+    ///   coconut audit runs/quickstart/checkpoints/latest --data test.json --control untrained
+    ///   coconut audit runs/quickstart/checkpoints/latest --data test.json --only zero@all,noise[1.0]@2 -o noise
+    #[command(verbatim_doc_comment)]
+    Audit(audit::Audit),
     /// Answer a question, or each line of standard input.
     ///
     /// Examples:
     ///   coconut generate runs/quickstart/checkpoints/5-12 --latents 8 --prompt "3+5*2-7+1"
     ///   coconut generate runs/quickstart/checkpoints/5-12 --thoughts --prompt "3+5*2-7+1"
+    ///   coconut generate runs/quickstart/checkpoints/5-12 --edit zero@2 --prompt "3+5*2-7+1"
     #[command(verbatim_doc_comment)]
     Generate(generate::Generate),
     /// Print the logits of every position of token ids, latents fed back.
@@ -90,6 +101,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Train(train) => train.run(),
         Command::Sweep(sweep) => sweep.run(),
         Command::Eval(eval) => eval.run(),
+        Command::Audit(audit) => audit.run(),
         Command::Generate(generate) => generate.run(),
         Command::Logits(logits) => logits.run(),
         Command::Merge(merge) => merge.run(),

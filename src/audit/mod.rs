@@ -1,3 +1,35 @@
-//! Audits: whether thoughts do any work, and how that is counted.
+//! Do the thoughts do any work? What is done to them, what comes of it, and how it is counted (docs/method.md 12.3).
+//!
+//! A [`Subject`] answers all questions once as it is ([`Plain`]); each [`Intervention`] is then an [`Effect`] on the
+//! questions that it touched, and a [`Cell`] of figures over exactly these. The question's own pass, and all passes
+//! before the first thing that is changed, are taken from the plain run.
+//!
+//! | to change … | open … |
+//! | --- | --- |
+//! | what can be done to thoughts, and how it is written | [`intervention`] |
+//! | which of it an audit does | [`plan`] |
+//! | whose thoughts a question is given | `donors.rs` |
+//! | what a step works out, and which thought stands for it | [`values`] |
+//! | how it is run | [`subject`] |
+//! | how it is counted | [`cell`], [`record`] |
+//! | what is said of it | [`words`] |
+//! | how the field's figures come out when the wrong rows are counted | [`miscount`] |
+//! | how it goes on after it was stopped | [`store`] |
 
+pub mod cell;
+mod donors;
+pub mod intervention;
 pub mod miscount;
+pub mod plan;
+pub mod record;
+pub mod store;
+pub mod subject;
+pub mod values;
+pub mod words;
+
+pub use cell::{Cell, Sufficiency, cells, sufficiency};
+pub use intervention::{Intervention, With, place_name};
+pub use record::{ModelRecord, Noisy, OverSeeds, Record, Role, effects, noisy, over_seeds};
+pub use store::Store;
+pub use subject::{Effect, Outcome, Plain, Subject, Touched, permuted};
+pub use values::Values;

@@ -15,7 +15,7 @@ use crate::{
         tokenizer::ANSWER_PREFIX,
     },
     device,
-    latent::{LatentModel, PassPlan, ReadSet, Trace, batch::Batch},
+    latent::{self, Edit, LatentModel, PassPlan, ReadSet, Trace, batch::Batch},
     objective::StepDecoder,
 };
 
@@ -112,6 +112,20 @@ pub fn answer(
     questions: &[Question],
     options: &AnswerOptions,
 ) -> Result<Vec<Answer>> {
+    answer_edited(trained, questions, None, options)
+}
+
+/// As [`answer`], with thoughts that are changed before they are fed. What they are read as is what was thought; their
+/// lengths are those of what was fed.
+///
+/// # Errors
+/// As [`answer`].
+pub fn answer_edited(
+    trained: &TrainedModel<'_>,
+    questions: &[Question],
+    edit: Option<&Edit>,
+    options: &AnswerOptions,
+) -> Result<Vec<Answer>> {
     let &TrainedModel { model, tokenizer, .. } = trained;
     let prompts = trained.prompts(questions)?;
     let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
@@ -123,7 +137,10 @@ pub fn answer(
         true => ReadSet::ALL,
         false => ReadSet::PREDICTIONS,
     };
-    let (batch, trace) = forward_prompts(model, &rows, &generation, reads)?;
+    let (batch, mut trace) = forward_prompts(model, &rows, &generation, reads)?;
+    if let Some(edit) = edit {
+        trace = latent::forward_edited(model, &batch, reads, edit, &trace);
+    }
     let thoughts = match options.thoughts {
         0 => vec![Vec::new(); rows.len()],
         n_tokens => thoughts(trained, &rows, &batch, &trace, n_tokens)?,
@@ -222,6 +239,19 @@ impl TrainedModel<'_> {
             }
         })
     }
+}
+
+/// What one question's latents are fed, one vector each: `[d_model]`.
+///
+/// # Errors
+/// As [`answer`].
+pub fn thoughts_of(trained: &TrainedModel<'_>, question: &Question) -> Result<Vec<Vec<f32>>> {
+    let prompts = trained.prompts(std::slice::from_ref(question))?;
+    let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let options = trained.generation(&AnswerOptions::default());
+    let (batch, trace) = forward_prompts(trained.model, &rows, &options, ReadSet::PREDICTIONS)?;
+    let thoughts = trace.thoughts_in_order(&batch);
+    thoughts.into_iter().map(device::to_host).collect()
 }
 
 /// For each prompt, what can be seen of its thoughts.

@@ -242,23 +242,23 @@ impl Evaluator<'_> {
     }
 
     /// Questions' numbers in batches of alike prompts.
-    fn batches(&self, prompts: &[Sequence]) -> Vec<Vec<usize>> {
+    pub(crate) fn batches(&self, prompts: &[Sequence]) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&i| (prompts[i].n_latents, prompts[i].ids.len(), i));
         order.chunks(self.batch_size.max(1)).map(<[usize]>::to_vec).collect()
     }
 
-    fn sample_key(&self, index: usize) -> SampleKey {
+    pub(crate) fn sample_key(&self, index: usize) -> SampleKey {
         SampleKey { seed: self.seed, epoch: 0, index: index as u64 }
     }
 
     /// How prompts and rows of a stage become passes.
-    fn plan(&self, model: &LatentModel, stage: Stage) -> PassPlan {
+    pub(crate) fn plan(&self, model: &LatentModel, stage: Stage) -> PassPlan {
         let latent = self.tokenizer.special_tokens().latent;
         model.config.plan(latent, self.curriculum.n_replaced(stage))
     }
 
-    fn generation(&self, plan: PassPlan) -> GenerateOptions<'_> {
+    pub(crate) fn generation(&self, plan: PassPlan) -> GenerateOptions<'_> {
         GenerateOptions {
             plan,
             stops: self.tokenizer.stops(),
@@ -302,14 +302,14 @@ impl Evaluator<'_> {
         Ok(())
     }
 
-    fn ends_with_mark(&self, prompt: &Sequence, index: usize) -> bool {
+    pub(crate) fn ends_with_mark(&self, prompt: &Sequence, index: usize) -> bool {
         match &self.data.encoded[index] {
             Encoded::Text(_) => false,
             Encoded::Graph(graph) => prompt.ids.last() == Some(&graph.marks.answer),
         }
     }
 
-    fn judge(
+    pub(crate) fn judge(
         &self,
         stage: Stage,
         index: usize,
@@ -451,7 +451,7 @@ impl Evaluator<'_> {
 }
 
 /// Tokens of the answer piece, mark and eos included; 0 for graphs, whose answer is one of two nodes.
-fn answer_len(example: &Encoded) -> usize {
+pub(crate) fn answer_len(example: &Encoded) -> usize {
     match example {
         Encoded::Text(text) => text.answer.len(),
         Encoded::Graph(_) => 0,

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | how tokens are chosen, and when a row ends | [`generate`](mod@generate) |
 //! | how a question is put and its answer handed back | [`answer`](mod@answer) |
+//! | how likely a given answer is | [`continuation`] |
 //! | how an answer is read and judged | [`score`] |
 //! | what is counted over a set of questions | [`evaluate`] |
 //! | how a thought is read as tokens | [`lens`](mod@lens) |
@@ -11,6 +12,7 @@
 //! | how unlike thoughts are | [`diversity`] |
 
 pub mod answer;
+pub mod continuation;
 pub mod diversity;
 pub mod evaluate;
 pub mod generate;
@@ -18,7 +20,10 @@ pub mod lens;
 pub mod readout;
 pub mod score;
 
-pub use answer::{Answer, AnswerOptions, Question, Thought, TrainedModel, answer};
+pub use answer::{
+    Answer, AnswerOptions, Question, Thought, TrainedModel, answer, answer_edited, thoughts_of,
+};
+pub use continuation::{Continuation, log_probs};
 pub use diversity::ThoughtDiversity;
 pub use evaluate::{Answers, Evaluation, Evaluator, Likelihoods, Sample};
 pub use generate::{

@@ -94,7 +94,7 @@ fn recomputed<M: Module, T>(
 ) -> Option<(NamedTensors, T)> {
     let BackwardOptions { reads, seed, .. } = options;
     let sweep = ForwardOptions { reads, tracked: options.tracked, seed: Some(seed), edit: None };
-    let trace = run(model, batch, sweep, false, |states, pass| keep(states, pass, options));
+    let trace = run(model, batch, sweep, false, None, |states, pass| keep(states, pass, options));
     let tracked = tracked(batch, options.tracked);
     let row_space = row_space(model);
     let leaves = trace.clone().map(leaf);

@@ -4,10 +4,9 @@
 //! what it gives. Rows that do not have a thought are never touched, and an edit says which ones it did touch:
 //! they are the denominator of whatever is counted over it.
 
-use burn::tensor::{Bool, Int, Tensor, TensorData};
-use rand::seq::SliceRandom;
+use burn::tensor::{Bool, Device, Tensor, TensorData};
 
-use super::batch::{Batch, Fed};
+use super::batch::{Batch, Fed, Pass};
 use crate::{model::parameters::constant_like, rng};
 
 /// What replaces thoughts, and which of them.
@@ -19,10 +18,12 @@ pub struct Edit {
     pub replacement: Replacement,
 }
 
-/// Some of a row's thoughts, counted from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Some of a row's thoughts, counted from 0, or what comes before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Places {
-    /// All of them.
+    /// The input embeddings of the text before the first thought, in rows that have one.
+    Question,
+    /// All thoughts.
     All,
     /// One.
     One(usize),
@@ -32,35 +33,30 @@ pub enum Places {
     Last(usize),
 }
 
-/// What is fed in place of a thought.
+/// What is fed in place of a vector.
 #[derive(Clone, Debug)]
 pub enum Replacement {
     /// The zero vector.
     Zero,
-    /// The mean of the batch's other rows' thoughts at the same place. A row that alone has one is not touched.
-    Mean,
-    /// The thought plus a random vector of `scale` times its length, in a direction drawn from the seed, the row
-    /// and the place.
+    /// The vector plus a random one of `scale` times its length, whose direction is drawn from the row's seed and the
+    /// place.
     Noise {
-        /// The length of what is added, in lengths of the thought.
+        /// The length of what is added, in lengths of the vector.
         scale: f64,
-        /// The seed of the directions.
-        seed: u64,
+        /// A seed a row.
+        seeds: Vec<u64>,
     },
-    /// Another row's thought at the same place: of the row that comes next in an order drawn from the seed, which is
-    /// the same for all places. A row that alone has a thought there is not touched.
-    Permute {
-        /// The seed of the order.
-        seed: u64,
+    /// A random vector of the same length, whose direction is drawn from the row's seed and the place.
+    Random {
+        /// A seed a row.
+        seeds: Vec<u64>,
     },
-    /// Thoughts from elsewhere, `[batch, places, d_model]`. Places that it does not have are not touched.
-    Transplant(Tensor<3>),
-    /// One vector, `[d_model]`, in one row.
-    Patch {
-        /// The row of the batch.
-        row: usize,
-        /// The vector.
-        value: Tensor<1>,
+    /// Thoughts from elsewhere.
+    Given {
+        /// One for each place, `[batch, places, d_model]`.
+        thoughts: Box<Tensor<3>>,
+        /// So many of a row's places have one, from the first on; the others are not touched.
+        counts: Vec<usize>,
     },
 }
 
@@ -78,6 +74,7 @@ impl Places {
     pub fn contain(self, index: usize, latents: usize) -> bool {
         index < latents
             && match self {
+                Self::Question => false,
                 Self::All => true,
                 Self::One(one) => index == one,
                 Self::First(n) => index < n,
@@ -87,129 +84,131 @@ impl Places {
 }
 
 impl Edit {
-    /// Edits the thoughts that a pass is fed, `[batch, thoughts, d_model]`.
-    pub fn apply(&self, batch: &Batch, fed: &Fed, thoughts: Tensor<3>) -> Edited {
-        let [rows, width, _] = thoughts.dims();
-        let latents = &batch.latents;
-        let places =
-            (0..rows).flat_map(|row| (0..width).map(move |at| (row, fed.first_thought + at)));
-        let chosen = |&(row, index): &(usize, usize)| {
-            self.places.contain(index, latents[row])
-                && self.replacement.reaches(row, index, latents)
+    /// Whether it replaces what comes before the thoughts.
+    pub fn is_of_question(&self) -> bool {
+        self.places == Places::Question
+    }
+
+    /// Whether it touches thought `index` of a row of `batch`.
+    pub(super) fn touches(&self, batch: &Batch, row: usize, index: usize) -> bool {
+        let given = match &self.replacement {
+            Replacement::Given { counts, .. } => index < counts[row],
+            Replacement::Zero | Replacement::Noise { .. } | Replacement::Random { .. } => true,
         };
-        let mask: Vec<bool> = places.clone().map(|place| chosen(&place)).collect();
-        let touched: Vec<(usize, usize)> = places.filter(chosen).collect();
+        given && self.places.contain(index, batch.latents[row])
+    }
+
+    /// The first pass of a batch that is fed something edited.
+    pub(super) fn first_pass(&self, batch: &Batch) -> Option<usize> {
+        let touched = |fed: &Fed| {
+            let mut thoughts =
+                fed.columns.clone().enumerate().map(|(at, _)| fed.first_thought + at);
+            thoughts.any(|index| (0..batch.rows).any(|row| self.touches(batch, row, index)))
+        };
+        match self.places {
+            Places::Question => Some(0),
+            _ => batch.passes.iter().position(|pass| pass.fed.as_ref().is_some_and(touched)),
+        }
+    }
+
+    /// Edits the thoughts that a pass is fed, `[batch, thoughts, d_model]`.
+    pub(super) fn apply(&self, batch: &Batch, fed: &Fed, thoughts: Tensor<3>) -> Edited {
+        let [rows, width, _] = thoughts.dims();
+        let places: Vec<(usize, usize)> = (0..rows)
+            .flat_map(|row| (0..width).map(move |at| (row, fed.first_thought + at)))
+            .collect();
+        let mask: Vec<bool> =
+            places.iter().map(|&(row, index)| self.touches(batch, row, index)).collect();
+        let touched = places.iter().zip(&mask).filter(|(_, mask)| **mask);
+        let touched: Vec<(usize, usize)> = touched.map(|(&place, _)| place).collect();
         if touched.is_empty() {
             return Edited { thoughts, touched };
         }
         let mask = TensorData::new(mask, [rows, width, 1]);
         let mask = Tensor::<3, Bool>::from_data(mask, &thoughts.device()).expand(thoughts.dims());
-        let replaced = self.replacement.of(&thoughts, fed.first_thought, latents);
+        let replaced = match &self.replacement {
+            Replacement::Given { thoughts: given, .. } => {
+                self::given(&thoughts, fed.first_thought, given)
+            }
+            _ => self.replacement.of(&thoughts, &places),
+        };
         Edited { thoughts: thoughts.mask_where(mask, replaced), touched }
+    }
+
+    /// Edits the embeddings of the first pass, `[batch, seq, d_model]` or `[1, tokens, d_model]`.
+    pub(super) fn apply_to_question(
+        &self,
+        batch: &Batch,
+        pass: &Pass,
+        embeddings: Tensor<3>,
+    ) -> Tensor<3> {
+        let position = |&(row, column): &(usize, usize)| {
+            let columns = batch.columns_of(row);
+            (row, columns.binary_search(&(pass.columns.start + column)).unwrap_or(0))
+        };
+        let places: Vec<(usize, usize)> = pass.tokens().held().iter().map(position).collect();
+        let thinks: Vec<bool> = batch.latents.iter().map(|&latents| latents > 0).collect();
+        let mask = pass.tokens().of_rows(&thinks, &embeddings.device()).expand(embeddings.dims());
+        let replaced = self.replacement.of(&embeddings, &places);
+        embeddings.mask_where(mask, replaced)
     }
 }
 
 impl Replacement {
-    /// Whether it has something for thought `index` of a row that has one, in a batch whose rows have `latents`.
-    fn reaches(&self, row: usize, index: usize, latents: &[usize]) -> bool {
-        match self {
-            Self::Zero | Self::Noise { .. } => true,
-            Self::Mean | Self::Permute { .. } => holders(index, latents).count() > 1,
-            Self::Transplant(thoughts) => index < thoughts.dims()[1],
-            Self::Patch { row: one, .. } => row == *one,
-        }
-    }
-
-    /// What it gives in place of `thoughts: [batch, thoughts, d_model]`, the first of which is thought `first` of its
-    /// row; of rows that it does not reach, anything.
-    fn of(&self, thoughts: &Tensor<3>, first: usize, latents: &[usize]) -> Tensor<3> {
-        match self {
-            Self::Zero => thoughts.zeros_like(),
-            Self::Mean => mean(thoughts, first, latents),
-            Self::Noise { scale, seed } => noise(thoughts, first, *scale, *seed),
-            Self::Permute { seed } => permute(thoughts, first, latents, *seed),
-            Self::Transplant(donors) => transplant(thoughts, first, donors),
-            Self::Patch { value, .. } => {
-                let value = constant_like(value.clone(), thoughts).unsqueeze::<3>();
-                value.expand(thoughts.dims())
+    /// Thoughts from elsewhere, each `[d_model]`: a list for every row, from its first place on.
+    pub fn given(rows: &[Vec<Vec<f32>>], d_model: usize, device: &Device) -> Self {
+        let counts: Vec<usize> = rows.iter().map(Vec::len).collect();
+        let most = counts.iter().copied().max().unwrap_or(0).max(1);
+        let mut values = vec![0f32; rows.len() * most * d_model];
+        for (row, thoughts) in rows.iter().enumerate() {
+            for (at, thought) in thoughts.iter().enumerate() {
+                let start = (row * most + at) * d_model;
+                values[start..start + d_model].copy_from_slice(thought);
             }
         }
+        let values = TensorData::new(values, [rows.len(), most, d_model]);
+        Self::Given { thoughts: Box::new(Tensor::from_data(values, device)), counts }
     }
-}
 
-/// The rows that have a thought `index`.
-fn holders(index: usize, latents: &[usize]) -> impl Iterator<Item = usize> + '_ {
-    (0..latents.len()).filter(move |&row| latents[row] > index)
-}
-
-/// For each thought, the mean of the other rows' at its place.
-fn mean(thoughts: &Tensor<3>, first: usize, latents: &[usize]) -> Tensor<3> {
-    let [rows, width, _] = thoughts.dims();
-    let at_place = |at: usize| {
-        let n = holders(first + at, latents).count();
-        let mut shares = vec![0f32; rows * rows]; // of each row in each row's mean
-        for row in 0..rows {
-            for other in holders(first + at, latents).filter(|&other| other != row) {
-                shares[row * rows + other] = 1.0 / (n as f32 - 1.0).max(1.0);
-            }
-        }
-        let shares = TensorData::new(shares, [1, rows, rows]);
-        let shares = constant_like(Tensor::<3>::from_data(shares, &thoughts.device()), thoughts);
-        let here = thoughts.clone().narrow(1, at, 1).swap_dims(0, 1); // [1, batch, d_model]
-        shares.matmul(here).swap_dims(0, 1)
-    };
-    Tensor::cat((0..width).map(at_place).collect(), 1)
-}
-
-/// Each thought plus a vector of `scale` times its length.
-fn noise(thoughts: &Tensor<3>, first: usize, scale: f64, seed: u64) -> Tensor<3> {
-    let [rows, width, d] = thoughts.dims();
-    let mut directions = Vec::with_capacity(rows * width * d);
-    for row in 0..rows {
-        for index in first..first + width {
-            let mut rng = rng::stream(seed, &[rng::EDITS, row as u64, index as u64]);
-            let x = rng::normals(&mut rng, d, 1.0);
-            let length = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-            directions.extend(x.into_iter().map(|x| (f64::from(x) / length) as f32));
+    /// What it gives in place of vectors `[_, _, d_model]` whose rows and places are `places`, in the tensor's order.
+    fn of(&self, x: &Tensor<3>, places: &[(usize, usize)]) -> Tensor<3> {
+        match self {
+            Self::Zero => x.zeros_like(),
+            Self::Noise { scale, seeds } => x.clone() + directions(x, places, seeds) * *scale,
+            Self::Random { seeds } => directions(x, places, seeds),
+            Self::Given { .. } => x.clone(),
         }
     }
-    let directions = TensorData::new(directions, [rows, width, d]);
-    let directions = constant_like(Tensor::from_data(directions, &thoughts.device()), thoughts);
-    let lengths = thoughts.clone().square().sum_dim(2).sqrt(); // [batch, thoughts, 1]
-    thoughts.clone() + directions * lengths * scale
 }
 
-/// Each thought replaced by the next row's at its place, in an order of rows drawn from the seed.
-fn permute(thoughts: &Tensor<3>, first: usize, latents: &[usize], seed: u64) -> Tensor<3> {
-    let [rows, width, d] = thoughts.dims();
-    let mut order: Vec<usize> = (0..rows).collect();
-    order.shuffle(&mut rng::stream(seed, &[rng::EDITS]));
-    let mut donors: Vec<i32> = (0..(rows * width) as i32).collect(); // [rows, width]
-    for at in 0..width {
-        let here: Vec<usize> =
-            order.iter().copied().filter(|&row| latents[row] > first + at).collect();
-        for (i, &row) in here.iter().enumerate() {
-            donors[row * width + at] = (here[(i + 1) % here.len()] * width + at) as i32;
-        }
+/// For each vector a random one of its length.
+fn directions(x: &Tensor<3>, places: &[(usize, usize)], seeds: &[u64]) -> Tensor<3> {
+    let [_, _, d] = x.dims();
+    let mut directions = Vec::with_capacity(places.len() * d);
+    for &(row, index) in places {
+        let mut rng = rng::stream(seeds[row], &[rng::EDITS, index as u64]);
+        let direction = rng::normals(&mut rng, d, 1.0);
+        let length = direction.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        directions.extend(direction.into_iter().map(|x| (f64::from(x) / length) as f32));
     }
-    let donors = Tensor::<1, Int>::from_data(donors.as_slice(), &thoughts.device());
-    let flat = thoughts.clone().reshape([rows * width, d]);
-    flat.select(0, donors).reshape([rows, width, d])
+    let directions = TensorData::new(directions, x.dims());
+    let directions = constant_like(Tensor::from_data(directions, &x.device()), x);
+    directions * x.clone().square().sum_dim(2).sqrt()
 }
 
-/// The donors' thoughts at the same places, `donors: [batch, places, d_model]`.
-fn transplant(thoughts: &Tensor<3>, first: usize, donors: &Tensor<3>) -> Tensor<3> {
+/// The given vectors at the places of `thoughts: [batch, thoughts, d_model]`, the first of which is thought `first` of
+/// its row; anything where there are none.
+fn given(thoughts: &Tensor<3>, first: usize, given: &Tensor<3>) -> Tensor<3> {
     let [_, width, _] = thoughts.dims();
-    let last = donors.dims()[1] - 1;
+    let last = given.dims()[1] - 1;
     let places: Vec<i32> = (first..first + width).map(|index| index.min(last) as i32).collect();
-    let places = Tensor::<1, Int>::from_data(places.as_slice(), &thoughts.device());
-    constant_like(donors.clone(), thoughts).select(1, places)
+    let places = Tensor::from_data(places.as_slice(), &thoughts.device());
+    constant_like(given.clone(), thoughts).select(1, places)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
 
     fn tensor<const R: usize>(rows: [[[f32; 2]; 2]; R]) -> Tensor<3> {
         Tensor::from_data(rows, &Device::flex())
@@ -233,43 +232,24 @@ mod tests {
     }
 
     #[test]
-    fn means_by_hand_leave_out_the_row_itself_and_rows_without_the_thought() {
-        let x =
-            tensor([[[1.0, 2.0], [8.0, 8.0]], [[3.0, 4.0], [9.0, 9.0]], [[5.0, 0.0], [7.0, 7.0]]]);
-        let ours = numbers(mean(&x, 0, &[1, 2, 2]));
-        assert_eq!(ours[..2], [4.0, 2.0]); // of rows 1 and 2
-        assert_eq!(ours[4..6], [3.0, 1.0]); // of rows 0 and 2
-        assert_eq!(ours[6..8], [7.0, 7.0]); // of row 2 alone
-        assert_eq!(ours[10..12], [9.0, 9.0]); // of row 1 alone
-    }
-
-    #[test]
-    fn a_permutation_gives_every_row_anothers_and_the_same_one_at_each_place() {
-        let x = tensor([[[0.0; 2]; 2], [[1.0; 2]; 2], [[2.0; 2]; 2], [[3.0; 2]; 2]]);
-        let ours = numbers(permute(&x, 0, &[2, 2, 2, 2], 5));
-        let donors: Vec<usize> = ours.chunks(4).map(|row| row[0] as usize).collect();
-        for (row, thoughts) in ours.chunks(4).enumerate() {
-            assert!(thoughts.iter().all(|&x| x as usize == donors[row] && x as usize != row));
-        }
-        let mut sorted = donors.clone();
-        sorted.sort_unstable();
-        assert_eq!(sorted, [0, 1, 2, 3]);
-        // Rows without the second thought neither give nor take it.
-        let ours = numbers(permute(&x, 0, &[2, 1, 2, 1], 5));
-        let second: Vec<f32> = ours.chunks(4).map(|row| row[2]).collect();
-        assert_eq!(second, [2.0, 1.0, 0.0, 3.0]);
-    }
-
-    #[test]
     fn noise_has_the_length_that_was_asked_for() {
         let x = tensor([[[3.0, 4.0], [0.0, 2.0]], [[6.0, 8.0], [1.0, 0.0]]]);
-        let added = noise(&x, 0, 0.5, 1) - x.clone();
-        let lengths: Vec<f32> = numbers(added.square().sum_dim(2).sqrt());
-        for (ours, expected) in lengths.iter().zip([2.5, 1.0, 5.0, 0.5]) {
+        let places = |first| [(0, first), (0, first + 1), (1, first), (1, first + 1)];
+        let lengths = |x: Tensor<3>| numbers(x.square().sum_dim(2).sqrt());
+        let noise = |seeds: [u64; 2]| Replacement::Noise { scale: 0.5, seeds: seeds.into() };
+        let added = noise([1, 2]).of(&x, &places(0)) - x.clone();
+        for (ours, expected) in lengths(added).iter().zip([2.5, 1.0, 5.0, 0.5]) {
             assert!((ours - expected).abs() < 1e-6, "{ours} {expected}");
         }
-        let draw = |first, seed| numbers(noise(&x, first, 0.5, seed));
-        assert_eq!(draw(0, 1), draw(0, 1));
-        assert!(draw(0, 1) != draw(0, 2) && draw(0, 1) != draw(1, 1));
+        let random = Replacement::Random { seeds: vec![1, 2] };
+        for (ours, expected) in lengths(random.of(&x, &places(0))).iter().zip([5.0, 2.0, 10.0, 1.0])
+        {
+            assert!((ours - expected).abs() < 1e-5, "{ours} {expected}");
+        }
+        let draw = |first, seeds| numbers(noise(seeds).of(&x, &places(first)));
+        assert_eq!(draw(0, [1, 2]), draw(0, [1, 2]));
+        assert!(draw(0, [1, 2]) != draw(0, [2, 2]) && draw(0, [1, 2]) != draw(1, [1, 2]));
+        // A row's draw is its own, whichever rows stand beside it.
+        assert_eq!(draw(0, [1, 2])[4..], draw(0, [7, 2])[4..]);
     }
 }

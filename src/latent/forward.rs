@@ -49,31 +49,58 @@ pub fn forward<'a>(
     options: impl Into<ForwardOptions<'a>>,
 ) -> Trace {
     let options = options.into();
-    run(model, batch, options, true, |states, _| states)
+    run(model, batch, options, true, None, |states, _| states)
 }
 
-/// Runs a batch; the passes through which gradients flow leave a graph if they are `recorded`. `keep` says what
-/// stays of a pass's hidden states once all thoughts are made of them.
+/// Runs a batch with an edit, given the trace that [`forward`] left of it without one: only passes from the first on
+/// that is fed something edited are computed. Of the others the trace is taken over, with what was read there.
+pub fn forward_edited(
+    model: &LatentModel,
+    batch: &Batch,
+    reads: ReadSet,
+    edit: &Edit,
+    plain: &Trace,
+) -> Trace {
+    let options = ForwardOptions { reads, edit: Some(edit), ..ForwardOptions::default() };
+    let first = edit.first_pass(batch).unwrap_or(batch.passes.len());
+    run(model, batch, options, true, Some((plain, first)), |states, _| states)
+}
+
+/// Runs a batch whose first `passes` passes are those of an earlier trace, token by token.
+pub fn forward_after(
+    model: &LatentModel,
+    batch: &Batch,
+    reads: ReadSet,
+    earlier: &Trace,
+    passes: usize,
+) -> Trace {
+    run(model, batch, reads.into(), true, Some((earlier, passes)), |states, _| states)
+}
+
+/// Runs a batch; the passes through which gradients flow leave a graph if they are `recorded`. Of the first passes,
+/// as many as `done` says are taken from an earlier trace. `keep` says what stays of a pass's hidden states once all
+/// thoughts are made of them.
 pub(super) fn run(
     model: &LatentModel,
     batch: &Batch,
     options: ForwardOptions<'_>,
     recorded: bool,
+    done: Option<(&Trace, usize)>,
     keep: impl Fn(HiddenStates, &Pass) -> HiddenStates,
 ) -> Trace {
-    let n_layer = model.transformer.config.n_layer;
-    let mut trace = Trace {
-        hidden: Vec::with_capacity(batch.passes.len()),
-        thoughts: Vec::with_capacity(batch.passes.len()),
-        edited: Vec::new(),
-        caches: vec![Cache::new(n_layer); batch.caches()],
+    let mut trace = match done {
+        Some((done, passes)) => done.before(batch, passes),
+        None => Trace::empty(batch.caches(), model.transformer.config.n_layer),
     };
-    let mut inputs: Vec<Tensor<3>> = Vec::with_capacity(batch.passes.len()); // [batch, seq, d_model] a pass
+    let done = trace.hidden.len();
+    let embedded = batch.passes.iter().zip(&trace.thoughts);
+    let mut inputs: Vec<Tensor<3>> = // [batch, seq, d_model] a pass
+        embedded.map(|(pass, fed)| embed(model, pass, fed.clone())).collect();
     let tracked = tracked(batch, options.tracked);
     let models = Models::new(model, &tracked, recorded);
     let row_space = row_space(model);
 
-    for (number, pass) in batch.passes.iter().enumerate() {
+    for (number, pass) in batch.passes.iter().enumerate().skip(done) {
         let thoughts = pass.fed.as_ref().map(|fed| {
             let (states, inputs) = (&trace.hidden[fed.states.pass], &inputs[fed.inputs.pass]);
             let model = models.thinking(number, fed);
@@ -87,7 +114,10 @@ pub(super) fn run(
         let records = models.records[number];
         let fed = thoughts.clone().map(|fed| if records { fed } else { fed.detach() });
         let model = models.chosen(records);
-        let embeddings = embed(model, pass, fed);
+        let mut embeddings = embed(model, pass, fed);
+        if let Some(edit) = options.edit.filter(|edit| edit.is_of_question() && number == 0) {
+            embeddings = edit.apply_to_question(batch, pass, embeddings);
+        }
         let seed = options.seed.map(|seed| pass_seed(seed, number));
         let past = &trace.caches[pass.branch.cache()];
         let positions = options.reads.positions;

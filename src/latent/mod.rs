@@ -22,7 +22,7 @@ pub use batch::{Batch, Parallel, PassPlan};
 pub use config::{Compat, Iterations, LatentConfig, Shift, Thinking};
 pub use edit::{Edit, Places, Replacement};
 pub use feedback::Feedback;
-pub use forward::{ForwardOptions, forward};
+pub use forward::{ForwardOptions, forward, forward_after, forward_edited};
 pub use model::{LatentModel, LatentSizes};
 pub use position::LatentPositions;
 pub use reads::{ReadLayers, ReadPositions, ReadSet};

@@ -6,7 +6,7 @@ use burn::{
 };
 
 use super::{
-    LatentConfig, LatentPositions,
+    Feedback, LatentConfig, LatentPositions, Thinking,
     feedback::{Learned, terms},
 };
 use crate::{
@@ -73,6 +73,17 @@ impl LatentModel {
             latent_positions: learned.then(|| table(sizes.latents.max(1))),
         };
         Ok(Self { transformer, parameters, config })
+    }
+
+    /// The same function of a model that feeds nothing back, computed one latent after the other: each is fed the
+    /// embedding of `latent`, the token that holds its place.
+    pub fn pausing(mut self, latent: u32) -> Self {
+        let feedback = Feedback::pause();
+        let id = Tensor::from_data([[latent as i32]], &self.device());
+        let embedding = self.transformer.embed(id).squeeze_dims(&[0, 1]); // [d_model]
+        self.parameters.reinject = Learned::of_pause(embedding);
+        self.config = LatentConfig { thinking: Thinking::Sequential, feedback, ..self.config };
+        self
     }
 
     /// Where tensors live.

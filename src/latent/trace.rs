@@ -20,6 +20,26 @@ pub struct Trace {
 }
 
 impl Trace {
+    /// Of no pass yet.
+    pub(super) fn empty(caches: usize, n_layer: usize) -> Self {
+        let caches = vec![Cache::new(n_layer); caches];
+        Self { hidden: Vec::new(), thoughts: Vec::new(), edited: Vec::new(), caches }
+    }
+
+    /// What the first `passes` passes left.
+    pub(super) fn before(&self, batch: &Batch, passes: usize) -> Self {
+        let ([first, ..], Some(next)) = (&batch.passes[..], batch.passes.get(passes)) else {
+            return self.clone();
+        };
+        let (columns, first) = (next.columns.start, first.columns.len());
+        Self {
+            hidden: self.hidden[..passes].to_vec(),
+            thoughts: self.thoughts[..passes].to_vec(),
+            edited: Vec::new(),
+            caches: self.caches.iter().map(|cache| cache.before(columns, first)).collect(),
+        }
+    }
+
     /// The same with each tensor replaced.
     pub(super) fn map(self, replace: impl Fn(Tensor<3>) -> Tensor<3> + Copy) -> Self {
         Self {

@@ -62,6 +62,17 @@ impl TokenLayout {
         self.len() == 0
     }
 
+    /// The tokens `(row, column)` held, in the tensor's order.
+    pub fn held(&self) -> Vec<(usize, usize)> {
+        let all = (0..self.rows).flat_map(|row| (0..self.columns).map(move |column| (row, column)));
+        let Some(indices) = &self.indices else { return all.collect() };
+        let mut held = vec![(0, 0); self.len()];
+        for (token, &index) in all.zip(indices.iter()).filter(|(_, index)| **index != NONE) {
+            held[index as usize] = token;
+        }
+        held
+    }
+
     /// The indices of tokens among those held: `[tokens]`.
     ///
     /// # Panics

@@ -1,9 +1,9 @@
 //! `report.html`: everything about a run in one file that needs nothing else.
 
 use super::series::{Series, stage_name};
-use super::{Run, table};
-use crate::run::Record;
-use crate::run::samples::SampleGroup;
+use super::{Run, audit, table};
+use crate::audit::{ModelRecord, Record};
+use crate::run::{self, samples::SampleGroup};
 use crate::{Error, Result};
 use minijinja::{Environment, context};
 use serde::Serialize;
@@ -57,7 +57,19 @@ struct RunPart<'a> {
     summary: Vec<(&'static str, String)>,
     config: Option<&'a str>,
     speed: Vec<SpeedRow>,
+    audit: Option<AuditPart>,
     groups: Vec<GroupPart<'a>>,
+}
+
+/// What an audit in the run's folder found.
+#[derive(Serialize)]
+struct AuditPart {
+    words: Vec<String>,
+    /// Captions and SVG.
+    figures: Vec<(&'static str, String)>,
+    head: [&'static str; 9],
+    /// Each model's title and table.
+    tables: Vec<(String, Vec<Vec<String>>)>,
 }
 
 /// Speed and memory of training at one stage, as text.
@@ -134,7 +146,21 @@ fn run_part<'a>(run: &'a Run, title: &'a str) -> RunPart<'a> {
         summary: run.config.as_deref().map(summary).unwrap_or_default(),
         config: run.config.as_deref(),
         speed: speed(&run.metrics),
+        audit: run.audit.as_ref().map(audit_part),
         groups: run.samples.iter().map(group_part).collect(),
+    }
+}
+
+fn audit_part(record: &Record) -> AuditPart {
+    let figures = audit::figures(record).into_iter().map(|(_, caption, svg)| (caption, svg));
+    let table = |model: &ModelRecord| {
+        (format!("{}, {}", model.name, model.method), model.cells.iter().map(audit::row).collect())
+    };
+    AuditPart {
+        words: record.words.clone(),
+        figures: figures.collect(),
+        head: audit::HEAD,
+        tables: record.models.iter().map(table).collect(),
     }
 }
 
@@ -175,8 +201,8 @@ fn summary(config: &str) -> Vec<(&'static str, String)> {
 }
 
 /// One row a stage, in the order trained.
-fn speed(metrics: &[Record]) -> Vec<SpeedRow> {
-    let steps: Vec<&Record> =
+fn speed(metrics: &[run::Record]) -> Vec<SpeedRow> {
+    let steps: Vec<&run::Record> =
         metrics.iter().filter(|record| record.get("loss").is_some()).collect();
     let mut before = 0.0;
     let rows = steps.chunk_by(|a, b| a.stage == b.stage).map(|span| {
@@ -233,6 +259,7 @@ fn sample_part(sample: &crate::run::Sample) -> SamplePart<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::Record;
 
     #[test]
     fn speed_is_counted_stage_by_stage() {

@@ -2,12 +2,13 @@
 //!
 //! `results` (the rows) → `series` (merged by method, one row a stage) → `table`, `plot`, `html`.
 
+pub mod audit;
 mod html;
 pub(crate) mod plot;
 mod series;
 pub mod table;
 
-pub use plot::{Curve, accuracy as accuracy_svg, loss as loss_svg};
+pub use plot::{Curve, accuracy as accuracy_svg, loss as loss_svg, rates as rates_svg};
 pub use series::{Series, series, stage_name};
 
 use crate::run::samples::SampleGroup;
@@ -37,6 +38,7 @@ struct Run {
     metrics: Vec<Record>,
     samples: Vec<SampleGroup>,
     config: Option<String>,
+    audit: Option<crate::audit::Record>,
 }
 
 /// Reports on a run: reads `results.json`, `metrics.jsonl`, `samples.jsonl` and `config.yaml` in
@@ -138,6 +140,7 @@ impl Run {
             metrics: metrics.unwrap_or_default(),
             samples: samples.unwrap_or_default(),
             config,
+            audit: audit::read(&folder.join("audit"))?,
         })
     }
 }

@@ -5,7 +5,7 @@ use crate::{Error, Result};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 /// Means of one quantity over seeds.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Estimate {
     /// Mean over seeds.
     pub mean: f64,
@@ -49,6 +49,18 @@ impl Estimate {
 /// The unbiased variance about a known mean; only for two values or more.
 fn variance(values: &[f64], mean: f64) -> f64 {
     values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0)
+}
+
+/// Two-sided p of Student's t test that values over seeds have mean 0. `None` with fewer than two; where they do not
+/// vary, p is 0 or 1.
+pub fn one_sample(values: &[f64]) -> Option<f64> {
+    let Estimate { mean, standard_error, .. } = Estimate::of(values.to_vec())?;
+    let error = standard_error?;
+    if error <= f64::EPSILON {
+        return Some(if mean.abs() <= f64::EPSILON { 1.0 } else { 0.0 });
+    }
+    let t = StudentsT::new(0.0, 1.0, values.len() as f64 - 1.0).ok()?;
+    Some((2.0 * t.sf((mean / error).abs())).min(1.0))
 }
 
 /// Two-sided p of Welch's t test of equal means with unequal variances: whether two methods differ beyond what

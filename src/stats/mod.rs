@@ -6,7 +6,7 @@
 //! | how often something happened | [`Rate`] |
 //! | whether A beats B on the same questions | [`Paired`]; over several seeds [`mcnemar`] |
 //! | whether two rates of other questions differ | [`Rate::interval_of_difference`] |
-//! | a mean over seeds, and whether two differ | [`Estimate`], [`welch`] |
+//! | a mean over seeds, and whether two differ | [`Estimate`], [`one_sample`], [`welch`] |
 //! | the interval of any mean over questions | [`bootstrap_interval`] |
 //! | which of many findings stand | [`holm`], [`benjamini_hochberg`] |
 //! | what several samples of an answer are worth | [`pass_at_k`], [`majority`] |
@@ -24,7 +24,7 @@ mod spread;
 
 pub use bootstrap::bootstrap_interval;
 pub use corrections::{benjamini_hochberg, holm};
-pub use estimate::{Estimate, welch};
+pub use estimate::{Estimate, one_sample, welch};
 pub use paired::{Paired, mcnemar};
 pub use rate::{Rate, wilson_interval};
 pub use samples::{majority, pass_at_k};

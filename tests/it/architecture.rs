@@ -7,7 +7,7 @@ use std::{
 };
 
 /// From the ground up: each may use those of the lines above it, and not its neighbours in a line.
-const ORDER: [&[&str]; 12] = [
+const ORDER: [&[&str]; 13] = [
     &["error", "linalg", "rng", "memory"],
     &["device", "hub", "stats"],
     &["data", "model"],
@@ -16,7 +16,8 @@ const ORDER: [&[&str]; 12] = [
     &["eval"],
     &["config"],
     &["run"],
-    &["checkpoint", "report", "audit"],
+    &["audit"],
+    &["checkpoint", "report"],
     &["train", "sweep"],
     &["lib"],
     &[],

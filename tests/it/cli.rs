@@ -72,7 +72,8 @@ impl Place {
         self.file("recipe.yaml", &text)
     }
 
-    /// A recipe that reads its examples from `data` instead of generating them.
+    /// A recipe that reads its examples from `data` instead of generating them, `more` in place of its keys or after
+    /// them.
     pub fn recipe_of_data(&self, data: &Path, more: &[(&str, &str)]) -> PathBuf {
         let data = data.display().to_string();
         let runs = self.path("runs").display().to_string();
@@ -84,6 +85,7 @@ impl Place {
             ("n_head", "2"),
             ("save_path", runs.as_str()),
         ];
+        keys.retain(|(known, _)| more.iter().all(|(key, _)| key != known));
         keys.extend(more);
         let text: String = keys.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
         self.file("recipe.yaml", &text)

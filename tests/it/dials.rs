@@ -112,3 +112,68 @@ fn dials_that_a_model_does_not_have_are_refused() {
         }
     }
 }
+
+#[test]
+fn several_numbers_of_latents_make_a_curve() {
+    let place = trained("coconut");
+    let (checkpoint, data) = (latest(&place), data(&place));
+    let figure = place.path("curve.svg");
+    let drawn = format!("--figure={}", figure.display());
+    let found = json(eval(&checkpoint, &data, &["--latents=0..3", "--by=steps", &drawn]));
+    let latents = |row: &Value| row["eval_latents"].as_f64().unwrap();
+    let rows = found.as_array().unwrap();
+    assert_eq!(rows.iter().map(latents).collect::<Vec<_>>(), [0.0, 1.0, 2.0, 3.0]);
+    for (latents, row) in rows.iter().enumerate() {
+        let one = json(eval(&checkpoint, &data, &[&format!("--latents={latents}")]));
+        assert_eq!((&one["eval_acc"], &one["eval_loss"]), (&row["eval_acc"], &row["eval_loss"]));
+        // All 20 chains have two steps.
+        assert_eq!(
+            (&row["by_steps"]["2"]["n"], &row["by_steps"]["2"]["rate"]),
+            (&20.into(), &row["eval_acc"])
+        );
+    }
+    assert!(std::fs::read_to_string(figure).unwrap().contains("latents"));
+    let table = eval(&checkpoint, &data, &["--latents=1..2"]).assert().success();
+    let table = String::from_utf8(table.get_output().stdout.clone()).unwrap();
+    assert_eq!(table.lines().count(), 2 + 1 + 2, "{table}");
+    refused(eval(&checkpoint, &data, &["--latents=3..1"]), &["0..12"]);
+    refused(eval(&checkpoint, &data, &["--latents=2..99"]), &["context"]);
+    refused(eval(&checkpoint, &data, &[&drawn]), &["--figure"]);
+}
+
+#[test]
+fn thoughts_are_edited_by_hand() {
+    let place = trained("coconut");
+    let checkpoint = latest(&place);
+    let shown = |more: &[&str]| json(generate(&checkpoint, &[more, &["--thoughts"]].concat()));
+    let lengths = |more: &[&str]| -> Vec<f64> {
+        let thoughts = shown(more)["thoughts"].as_array().unwrap().clone();
+        thoughts.iter().map(|thought| thought["length"].as_f64().unwrap()).collect()
+    };
+    let plain = lengths(&[]);
+    assert_eq!(plain.len(), 4);
+    let zero = lengths(&["--edit=zero@2"]);
+    assert_eq!((zero[0], zero[1]), (plain[0], 0.0));
+    assert_eq!(lengths(&["--edit=zero@all"]), [0.0; 4]);
+    let random = lengths(&["--edit=random@1"]);
+    assert!((random[0] - plain[0]).abs() < 1e-4 && random[1] != plain[1]);
+    // Its own question as donor changes nothing.
+    let own = place.file("own.txt", "3+4*2\n");
+    let own = format!("--edit=donor:{}", own.display());
+    assert_eq!(shown(&[&own]), shown(&[]));
+    let other = place.file("other.txt", "9*8-7\n");
+    let other = format!("--edit=donor:{}@1", other.display());
+    assert_ne!(shown(&[&other])["thoughts"], shown(&[])["thoughts"]);
+    for (edit, names) in [
+        ("zero", ["does not say where"]),
+        ("zero@9", ["nothing to change"]),
+        ("mean@all", ["donor:FILE"]),
+        ("latents[3]", ["--latents 3"]),
+        ("noise[1.0]@question", ["another question"]),
+        ("donor:nowhere.txt", ["nowhere.txt"]),
+    ] {
+        refused(generate(&checkpoint, &[&format!("--edit={edit}")]), &names);
+    }
+    let pause = trained("pause");
+    refused(generate(&latest(&pause), &["--edit=zero@1"]), &["has 0 thoughts"]);
+}

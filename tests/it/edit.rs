@@ -3,8 +3,8 @@
 use burn::tensor::{Device, Tensor};
 use coconut::{
     latent::{
-        self, Batch, Edit, ForwardOptions, LatentModel, PassPlan, Places, ReadSet, Replacement,
-        Trace, batch::Row,
+        self, Batch, Edit, ForwardOptions, LatentModel, Parallel, PassPlan, Places, ReadSet,
+        Replacement, Trace, batch::Row,
     },
     model::{Cache, PassLayout, TokenInts, Transformer},
 };
@@ -91,8 +91,9 @@ fn a_patch_leaves_the_rows_mates_alone_to_the_last_bit() {
     let model = model();
     let (plain, clean) = run(&model, &ROWS, None);
     let value = numbers(clean.thoughts[1].clone().unwrap().narrow(0, 1, 1));
-    let value = Tensor::from_data(value.as_slice(), &Device::flex());
-    let replacement = Replacement::Patch { row: 0, value: value.clone() };
+    let value: Tensor<1> = Tensor::from_data(value.as_slice(), &Device::flex());
+    let thoughts = value.clone().unsqueeze::<3>().expand([3, 3, 16]);
+    let replacement = Replacement::Given { thoughts: Box::new(thoughts), counts: vec![3, 0, 0] };
     let (ours, trace) = run(&model, &ROWS, Some(&Edit { places: Places::One(2), replacement }));
     assert_eq!(trace.edited, [(0, 2)]);
     assert_eq!(ours[1..], plain[1..]);
@@ -108,8 +109,10 @@ fn a_rows_own_thoughts_transplanted_change_no_bit() {
     let model = model();
     let (plain, clean) = run(&model, &ROWS, None);
     let own = Tensor::cat(clean.thoughts.iter().flatten().cloned().collect(), 1); // [batch, 3, d_model]
-    let transplant = |donors: Tensor<3>, places| {
-        run(&model, &ROWS, Some(&Edit { places, replacement: Replacement::Transplant(donors) }))
+    let transplant = |thoughts: Tensor<3>, places| {
+        let counts = vec![thoughts.dims()[1]; 3];
+        let replacement = Replacement::Given { thoughts: Box::new(thoughts), counts };
+        run(&model, &ROWS, Some(&Edit { places, replacement }))
     };
     let (ours, trace) = transplant(own.clone(), Places::All);
     assert_eq!(ours, plain);
@@ -124,26 +127,78 @@ fn a_rows_own_thoughts_transplanted_change_no_bit() {
 }
 
 #[test]
-fn other_rows_thoughts_reach_only_rows_that_have_others() {
+fn a_row_that_is_given_nothing_is_not_touched() {
     let model = model();
-    let seed = 3;
-    for replacement in [Replacement::Mean, Replacement::Permute { seed }] {
-        let edit = Edit { places: Places::All, replacement };
-        let (ours, trace) = run(&model, &ROWS, Some(&edit));
-        // The third thought is the first row's alone.
-        assert_eq!(trace.edited, [(0, 0), (0, 1), (1, 0), (1, 1)]);
-        // Of two rows each is fed the other's, as it is then, itself fed the first's.
-        let [a, b] = [0, 1].map(|row| run(&model, &ROWS[row..row + 1], None).1);
-        let first = |trace: &Trace| trace.thoughts[1].clone().unwrap();
-        let second = |row: usize, donor: Tensor<3>| {
-            let edit = Edit { places: Places::One(0), replacement: Replacement::Transplant(donor) };
-            run(&model, &ROWS[row..row + 1], Some(&edit)).1.thoughts[2].clone().unwrap()
+    let (plain, _) = run(&model, &ROWS, None);
+    let thoughts = Tensor::ones([3, 3, 16], &Device::flex());
+    let replacement = Replacement::Given { thoughts: Box::new(thoughts), counts: vec![1, 0, 3] };
+    let (ours, trace) = run(&model, &ROWS, Some(&Edit { places: Places::All, replacement }));
+    assert_eq!(trace.edited, [(0, 0)]);
+    assert_eq!(ours[1..], plain[1..]);
+}
+
+/// Whatever is edited, passes before it are taken from the trace without an edit, and the rest comes out the same to
+/// the last bit; thinking in parallel too.
+#[test]
+fn after_a_plain_trace_only_what_an_edit_changes_is_computed() {
+    let model = model();
+    let parallel = |iterations| Parallel { iterations, shift: true, residual: false };
+    let plans = [
+        PassPlan::sequential(LATENT),
+        PassPlan::parallel(LATENT, parallel(2)),
+        PassPlan::parallel(LATENT, parallel(0)),
+    ];
+    for plan in plans {
+        let rows: Vec<Row> = ROWS.iter().map(|ids| Row::unlabelled(ids)).collect();
+        let batch = Batch::new(&rows, &plan).unwrap();
+        let plain = latent::forward(&model, &batch, ReadSet::ALL);
+        let all = |trace: &Trace| -> Vec<f32> {
+            let states = trace.hidden.iter().flat_map(|states| numbers(states.last()));
+            let ends = numbers(trace.ends(&batch).unwrap());
+            let cached = trace.caches[0].layer(1).iter().flat_map(|x| numbers(x.clone()));
+            states.chain(ends).chain(cached).collect()
         };
-        let [second_a, second_b] = [second(0, first(&b)), second(1, first(&a))];
-        let fed = [[first(&b), second_b], [first(&a), second_a]];
-        for row in 0..2 {
-            let fed = |index: usize, thought| fed[row].get(index).cloned().unwrap_or(thought);
-            assert!(distance(&ours[row], &by_hand(&model, ROWS[row], fed)) < 1e-5);
+        let zero = |places| Edit { places, replacement: Replacement::Zero };
+        let noise = Replacement::Noise { scale: 1.0, seeds: vec![1, 2, 3] };
+        let question = Edit { places: Places::Question, replacement: noise };
+        for edit in [
+            zero(Places::All),
+            zero(Places::One(1)),
+            zero(Places::One(7)),
+            zero(Places::Last(1)),
+            question,
+        ] {
+            let options = ForwardOptions {
+                reads: ReadSet::ALL,
+                edit: Some(&edit),
+                ..ForwardOptions::default()
+            };
+            let whole = latent::forward(&model, &batch, options);
+            let ours = latent::forward_edited(&model, &batch, ReadSet::ALL, &edit, &plain);
+            assert_eq!(ours.edited, whole.edited, "{plan:?} {edit:?}");
+            assert!(all(&ours) == all(&whole), "{plan:?} {edit:?}");
+            let changes = edit.is_of_question() || !whole.edited.is_empty();
+            assert_eq!(all(&ours) != all(&plain), changes, "{plan:?} {edit:?}");
         }
     }
+}
+
+#[test]
+fn noise_on_the_question_is_noise_on_its_embeddings_by_hand() {
+    let model = model();
+    let seeds = vec![5, 6, 7];
+    let replacement = Replacement::Noise { scale: 0.5, seeds };
+    let edit = Edit { places: Places::Question, replacement };
+    let (ours, trace) = run(&model, &ROWS, Some(&edit));
+    assert!(trace.edited.is_empty(), "no thought was touched");
+    // The batch is laid out without padding, a row alone is not: the draws are the row's own.
+    for (row, seed) in [5, 6, 7].into_iter().enumerate() {
+        let replacement = Replacement::Noise { scale: 0.5, seeds: vec![seed] };
+        let edit = Edit { places: Places::Question, replacement };
+        let (alone, _) = run(&model, &ROWS[row..row + 1], Some(&edit));
+        assert!(distance(&ours[row], &alone[0]) < 1e-5);
+    }
+    let (plain, _) = run(&model, &ROWS, None);
+    assert!((0..2).all(|row| distance(&ours[row], &plain[row]) > 1e-3));
+    assert_eq!(ours[2], plain[2], "a row without thoughts");
 }

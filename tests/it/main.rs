@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 mod answers;
 mod architecture;
+mod audit;
 mod audit_stats;
 mod bench;
 mod cli;
@@ -28,6 +29,7 @@ mod model_files;
 mod objectives;
 mod optim;
 mod paths;
+mod planted;
 mod probes;
 mod recipe_keys;
 mod recompute;

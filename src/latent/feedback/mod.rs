@@ -114,6 +114,11 @@ impl Feedback {
         Self { terms: vec![Term::Zero] }
     }
 
+    /// A learned vector.
+    pub fn pause() -> Self {
+        Self { terms: vec![Term::Pause(0)] }
+    }
+
     /// The terms, in order.
     pub fn terms(&self) -> &[Term] {
         &self.terms

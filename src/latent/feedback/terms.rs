@@ -55,6 +55,12 @@ pub struct Vector {
 }
 
 impl Learned {
+    /// Of one `pause`, whose vector is `[d_model]`.
+    pub fn of_pause(vector: Tensor<1>) -> Self {
+        let pause = vec![Vector { weight: Param::from_tensor(vector) }];
+        Self { proj: Vec::new(), mlp: Vec::new(), ln: Vec::new(), pause }
+    }
+
     /// Fresh parts of width `d`: `proj` the identity, `ln` a plain norm, `mlp[w]` with the variance of PyTorch's
     /// linear layers, the others normal with `std`.
     pub fn new(feedback: &Feedback, d: usize, std: f64, seed: u64, device: &Device) -> Self {

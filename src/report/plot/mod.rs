@@ -4,10 +4,13 @@
 //! and each stage its own span, so that nothing depends on colour alone.
 
 mod accuracy;
+pub(crate) mod audit;
 mod loss;
+mod rates;
 
 pub use accuracy::accuracy;
 pub use loss::{Curve, loss};
+pub use rates::rates;
 
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;

@@ -1,0 +1,315 @@
+//! `coconut audit`: whether thoughts do any work.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+};
+
+use clap::Args;
+use coconut::{
+    Error, Result,
+    audit::{self, Intervention, ModelRecord, Record, Role, Store, Subject},
+    checkpoint::Checkpoint,
+    data::{Dataset, Method},
+    eval::{Evaluator, Sampling},
+    latent::Thinking,
+    model::Transformer,
+    report,
+};
+use serde_json::json;
+
+use crate::{
+    eval::examples,
+    options::ModelOptions,
+    progress::Progress,
+    verbs::{self, stop_on_ctrl_c},
+};
+
+#[derive(Args)]
+pub struct Audit {
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Examples to ask, with their steps.
+    #[arg(long)]
+    data: PathBuf,
+    /// A checkpoint to hold it against, such as the pause model's; `untrained` is random weights of its shape. May be
+    /// given again.
+    #[arg(long, value_name = "CKPT")]
+    control: Vec<PathBuf>,
+    /// Folders of runs with other seeds of the same recipe, or of controls': their latest checkpoints are audited too.
+    #[arg(long, value_name = "RUN", num_args = 1..)]
+    seeds_of: Vec<PathBuf>,
+    /// Only these interventions, such as `zero@all,noise[1.0]@2`; all of them if absent. The positive control is always
+    /// made.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    only: Vec<Intervention>,
+    /// The length of noise, in lengths of what it is added to.
+    #[arg(long, default_value_t = 1.0, value_parser = noise)]
+    noise: f64,
+    /// Answers to each question with noise on all thoughts, for the chance that one of several is right and for a vote.
+    #[arg(long, default_value_t = 8)]
+    draws: usize,
+    /// Use only the first so many examples.
+    #[arg(long, value_parser = verbs::at_least_one)]
+    max_size: Option<usize>,
+    /// Questions run at once.
+    #[arg(long, default_value_t = 200, value_parser = verbs::at_least_one)]
+    batch_size: usize,
+    /// Most tokens generated for one question; twice what right answers take, if absent.
+    #[arg(long, value_parser = verbs::at_least_one)]
+    max_new_tokens: Option<usize>,
+    /// Seed of noise and of donors.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Folder to write to: audit.json, audit.md and figures. Beside a run's checkpoints, `audit` in the run's folder, if
+    /// absent.
+    #[arg(short, long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+    /// Forget what an earlier audit found in the folder.
+    #[arg(long)]
+    overwrite: bool,
+    /// Print audit.json on one line instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Questions at least: with fewer, even a change of all answers has p > 0.05.
+const FEWEST: usize = 6;
+
+fn noise(text: &str) -> Result<f64, String> {
+    let noise = text.parse::<f64>().ok().filter(|noise| noise.is_finite() && *noise > 0.0);
+    noise.ok_or_else(|| "expected a number above 0".into())
+}
+
+/// A model of an audit, opened.
+struct Opened {
+    name: String,
+    role: Role,
+    checkpoint: Checkpoint,
+}
+
+impl Audit {
+    pub fn run(self) -> Result<()> {
+        let models = self.open()?;
+        let data: Vec<Dataset> =
+            models.iter().map(|model| self.questions(model)).collect::<Result<_>>()?;
+        let folder = self.folder();
+        let settings = self.settings(&models);
+        if self.overwrite {
+            Store::clear(&folder)?;
+        }
+        let mut store = Store::open(&folder, &settings)?;
+        let mut records = Vec::new();
+        for (model, data) in models.iter().zip(&data) {
+            records.push(self.audit(model, data, &mut store)?);
+        }
+        let record = Record {
+            settings,
+            over_seeds: audit::over_seeds(&records),
+            words: audit::words::words(&records),
+            models: records,
+        };
+        let files = report::audit::write(&record, &folder)?;
+        if self.json {
+            verbs::print_json(&json!(record));
+            return Ok(());
+        }
+        println!("{}", report::audit::terminal(&record, verbs::styled()));
+        for file in files {
+            println!("wrote {}", file.display());
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> Result<Vec<Opened>> {
+        let named = |path: &Path| path.display().to_string();
+        let audited = self.model.open()?;
+        let untrained = untrained(&audited);
+        let mut models = vec![Opened {
+            name: named(&self.model.checkpoint),
+            role: Role::Audited,
+            checkpoint: audited,
+        }];
+        for run in &self.seeds_of {
+            let checkpoint = self.other(&run.join("checkpoints").join("latest"))?;
+            models.push(Opened { name: named(run), role: Role::Seed, checkpoint });
+        }
+        for control in &self.control {
+            let checkpoint = match control.as_os_str() == "untrained" {
+                true => untrained.clone(),
+                false => self.other(control)?,
+            };
+            models.push(Opened { name: named(control), role: Role::Control, checkpoint });
+        }
+        for model in &mut models {
+            feed(&mut model.checkpoint, &model.name)?;
+        }
+        let mut names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|two| two[0] == two[1]) {
+            return Err(Error::Usage(format!("{} is given twice; once is enough.", twice[0])));
+        }
+        Ok(models)
+    }
+
+    fn other(&self, checkpoint: &Path) -> Result<Checkpoint> {
+        let Self { model: ModelOptions { device, bf16, .. }, .. } = self;
+        ModelOptions { checkpoint: checkpoint.to_owned(), device: device.clone(), bf16: *bf16 }
+            .open()
+    }
+
+    fn folder(&self) -> PathBuf {
+        if let Some(folder) = &self.output {
+            return folder.clone();
+        }
+        let checkpoint = &self.model.checkpoint;
+        let parent = checkpoint.parent().filter(|parent| parent.ends_with("checkpoints"));
+        match parent.and_then(Path::parent) {
+            Some(run) => run.join("audit"),
+            None => checkpoint.join("audit"),
+        }
+    }
+
+    fn settings(&self, models: &[Opened]) -> serde_json::Value {
+        let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+        json!({
+            "models": names,
+            "data": self.data,
+            "max_size": self.max_size,
+            "only": self.only,
+            "noise": self.noise,
+            "draws": self.draws,
+            "batch_size": self.batch_size,
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+            "device": self.model.device,
+        })
+    }
+
+    /// A model's questions, refused if it cannot be asked them or they are too few.
+    fn questions(&self, Opened { checkpoint, .. }: &Opened) -> Result<Dataset> {
+        let data = examples(checkpoint, &self.data, self.max_size, false)?;
+        check_data(&data, &self.data)?;
+        self.evaluator(checkpoint, &data).check(
+            &checkpoint.model,
+            checkpoint.latent.stage,
+            &self.data,
+        )?;
+        Ok(data)
+    }
+
+    fn evaluator<'a>(&self, checkpoint: &'a Checkpoint, data: &'a Dataset) -> Evaluator<'a> {
+        Evaluator {
+            data,
+            decoder: None,
+            tokenizer: &checkpoint.tokenizer,
+            curriculum: checkpoint.latent.curriculum(),
+            batch_size: self.batch_size,
+            max_new_tokens: self.max_new_tokens.unwrap_or_else(|| room(checkpoint, data)),
+            sampling: Sampling::Greedy,
+            seed: 0,
+        }
+    }
+
+    fn audit(&self, model: &Opened, data: &Dataset, store: &mut Store) -> Result<ModelRecord> {
+        let Opened { name, role, checkpoint } = model;
+        let evaluator = self.evaluator(checkpoint, data);
+        let stage = checkpoint.latent.stage;
+        let subject =
+            Subject { evaluator: &evaluator, model: &checkpoint.model, stage, seed: self.seed };
+        let stop = stop_on_ctrl_c();
+        let stopped = || match stop.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted(
+                "Stopped. What was found is kept; the same command goes on from there.".into(),
+            )),
+            false => Ok(()),
+        };
+        let plain = subject.plain(|_| stopped())?;
+        let plan = match self.only.is_empty() {
+            true => audit::plan::standard(plain.most_thoughts(), subject.room(), self.noise),
+            false => {
+                let control = Intervention::control(self.noise);
+                let only = self.only.iter().copied().filter(|one| *one != control);
+                std::iter::once(control).chain(only).collect()
+            }
+        };
+        let progress = Progress::new(
+            format!("auditing {name}"),
+            "interventions",
+            0,
+            (plan.len() + self.draws) as u64,
+        );
+        let effects = audit::effects(&subject, &plain, &plan, (store, name), || {
+            progress.advance(1);
+            stopped()
+        })?;
+        let noisy = audit::noisy(&subject, &plain, self.noise, self.draws, || {
+            progress.advance(1);
+            stopped()
+        })?;
+        drop(progress);
+        let method = checkpoint.latent.method.to_string();
+        let method = if name == "untrained" { name } else { &method };
+        Ok(ModelRecord::new((name, *role, method), &subject, &plain, &effects, noisy))
+    }
+}
+
+/// Refuses too few questions for any test, and says what cannot be done without steps.
+fn check_data(data: &Dataset, path: &Path) -> Result<()> {
+    let n = data.examples.len();
+    if n < FEWEST {
+        let problem = format!(
+            "holds {n} examples; an audit needs at least {FEWEST}, below which no difference could pass its test"
+        );
+        return Err(Error::input(path, "", problem));
+    }
+    if data.examples.iter().all(|example| example.steps.is_empty()) {
+        eprintln!(
+            "note: the examples of {} have no steps, so that thoughts of questions with the same or another step's value are left out",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Room for generated tokens: twice what the longest right continuation of a prompt takes.
+fn room(checkpoint: &Checkpoint, data: &Dataset) -> usize {
+    let curriculum = checkpoint.latent.curriculum();
+    let markers = checkpoint.tokenizer.special_tokens();
+    let stage = checkpoint.latent.stage;
+    let lengths = data.encoded.iter().map(|example| curriculum.max_len(example, &[stage], markers));
+    let prompts = data.encoded.iter().map(|example| {
+        let key = coconut::data::SampleKey { seed: 0, epoch: 0, index: 0 };
+        curriculum.prompt(example, stage, markers, key).ids.len()
+    });
+    let longest = lengths.zip(prompts).map(|(whole, prompt)| whole.saturating_sub(prompt)).max();
+    2 * longest.unwrap_or(1) + 8
+}
+
+/// Random weights of a checkpoint's shape.
+fn untrained(checkpoint: &Checkpoint) -> Checkpoint {
+    let mut untrained = checkpoint.clone();
+    let config = checkpoint.model.transformer.config.clone();
+    untrained.model.transformer = Transformer::random(config, 0, &checkpoint.model.device());
+    untrained
+}
+
+/// Lets latents to which nothing is fed be fed their own embedding one after the other, which computes the same and can
+/// be edited; refuses a model without latents.
+fn feed(checkpoint: &mut Checkpoint, name: &str) -> Result<()> {
+    let (stage, method) = (checkpoint.latent.stage, checkpoint.latent.method);
+    let curriculum = checkpoint.latent.curriculum();
+    if !curriculum.has_latents()
+        || curriculum.n_replaced(stage) == 0
+        || method == Method::NoThoughts
+    {
+        return Err(Error::Usage(format!(
+            "{name} was trained with `method: {method}` and stands at stage {stage}, where rows have no latents; an audit needs a checkpoint with latents."
+        )));
+    }
+    if checkpoint.model.config.thinking == Thinking::None {
+        let latent = checkpoint.tokenizer.special_tokens().latent;
+        checkpoint.model = checkpoint.model.clone().pausing(latent);
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! Whose thoughts a question is given.
+
+use std::collections::HashMap;
+
+use super::{With, values::Values};
+use crate::{
+    data::Stage,
+    eval::{Evaluator, score},
+    latent::Places,
+    rng,
+};
+
+/// For each question, the questions that may give it thoughts.
+#[derive(Clone, Debug, Default)]
+pub struct Donors {
+    /// Questions with as many thoughts and steps, and with another right answer, in an order of its own.
+    candidates: Vec<Vec<usize>>,
+    values: Values,
+}
+
+impl Donors {
+    /// Of an evaluator's questions, which have `places` thoughts each.
+    pub(super) fn new(
+        evaluator: &Evaluator<'_>,
+        stage: Stage,
+        places: &[usize],
+        seed: u64,
+    ) -> Self {
+        let examples = &evaluator.data.examples;
+        let mut alike: HashMap<(usize, usize), Vec<usize>> = HashMap::new();
+        for (question, example) in examples.iter().enumerate() {
+            alike.entry((places[question], example.steps.len())).or_default().push(question);
+        }
+        let answer = |question: usize| Some(examples[question].answer.as_str());
+        let differ = |a: usize, b: usize| !score::is_right(answer(a), &examples[b].answer, None);
+        let of = |question: usize| {
+            let key = (places[question], examples[question].steps.len());
+            let mut others: Vec<usize> = alike[&key].clone();
+            others.retain(|&other| other != question && differ(question, other));
+            others.sort_by_key(|&other| {
+                rng::hash(seed, &[rng::EDITS, question as u64, other as u64])
+            });
+            others
+        };
+        let candidates = (0..examples.len()).map(of).collect();
+        Self { candidates, values: Values::new(evaluator, stage, places) }
+    }
+
+    /// Whose thoughts a question is given at some places; nobody's where none fits, or where none are needed.
+    pub(super) fn of(&self, question: usize, with: With, places: Places) -> Option<usize> {
+        let candidates = self.candidates[question].iter().copied();
+        let same_value = |other: usize| {
+            let Places::One(place) = places else { return None };
+            Some(self.values.at(question, place)? == self.values.at(other, place)?)
+        };
+        let wants = |same: bool| candidates.clone().find(|&other| same_value(other) == Some(same));
+        match with {
+            With::Transplant => candidates.clone().next(),
+            With::PatchSame => wants(true),
+            With::PatchOther => wants(false),
+            _ => None,
+        }
+    }
+}

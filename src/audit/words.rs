@@ -1,0 +1,221 @@
+//! What an audit showed, what it did not, and what it could not tell, in sentences.
+
+use super::{Cell, Intervention, ModelRecord, Role, With, place_name};
+use crate::latent::Places;
+
+/// From this p on, corrected, an effect counts as none shown.
+const LEVEL: f64 = 0.05;
+
+/// The sentences of an audit, most important first.
+pub fn words(models: &[ModelRecord]) -> Vec<String> {
+    let Some(audited) = models.first() else { return Vec::new() };
+    let mut words = vec![audited_itself(audited)];
+    words.extend(control(audited));
+    let works = control_works(audited);
+    words.extend(vectors(audited, works));
+    words.extend(places(audited));
+    words.extend(order(audited));
+    words.extend(donors(audited));
+    words.extend(necessity(audited));
+    words.extend(noisy(audited));
+    words.extend(
+        models
+            .iter()
+            .filter(|model| model.role == Role::Control)
+            .filter_map(|control| beside(audited, control)),
+    );
+    words
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}", 100.0 * share)
+}
+
+fn rate(cell: &Cell) -> String {
+    let [low, high] = cell.difference_interval;
+    format!(
+        "{} instead of {} % right of {} questions, a difference of {} to {} points",
+        percent(cell.right.rate().unwrap_or(0.0)),
+        percent(cell.plain.rate().unwrap_or(0.0)),
+        cell.right.n,
+        percent(low).replace('-', "−"),
+        percent(high).replace('-', "−"),
+    )
+}
+
+fn hurts(cell: &Cell) -> bool {
+    cell.p_holm < LEVEL && cell.difference < 0.0
+}
+
+fn audited_itself(model: &ModelRecord) -> String {
+    let plain = model.plain;
+    let [low, high] = plain.interval().unwrap_or([0.0, 1.0]);
+    format!(
+        "As it is, the model answers {} % of {} questions rightly ({} to {}), with up to {} thoughts.",
+        percent(plain.rate().unwrap_or(0.0)),
+        plain.n,
+        percent(low),
+        percent(high),
+        model.thoughts
+    )
+}
+
+fn control_cell(model: &ModelRecord) -> Option<&Cell> {
+    model.cells.iter().find(|cell| cell.intervention.is_control())
+}
+
+fn control_works(model: &ModelRecord) -> bool {
+    control_cell(model).is_some_and(hurts)
+}
+
+fn control(model: &ModelRecord) -> Option<String> {
+    let cell = control_cell(model)?;
+    Some(match hurts(cell) {
+        true => format!(
+            "The positive control hurts, as it must: noise on the question's embeddings leaves {}.",
+            rate(cell)
+        ),
+        false => format!(
+            "The positive control shows nothing: noise on the question's embeddings leaves {}. Nothing below can be told from chance by accuracy; it would take a model that answers better, more questions or more noise.",
+            rate(cell)
+        ),
+    })
+}
+
+/// Whether it matters what vectors the thoughts are.
+fn vectors(model: &ModelRecord, control_works: bool) -> Option<String> {
+    let everywhere = |cell: &&Cell| {
+        matches!(
+            cell.intervention,
+            Intervention::Edit {
+                with: With::Zero | With::Mean | With::Random,
+                places: Places::All
+            }
+        )
+    };
+    let cells: Vec<&Cell> = model.cells.iter().filter(everywhere).collect();
+    let worst = cells.iter().copied().min_by(|a, b| a.difference.total_cmp(&b.difference))?;
+    Some(if hurts(worst) {
+        format!(
+            "It matters what the thoughts hold: `{}` leaves {}.",
+            worst.intervention,
+            rate(worst)
+        )
+    } else if control_works {
+        format!(
+            "No effect of what the thoughts hold was shown: of all replacements of every thought the worst, `{}`, leaves {}.",
+            worst.intervention,
+            rate(worst)
+        )
+    } else {
+        format!(
+            "Whether it matters what the thoughts hold could not be told: `{}` leaves {}.",
+            worst.intervention,
+            rate(worst)
+        )
+    })
+}
+
+/// At which places the mean of other questions' thoughts does harm.
+fn places(model: &ModelRecord) -> Option<String> {
+    let at_one = |cell: &&Cell| {
+        matches!(cell.intervention, Intervention::Edit { with: With::Mean, places: Places::One(_) })
+    };
+    let cells: Vec<&Cell> = model.cells.iter().filter(at_one).collect();
+    if cells.is_empty() {
+        return None;
+    }
+    let name = |cell: &Cell| match cell.intervention {
+        Intervention::Edit { places, .. } => place_name(places),
+        Intervention::Latents(_) | Intervention::Early(_) => String::new(),
+    };
+    let harmful: Vec<String> = cells
+        .iter()
+        .filter(|cell| hurts(cell))
+        .map(|cell| {
+            format!("{} ({} points)", name(cell), percent(cell.difference).replace('-', "−"))
+        })
+        .collect();
+    Some(match harmful.is_empty() {
+        true => {
+            "At no single place did the mean of other questions' thoughts do harm that was shown."
+                .into()
+        }
+        false => format!(
+            "Of single thoughts, the mean of other questions' in its place does harm at: {}.",
+            harmful.join(", ")
+        ),
+    })
+}
+
+fn order(model: &ModelRecord) -> Option<String> {
+    let cell = model.cell(Intervention::edit(With::Permute, Places::All))?;
+    Some(match hurts(cell) {
+        true => format!(
+            "Their order matters: the row's own thoughts in another order leave {}.",
+            rate(cell)
+        ),
+        false => format!(
+            "That their order matters was not shown: in another order they leave {}.",
+            rate(cell)
+        ),
+    })
+}
+
+fn donors(model: &ModelRecord) -> Option<String> {
+    let cell = model.cell(Intervention::edit(With::Transplant, Places::All))?;
+    let follows = cell.follows?;
+    let [low, high] = follows.interval()?;
+    Some(format!(
+        "Given all thoughts of another question, {} % of {} questions get the other's answer ({} to {}).",
+        percent(follows.rate()?),
+        follows.n,
+        percent(low),
+        percent(high)
+    ))
+}
+
+fn necessity(model: &ModelRecord) -> Option<String> {
+    let cell = model.cell(Intervention::Early(0))?;
+    let spoken =
+        model.cell(Intervention::Latents(0)).filter(|cell| cell.tokens > cell.plain_tokens + 0.5);
+    let words = spoken.map(|cell| {
+        format!(
+            " Left to speak, it writes {:.1} tokens there instead of {:.1} and gets {} %.",
+            cell.tokens,
+            cell.plain_tokens,
+            percent(cell.right.rate().unwrap_or(0.0))
+        )
+    });
+    Some(format!(
+        "Without latents and asked for the answer at once it gets {}. That is no proof that thoughts are needed: on such rows it was hardly trained, or not at all.{}",
+        rate(cell),
+        words.unwrap_or_default()
+    ))
+}
+
+fn noisy(model: &ModelRecord) -> Option<String> {
+    let noisy = model.noisy.as_ref()?;
+    let (one, all) = (noisy.pass_at.first()?, noisy.pass_at.last()?);
+    Some(format!(
+        "Under noise of {} lengths on all thoughts one answer is right in {} %, the most frequent of {} in {} %, and one of them in {} %.",
+        noisy.noise,
+        percent(*one),
+        noisy.pass_at.len(),
+        percent(noisy.vote.rate()?),
+        percent(*all)
+    ))
+}
+
+/// A control beside the model, at the replacement of all thoughts by means.
+fn beside(audited: &ModelRecord, control: &ModelRecord) -> Option<String> {
+    let mean = Intervention::edit(With::Mean, Places::All);
+    let (own, its) = (audited.cell(mean)?, control.cell(mean)?);
+    Some(format!(
+        "The control {} answers {} % rightly; `{mean}` moves it by {} points, and the model by {}.",
+        control.name,
+        percent(control.plain.rate()?),
+        percent(its.difference).replace('-', "−"),
+        percent(own.difference).replace('-', "−"),
+    ))
+}

@@ -1,0 +1,302 @@
+//! What an audit found, for people: on the terminal, in Markdown, in figures and in a run's report.
+
+use std::path::{Path, PathBuf};
+
+use comfy_table::Cell as Drawn;
+
+use super::{plot, table};
+use crate::{
+    Error, Result,
+    audit::{Cell, Intervention, ModelRecord, Record, Role, With, place_name},
+    latent::Places,
+    run::file,
+};
+
+/// The file that holds everything.
+const FILE: &str = "audit.json";
+/// Heads of the table of interventions.
+pub(crate) const HEAD: [&str; 9] = [
+    "intervention",
+    "n",
+    "right\n%",
+    "as is\n%",
+    "difference\npoints, 95 %",
+    "changed\n%",
+    "follow\n%",
+    "log p\nnats",
+    "p\nHolm",
+];
+/// Columns of places side by side on a terminal.
+const PLACES: usize = 9;
+
+/// Writes `audit.json`, `audit.md` and the figures into a folder: the paths.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write(record: &Record, folder: &Path) -> Result<Vec<PathBuf>> {
+    file::create_folder(folder)?;
+    let json = serde_json::to_vec_pretty(record).map_err(|e| Error::Internal(e.to_string()))?;
+    let mut contents = vec![(FILE, json), ("audit.md", markdown(record).into_bytes())];
+    contents.extend(figures(record).into_iter().map(|(name, _, svg)| (name, svg.into_bytes())));
+    let mut files = Vec::new();
+    for (name, content) in contents {
+        let path = folder.join(name);
+        file::replace(&path, &content)?;
+        files.push(path);
+    }
+    Ok(files)
+}
+
+/// Reads what [`write`] wrote; `None` if there is nothing.
+///
+/// # Errors
+/// [`Error::Input`] if the file is damaged, [`Error::Io`] if it cannot be read.
+pub fn read(folder: &Path) -> Result<Option<Record>> {
+    let path = folder.join(FILE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let record = serde_json::from_slice(&text).map_err(|error| {
+        let problem = format!("not what an audit found: {error}. Run `coconut audit` again.");
+        Error::input(&path, format!("line {}", error.line()), problem)
+    })?;
+    Ok(Some(record))
+}
+
+/// Name, caption and SVG of each figure of the audited model.
+pub(crate) fn figures(record: &Record) -> Vec<(&'static str, &'static str, String)> {
+    let Some(model) = record.models.first() else { return Vec::new() };
+    let all = [
+        (
+            "audit_places.svg",
+            "Change of accuracy, in points, by what is fed and where; bold where it is one after Holm's correction.",
+            plot::audit::places(model),
+        ),
+        (
+            "audit_latents.svg",
+            "Accuracy with other numbers of latents, and answers that no further thought changes; dashed, the number in training.",
+            plot::audit::latents(&record.models),
+        ),
+        (
+            "audit_donors.svg",
+            "Answers that follow the question whose thoughts are given, by how many are, from the first and from the last on.",
+            plot::audit::donors(model),
+        ),
+    ];
+    all.into_iter().filter_map(|(name, caption, svg)| Some((name, caption, svg?))).collect()
+}
+
+// ---- Tables ---------------------------------------------------------------------------------------------------------
+
+/// A number with a real minus.
+fn signed(value: f64, digits: usize) -> String {
+    let text = format!("{value:+.digits$}");
+    // What rounds to nothing has no sign.
+    match text.bytes().any(|c| c.is_ascii_digit() && c != b'0') {
+        true => text.replace('-', "−"),
+        false => text[1..].to_owned(),
+    }
+}
+
+fn p_value(p: f64) -> String {
+    if p < 0.001 { "<0.001".into() } else { format!("{p:.3}") }
+}
+
+/// The figures of a cell under [`HEAD`].
+pub(crate) fn row(cell: &Cell) -> Vec<String> {
+    let percent =
+        |share: Option<f64>| share.map_or("–".into(), |share| format!("{:.1}", 100.0 * share));
+    let [low, high] = cell.difference_interval;
+    vec![
+        cell.intervention.to_string(),
+        cell.right.n.to_string(),
+        percent(cell.right.rate()),
+        percent(cell.plain.rate()),
+        format!(
+            "{} [{}, {}]",
+            signed(100.0 * cell.difference, 1),
+            signed(100.0 * low, 1),
+            signed(100.0 * high, 1)
+        ),
+        percent(cell.changed.rate()),
+        match cell.follows {
+            Some(follows) if follows.n < cell.right.n => {
+                format!("{} of {}", percent(follows.rate()), follows.n)
+            }
+            follows => percent(follows.and_then(|follows| follows.rate())),
+        },
+        cell.log_prob.map_or("–".into(), |change| signed(change, 2)),
+        p_value(cell.p_holm),
+    ]
+}
+
+/// Edits at single places and at all: a line for each that was made, with the change at each place.
+pub(crate) fn by_place(model: &ModelRecord) -> Vec<(With, Vec<(Places, &Cell)>)> {
+    let mut lines: Vec<(With, Vec<(Places, &Cell)>)> = Vec::new();
+    for cell in &model.cells {
+        let Intervention::Edit { with, places: places @ (Places::All | Places::One(_)) } =
+            cell.intervention
+        else {
+            continue;
+        };
+        match lines.iter_mut().find(|(have, _)| *have == with) {
+            Some((_, cells)) => cells.push((places, cell)),
+            None => lines.push((with, vec![(places, cell)])),
+        }
+    }
+    lines
+}
+
+/// Places that occur in [`by_place`], all first, then one by one.
+pub(crate) fn columns(lines: &[(With, Vec<(Places, &Cell)>)]) -> Vec<Places> {
+    let mut columns: Vec<Places> =
+        lines.iter().flat_map(|(_, cells)| cells.iter().map(|(places, _)| *places)).collect();
+    columns.sort_unstable();
+    columns.dedup();
+    columns
+}
+
+/// Whether a cell is in the short table: what is done everywhere or to the question, and no thoughts at all.
+fn is_main(cell: &&Cell) -> bool {
+    match cell.intervention {
+        Intervention::Edit { places, .. } => matches!(places, Places::All | Places::Question),
+        Intervention::Latents(n) | Intervention::Early(n) => n == 0,
+    }
+}
+
+/// Tables and sentences that fit 100 columns.
+pub fn terminal(record: &Record, styled: bool) -> String {
+    let mut parts = Vec::new();
+    for model in &record.models {
+        let rate = model.plain.rate().map_or("–".into(), |rate| format!("{:.1} %", 100.0 * rate));
+        parts.push(format!(
+            "{}, {}: {rate} of {} right as it is",
+            model.name, model.method, model.plain.n
+        ));
+        let rows = model.cells.iter().filter(is_main).map(|cell| {
+            let bold = cell.p_holm < 0.05;
+            let text = row(cell).into_iter().enumerate();
+            text.map(|(at, text)| match bold && at == 4 {
+                true => Drawn::new(text).add_attribute(comfy_table::Attribute::Bold),
+                false => Drawn::new(text),
+            })
+            .collect()
+        });
+        parts.push(table::drawn(&HEAD, rows, &[0], styled));
+        if model.role == Role::Audited {
+            parts.extend(place_tables(model, styled));
+        }
+    }
+    parts.push(record.words.iter().map(|words| wrapped(words, 100)).collect::<Vec<_>>().join("\n"));
+    parts.join("\n\n")
+}
+
+/// The change of accuracy by what is fed and where, in points; a star where it is one after Holm's correction.
+fn place_tables(model: &ModelRecord, styled: bool) -> Vec<String> {
+    let lines = by_place(model);
+    let columns = columns(&lines);
+    let table = |columns: &[Places]| {
+        let names: Vec<String> = columns.iter().map(|places| place_name(*places)).collect();
+        let head: Vec<&str> =
+            std::iter::once("points at").chain(names.iter().map(String::as_str)).collect();
+        let rows = lines.iter().filter_map(|(with, cells)| {
+            let at =
+                |places: &Places| cells.iter().find(|(at, _)| at == places).map(|(_, cell)| *cell);
+            columns.iter().any(|places| at(places).is_some()).then(|| {
+                let shown = |cell: &Cell| {
+                    let star = if cell.p_holm < 0.05 { "*" } else { " " };
+                    Drawn::new(signed(100.0 * cell.difference, 1) + star)
+                };
+                let cells = columns.iter().map(|places| at(places).map_or(Drawn::new(""), shown));
+                std::iter::once(Drawn::new(with.to_string())).chain(cells).collect()
+            })
+        });
+        table::drawn(&head, rows, &[0], styled)
+    };
+    match columns.len() > 1 {
+        true => columns.chunks(PLACES).map(table).collect(),
+        false => Vec::new(),
+    }
+}
+
+/// A sentence in lines of at most `width` characters.
+fn wrapped(text: &str, width: usize) -> String {
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.len() - 1;
+        let line = &mut lines[last];
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(word.to_owned());
+        } else {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines.join("\n")
+}
+
+/// Everything, as Markdown.
+pub fn markdown(record: &Record) -> String {
+    let mut text = String::from("# Audit\n\n");
+    text += &record.words.join(" ");
+    text += "\n\nEvery figure of a line is over the n questions that were touched there. Intervals are of 95 %: of differences by the bootstrap over questions; p is McNemar's, corrected by Holm over the lines of its table. `follow` is the share of questions that get the answer of the one whose thoughts they were given.\n";
+    for model in &record.models {
+        let rate = model.plain.rate().map_or("–".into(), |rate| format!("{:.1} %", 100.0 * rate));
+        text += &format!(
+            "\n## {}, {}, stage {}: {rate} of {} right as it is\n\n",
+            model.name, model.method, model.stage, model.plain.n
+        );
+        text += &table::piped(&HEAD, model.cells.iter().map(row));
+        if let Some(sufficiency) = &model.sufficiency {
+            text += "\nWith t thoughts, and with every number from there on, the answer is the one that all give:\n\n";
+            let rows = sufficiency.from.iter().enumerate().map(|(t, rate)| {
+                vec![
+                    t.to_string(),
+                    rate.n.to_string(),
+                    rate.rate().map_or("–".into(), |r| format!("{:.1}", 100.0 * r)),
+                ]
+            });
+            text += &table::piped(&["t", "n", "%"], rows);
+        }
+        if let Some(noisy) = &model.noisy {
+            text += &format!(
+                "\nWith noise of {} lengths on all thoughts, drawn {} times for each of {} questions: the most frequent answer is right in {:.1} %; one of k answers is:\n\n",
+                noisy.noise,
+                noisy.pass_at.len(),
+                noisy.n,
+                100.0 * noisy.vote.rate().unwrap_or(0.0)
+            );
+            let rows = (1..).zip(&noisy.pass_at);
+            let rows = rows.map(|(k, pass)| vec![k.to_string(), format!("{:.1}", 100.0 * pass)]);
+            text += &table::piped(&["k", "%"], rows);
+        }
+    }
+    if !record.over_seeds.is_empty() {
+        text += "\n## Over seeds\n\nMean change of accuracy in points and its standard error; p of Student's t test that it is 0, corrected by Holm for each method; p of Welch's test against the audited method.\n\n";
+        let rows = record.over_seeds.iter().map(|row| {
+            let p = |p: Option<f64>| p.map_or("–".into(), p_value);
+            vec![
+                format!("{}, {}", row.method, row.intervention),
+                row.difference.values.len().to_string(),
+                format!(
+                    "{} ± {}",
+                    signed(100.0 * row.difference.mean, 1),
+                    row.difference
+                        .standard_error
+                        .map_or("–".into(), |e| format!("{:.1}", 100.0 * e))
+                ),
+                p(row.p),
+                p(row.p_holm),
+                p(row.p_against_audited),
+            ]
+        });
+        text += &table::piped(
+            &["method, intervention", "seeds", "points", "p", "p, Holm", "p against audited"],
+            rows,
+        );
+    }
+    text
+}

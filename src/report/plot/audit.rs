@@ -1,0 +1,136 @@
+//! What an audit found: place × intervention, accuracy by number of latents, and answers that follow a donor.
+
+use super::*;
+use crate::{
+    audit::{Cell, Intervention, ModelRecord, Role, With, place_name},
+    latent::Places,
+    report::audit::{by_place, columns},
+    stats::Rate,
+};
+
+/// Height of a line of the map, in pixels.
+const ROW: u32 = 34;
+/// Left of the map: what is fed.
+const NAMES: u32 = 118;
+/// Places drawn at most.
+const MOST: usize = 16;
+
+/// Change of accuracy by what is fed (down) and where (across). `None` if nothing was fed.
+pub fn places(model: &ModelRecord) -> Option<String> {
+    let lines = by_place(model);
+    let mut columns = columns(&lines);
+    columns.truncate(MOST);
+    (!lines.is_empty()).then_some(())?;
+    drawn(|svg| {
+        let root = blank(svg, LINE + MARGIN + ROW * lines.len() as u32 + 34)?;
+        let width = (WIDTH - NAMES - MARGIN) as i32 / columns.len().max(1) as i32;
+        let size = if width < 44 { 12 } else { 15 };
+        let left = |at: usize| NAMES as i32 + width * at as i32;
+        for (at, places) in columns.iter().enumerate() {
+            let place = (left(at) + width / 2, MARGIN as i32 / 2);
+            root.draw_text(&place_name(*places), &font(15, HPos::Center), place)?;
+        }
+        for (number, (with, cells)) in lines.iter().enumerate() {
+            let top = (LINE + ROW * number as u32) as i32;
+            root.draw_text(&with.to_string(), &font(15, HPos::Left), (6, top + 8))?;
+            for (at, places) in columns.iter().enumerate() {
+                let Some((_, cell)) = cells.iter().find(|(of, _)| of == places) else { continue };
+                draw_cell(&root, cell, (left(at), top), width, size)?;
+            }
+        }
+        let bottom = (LINE + ROW * lines.len() as u32) as i32 + 10;
+        root.draw_text(
+            "which thought is replaced, from 1 on",
+            &font(16, HPos::Center),
+            ((WIDTH / 2) as i32, bottom),
+        )?;
+        root.present()?;
+        Ok(())
+    })
+}
+
+fn draw_cell(root: &Area, cell: &Cell, (left, top): (i32, i32), width: i32, size: u32) -> Drawn {
+    let harm = (-cell.difference).clamp(0.0, 1.0);
+    let color = COLORS[1].mix(0.06 + 0.84 * harm);
+    let color =
+        if cell.difference > 0.0 { COLORS[0].mix(0.5 * cell.difference.min(1.0)) } else { color };
+    let corners = [(left + 1, top + 1), (left + width - 1, top + ROW as i32 - 1)];
+    root.draw(&Rectangle::new(corners, color.filled()))?;
+    if cell.p_holm < 0.05 {
+        root.draw(&Rectangle::new(corners, INK.stroke_width(2)))?;
+    }
+    let text = format!("{:.0}", 100.0 * cell.difference).replace('-', "−");
+    let text = if text == "−0" { "0".into() } else { text };
+    let style = font(size, HPos::Center).pos(Pos::new(HPos::Center, VPos::Center));
+    root.draw_text(&text, &style, (left + width / 2, top + ROW as i32 / 2))?;
+    Ok(())
+}
+
+/// Accuracy against the number of latents, of the audited model and of controls, and the share of answers that are
+/// settled. `None` if only one number was tried.
+pub fn latents(models: &[ModelRecord]) -> Option<String> {
+    let audited = models.first()?;
+    let mut curves = vec![
+        (format!("{}, accuracy", audited.method), by_latents(audited, false)),
+        ("the same, asked for the answer at once".to_owned(), by_latents(audited, true)),
+    ];
+    if let Some(sufficiency) = &audited.sufficiency {
+        let settled = sufficiency.from.iter().enumerate().map(|(t, rate)| (t as f64, *rate));
+        curves.push(("its answer is settled".to_owned(), settled.collect()));
+    }
+    let controls = models.iter().filter(|model| model.role == Role::Control);
+    curves.extend(
+        controls.map(|model| (format!("control: {}", model.method), by_latents(model, false))),
+    );
+    curves.retain(|(_, points)| points.len() > 1);
+    curves.truncate(COLORS.len());
+    rates::marked(&curves, ("latents", "questions, %"), Some(audited.thoughts as f64))
+}
+
+/// Right answers by number of latents, free to speak or at once.
+fn by_latents(model: &ModelRecord, at_once: bool) -> Vec<(f64, Rate)> {
+    let others = model.cells.iter().filter_map(|cell| match cell.intervention {
+        Intervention::Latents(n) if !at_once => Some((n as f64, cell.right)),
+        Intervention::Early(n) if at_once => Some((n as f64, cell.right)),
+        _ => None,
+    });
+    let mut points: Vec<(f64, Rate)> = others.collect();
+    points.push((model.thoughts as f64, model.plain));
+    points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    points
+}
+
+/// The share of answers that follow the donor, against how many of its first and last thoughts are given. `None` if
+/// none were.
+pub fn donors(model: &ModelRecord) -> Option<String> {
+    let of = |count: &dyn Fn(Places) -> Option<usize>| -> Vec<(f64, Rate)> {
+        let given = model.cells.iter().filter_map(|cell| match cell.intervention {
+            Intervention::Edit { with: With::Transplant, places } => {
+                Some((count(places)? as f64, cell.follows?))
+            }
+            _ => None,
+        });
+        let mut points: Vec<(f64, Rate)> = given.collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        points
+    };
+    let all = model.thoughts;
+    let first = of(&|places| match places {
+        Places::First(n) => Some(n),
+        Places::One(0) => Some(1),
+        Places::All => Some(all),
+        _ => None,
+    });
+    let last = of(&|places| match places {
+        Places::Last(n) => Some(n),
+        Places::One(index) if index + 1 == all => Some(1),
+        Places::All => Some(all),
+        _ => None,
+    });
+    let curves =
+        vec![("from the first on".to_owned(), first), ("from the last on".to_owned(), last)];
+    if curves.iter().all(|(_, points)| points.len() < 2) {
+        return None;
+    }
+    rates::rates(&curves, "thoughts given", "follow the donor, %")
+}
