@@ -14,12 +14,12 @@
 //!
 //! Thinking in parallel, one region holds `^` and all latents; passes compute it again and again, and the last of
 //! them is kept. A row may have a teacher, another row that begins as it does: what both begin with is computed
-//! once, and each goes on by itself.
+//! once, and each goes on by itself. The teacher does not see what else of its row the first pass computes.
 //!
 //! ```text
 //! Q Q | ^ ~ ~ | ^ ~ ~ | … | $ w w            two iterations of three and more
 //!
-//! Q Q | ^ | ~ | ~ | $ w w | s s s w w        and a teacher s s s w w after the same question
+//! Q Q ^ | ~ | ~ | $ w w | s s s w w          and a teacher s s s w w after the same question
 //! ```
 //!
 //! All of it is integers, made once, on whichever thread makes batches; forward and backward read it.
@@ -119,6 +119,8 @@ pub struct Batch {
     /// For each row, the columns of the token whose hidden states are compared with its teacher's, and of that;
     /// empty if none are compared.
     pub anchors: Vec<[usize; 2]>,
+    /// For each row, the columns of the first pass that its teacher does not see; empty without teachers.
+    pub unshared: Vec<Range<usize>>,
     /// Where the hidden states of each row's last latent are, if the plan reads them.
     pub last_latents: Option<FedFrom>,
     /// Tokens that rows have no place for.
@@ -157,6 +159,7 @@ impl Batch {
             step_targets: step_targets(rows, &grid, &runs),
             slots: slots(rows),
             anchors: anchors(rows, &grid),
+            unshared: grid.unshared(&blocks),
             last_latents: None,
             lost_step_targets: rows.iter().map(|row| row.lost_step_targets).sum(),
             teacher_tokens: blocks.teachers.iter().map(Range::len).sum(),
@@ -187,6 +190,10 @@ impl Batch {
         };
         let past = seen[0].len();
         let attention_mask = self.mask_of(&seen).unpadded(if unpads { first.len() } else { 0 });
+        let attention_mask = match branch {
+            Branch::Teacher => attention_mask.hiding(self.unshared.clone()),
+            Branch::Shared | Branch::Student => attention_mask,
+        };
         let layout = PassLayout::new(tokens, position_ids, attention_mask);
         let predicting = match plan.replication {
             true => layout.clone(),
