@@ -330,3 +330,4 @@ fn adapters_equal_pytorch() {
     assert_eq!(check("objectives_lora_gpt2"), ["codi_20"]);
     assert_eq!(check("objectives_lora_qwen3"), ["steps_last"]);
 }
+    assert_eq!(check("objectives_lora_llama"), ["codi_20"]);
