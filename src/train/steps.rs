@@ -232,6 +232,8 @@ pub fn lay_out(
             ids: &teacher.ids,
             labels: &teacher.labels,
             anchors: objective.distils().then_some([own[0].anchor, teacher.anchor]),
+            // Both end with the same answer, which is all that a row with latents for all steps says.
+            answer: objective.follows_kv().then(|| teacher.ids.len() - own[0].n_labels()),
         });
         rows.push(Row {
             ids: &own[0].ids,
