@@ -281,6 +281,9 @@ impl RunConfig {
                 ("loss_decoder", self.loss_decoder != 1.0),
                 ("decoder_layers", self.decoder_layers.is_some()),
             ];
+            if self.compat == Compat::Simcot {
+                return Err(("compat", "is `simcot`, which needs `step_decoder: codi`".into()));
+            }
             let problem = "is given without `step_decoder`; add one, `coconut` or `codi`";
             let given = given.into_iter().find(|(_, given)| *given);
             return given.map_or(Ok(()), |(key, _)| Err((key, problem.into())));
@@ -292,6 +295,10 @@ impl RunConfig {
             return clash("is set, but nothing is fed to latents that it could read".into());
         }
         let of_codi = style == DecoderStyle::Codi;
+        if self.compat == Compat::Simcot && !of_codi {
+            let problem = "is `simcot`, which is about `step_decoder: codi`; leave it out";
+            return Err(("compat", problem.into()));
+        }
         if of_codi != (self.row == RowKind::Fixed) {
             let problem = format!(
                 "is `{}` beside `row: {}`; `codi` reads the thoughts of `row: fixed` one by one, and `coconut` those of other rows in blocks",

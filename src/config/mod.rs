@@ -96,7 +96,7 @@ pub struct RunConfig {
     pub suppressed_relative: bool,
     /// The last hidden state is taken before the final norm.
     pub last_state_unnormed: bool,
-    /// `replication`: reinjections as the published table computed them.
+    /// `replication`: reinjections as the published table computed them. `simcot`: texts of a step decoder cut as published.
     pub compat: Compat,
     /// `none`, `offset[100000]` (`use_position_ids: True`), `learned` or `sinusoidal`.
     pub latent_positions: LatentPositions,

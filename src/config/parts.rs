@@ -3,7 +3,7 @@
 use super::{RunConfig, ScheduleKind};
 use crate::{
     data::{Curriculum, RowKind, Schedule, schedule::Pace},
-    latent::LatentConfig,
+    latent::{Compat, LatentConfig},
     objective::{
         DecoderSettings, KvSettings, Objective, Term,
         seq_vcr::{Projection, SeqVcr},
@@ -92,6 +92,7 @@ impl RunConfig {
                     style,
                     blocks: self.decoder_layers,
                     last_step: self.teacher_last_step,
+                    cut: self.compat == Compat::Simcot,
                 },
             });
         }

@@ -224,8 +224,9 @@ pub fn lay_out(
         .iter()
         .map(|rows| objective.step_targets(&rows[0], curriculum.c_thought))
         .collect();
-    let slots: Vec<Vec<SlotText>> =
+    let mut slots: Vec<Vec<SlotText>> =
         examples.iter().map(|rows| objective.slots(&rows[0], curriculum)).collect();
+    objective.decoder().into_iter().for_each(|decoder| decoder.cut_texts(&mut slots));
     let mut rows = Vec::with_capacity(examples.len());
     for ((own, (step_targets, lost)), slots) in examples.iter().zip(&steps).zip(&slots) {
         let teacher = own.get(1).map(|teacher| TeacherRow {

@@ -103,7 +103,7 @@ impl Case {
             "decoder" => {
                 let CaseDecoder { layers, style } = *self.decoder.as_ref().unwrap();
                 let blocks = Some(layers);
-                let settings = DecoderSettings { style, blocks, last_step: false };
+                let settings = DecoderSettings { style, blocks, last_step: false, cut: false };
                 Term::Decoder { weight, settings }
             }
             other => panic!("{other}"),
