@@ -112,10 +112,6 @@ impl<const N: usize> Fused<N> for CrossEntropy {
         (tensor(vec![loss], [1]), needs_grad.contains(&true).then_some(grads))
     }
 
-    fn accumulates(&self, operand: usize) -> bool {
-        operand > 0
-    }
-
     fn backward(self, saved: Self::Saved, grad: FlexTensor, sinks: &mut GradSinks<'_, N>) {
         let upstream = slice(&grad)[0];
         for (operand, grad) in saved.into_iter().enumerate() {
@@ -125,12 +121,6 @@ impl<const N: usize> Fused<N> for CrossEntropy {
                     .par_iter_mut()
                     .with_min_len(1 << 14)
                     .for_each(|x| *x *= upstream);
-            }
-            // A second loss through the same head adds to the first one's gradient, which is as large as the head.
-            if let Some(sum) = sinks.take(operand) {
-                let sum = slice(&sum).par_iter().with_min_len(1 << 14);
-                let own = slice_mut(&mut grad).par_iter_mut().with_min_len(1 << 14);
-                own.zip(sum).for_each(|(x, sum)| *x += sum);
             }
             sinks.put(operand, grad);
         }
