@@ -352,5 +352,10 @@ fn pass(number: usize, pass: &Pass, batch: &Batch) -> String {
         latents => format!(", {latents} latents fed from {}", fed.states.pass),
     });
     let kept = if pass.keep { "" } else { ", not kept" };
-    format!("{number} {whose} {columns}{fed}{kept}")
+    let unshared = match (pass.branch, batch.unshared.first().map(Range::len)) {
+        (Branch::Shared, Some(1)) => ", the last one the row's alone".to_owned(),
+        (Branch::Shared, Some(own @ 2..)) => format!(", the last {own} the row's alone"),
+        _ => String::new(),
+    };
+    format!("{number} {whose} {columns}{unshared}{fed}{kept}")
 }

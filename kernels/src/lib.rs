@@ -193,7 +193,8 @@ pub fn embedding(table: impl Into<Table>, ids: Tensor<2, Int>) -> Tensor<3> {
 /// * `mask`: which of the `past + new` columns of each row hold tokens. A query sees the tokens up to and
 ///   including its own. The result at a column of padding is finite and has no meaning. The mask may say
 ///   that padding is left out of the oldest chunk (`qkv` if there is no past), `[1, cells, …]`
-///   ([`TokenMask::unpadded`]), and that some columns do not ask ([`TokenMask::queries_from`]).
+///   ([`TokenMask::unpadded`]), that some columns do not ask ([`TokenMask::queries_from`]), and that some are seen by
+///   nobody ([`TokenMask::hiding`]).
 /// * `dropout`: the probability with which an attention weight is zeroed (0 when evaluating).
 ///
 /// Result: `[batch, new, q · dim]`, heads side by side; `[1, cells, q · dim]` if padding is left out of `qkv`.

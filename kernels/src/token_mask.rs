@@ -1,6 +1,6 @@
 //! The mask that says which columns of a batch hold tokens.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// The columns of each row of a batch that hold a token rather than padding (`attention_mask`), and how they lie
 /// in tensors. [`attention`](crate::attention) adds causality.
@@ -13,6 +13,7 @@ pub struct TokenMask {
     tokens: Arc<[bool]>,
     unpadded: usize,
     queries_from: Option<Arc<[usize]>>,
+    hidden: Option<Arc<[Range<usize>]>>,
 }
 
 impl TokenMask {
@@ -23,7 +24,7 @@ impl TokenMask {
     pub fn new(batch: usize, columns: usize, tokens: impl Into<Arc<[bool]>>) -> Self {
         let tokens = tokens.into();
         assert_eq!(tokens.len(), batch * columns, "one cell a row and column");
-        Self { batch, columns, tokens, unpadded: 0, queries_from: None }
+        Self { batch, columns, tokens, unpadded: 0, queries_from: None, hidden: None }
     }
 
     /// A mask of tokens only.
@@ -51,6 +52,21 @@ impl TokenMask {
         let columns = columns.into();
         assert_eq!(columns.len(), self.batch, "one column a row");
         Self { queries_from: Some(columns), ..self }
+    }
+
+    /// The same mask where some columns of each row are seen by nobody, though tensors hold their tokens.
+    ///
+    /// # Panics
+    /// If there is not one range a row.
+    pub fn hiding(self, columns: impl Into<Arc<[Range<usize>]>>) -> Self {
+        let columns = columns.into();
+        assert_eq!(columns.len(), self.batch, "one range a row");
+        Self { hidden: Some(columns), ..self }
+    }
+
+    /// Whether a column of a row is seen by nobody, though it may hold a token.
+    pub fn is_hidden(&self, row: usize, column: usize) -> bool {
+        self.hidden.as_ref().is_some_and(|columns| columns[row].contains(&column))
     }
 
     /// Columns of the oldest chunk if padding is left out of it, else 0.

@@ -431,6 +431,12 @@ impl Case {
         self
     }
 
+    /// The same case where some columns of each row are seen by nobody.
+    fn hiding(mut self, hidden: &[std::ops::Range<usize>]) -> Self {
+        self.mask = self.mask.hiding(hidden);
+        self
+    }
+
     /// The cells of a chunk of columns that its tensor holds.
     fn held(&self, columns: std::ops::Range<usize>) -> Vec<(usize, usize)> {
         let all = columns.start >= self.mask.unpadded_columns();
@@ -527,6 +533,29 @@ fn attention_of_unpadded_cells_and_some_queries() {
         }
         let long: String = "x".repeat(150);
         Case::new(heads, &[], 150, &[&long, &long]).queries_from(&[140, 3]).check(); // more than two blocks
+    }
+}
+
+/// What is hidden is in the tensors, and changes nothing: neither what is there nor that it is there.
+#[test]
+fn attention_to_columns_of_which_some_are_hidden() {
+    let rows = &["..xxxxxx", "xxxxxx..", "xx.x..xx", "........", "xxxxxxxx", ".....x.."];
+    let hidden = [3..4, 2..4, 0..0, 1..3, 0..4, 3..4];
+    for heads in [(2, 2, 4), (4, 2, 3)] {
+        for past in [&[4][..], &[5, 1], &[6]] {
+            let case = || Case::new(heads, past, 8 - past.iter().sum::<usize>(), rows);
+            case().hiding(&hidden).check();
+            case().unpadded().hiding(&hidden).check();
+            case().unpadded().hiding(&hidden).queries_from(&[8, 0, 7, 3, 5, 6]).check();
+        }
+    }
+    // Hiding a token is having none in its place.
+    let all = Case::new((4, 2, 3), &[6], 2, &["xxxxxxxx", ".xxxxxxx"]).hiding(&[4..6, 5..6]);
+    let gaps = Case::new((4, 2, 3), &[6], 2, &["xxxx..xx", ".xxxx.xx"]);
+    let operands = all.operands().iter().map(|x| constant(x, DType::F32)).collect::<Vec<_>>();
+    for body in [Body::Fused, Body::Reference] {
+        let of = |case: &Case| numbers(case.attend(&operands, body));
+        assert_eq!(of(&all), of(&gaps));
     }
 }
 

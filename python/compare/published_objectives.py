@@ -1026,14 +1026,14 @@ def simcot_codi(checkout, report, folder):
             codi_parts(run.model.prj),
             plain(run.model.decoder),
         )
-        # Every row's text is cut to one token more than row 0's.
+        # Every row's text is cut to one token more than row 0's: `compat: simcot`.
         cut = copy.deepcopy(case)
         first = [len(text or []) for text in cut["rows"][2 * order[0]]["decoder_texts"]]
         for student in cut["rows"][::2]:
             student["decoder_texts"] = [text and text[: n + 1] for text, n in zip(student["decoder_texts"], first)]
         yield Found(
             "simcot",
-            f"{what}, each slot's texts cut to one token more than row 0's",
+            f"{what}, each slot's texts cut to one token more than row 0's (compat: simcot)",
             losses,
             gradients,
             plain(run.model.codi),

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::run::wilson_interval;
+use crate::stats::wilson_interval;
 
 /// The rows of an evaluation: latents, and whether the answer was right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -64,7 +64,7 @@ impl RunConfig {
 
     fn check_numbers(&self) -> Result<(), Fault> {
         const ANY: f64 = f64::MAX;
-        let numbers: [(&str, f64, RangeInclusive<f64>); 21] = [
+        let numbers: [(&str, f64, RangeInclusive<f64>); 23] = [
             ("uniform_prob", self.uniform_prob, 0.0..=1.0),
             ("dropout", self.dropout, 0.0..=0.99),
             ("lora_dropout", self.lora_dropout, 0.0..=0.99),
@@ -81,6 +81,8 @@ impl RunConfig {
             ("loss_steps", self.loss_steps, 0.0..=ANY),
             ("loss_teacher", self.loss_teacher, 0.0..=ANY),
             ("loss_distil", self.loss_distil, 0.0..=ANY),
+            ("loss_kv", self.loss_kv, 0.0..=ANY),
+            ("kv_importance", self.kv_importance, 0.0..=1.0),
             ("loss_decoder", self.loss_decoder, 0.0..=ANY),
             ("gate_accuracy", self.gate_accuracy, 0.0..=1.0),
             ("removal_smoothing", self.removal_smoothing, 0.0..=ANY),
@@ -150,6 +152,7 @@ impl RunConfig {
     fn check_grid(&self) -> Result<(), Fault> {
         self.check_rows()?;
         self.check_step_loss()?;
+        self.check_kv_loss()?;
         self.check_thinking()
     }
 
@@ -223,9 +226,35 @@ impl RunConfig {
         Ok(())
     }
 
+    /// Whether rows have teachers.
+    pub(super) fn teaches(&self) -> bool {
+        [self.loss_teacher, self.loss_distil, self.loss_kv].iter().any(|&weight| weight > 0.0)
+    }
+
+    fn check_kv_loss(&self) -> Result<(), Fault> {
+        if self.loss_kv == 0.0 {
+            return Ok(());
+        }
+        let clash = |problem: String| Err(("loss_kv", problem));
+        if self.row != RowKind::Fixed {
+            let problem = format!(
+                "is set, but only the latents of `row: fixed` stand for all steps, whose keys and values they could follow; not those of `row: {}`",
+                word(self.row)
+            );
+            return clash(problem);
+        }
+        if !self.has_some_latents() {
+            return clash("is set, but there are no latents (`c_thought` is 0)".into());
+        }
+        if self.task.as_deref() == Some("graph") {
+            return clash("needs steps written as text; graphs have none".into());
+        }
+        Ok(())
+    }
+
     fn check_thinking(&self) -> Result<(), Fault> {
         let parallel = self.thinking == Thinking::Parallel;
-        let teaches = self.loss_teacher > 0.0 || self.loss_distil > 0.0;
+        let teaches = self.teaches();
         let clash = |key: &'static str, problem: String| Err((key, problem));
         if parallel && self.compat == Compat::Replication {
             return clash("compat", "is `replication`, which thinks one after the other".into());
@@ -257,6 +286,9 @@ impl RunConfig {
                 ("loss_decoder", self.loss_decoder != 1.0),
                 ("decoder_layers", self.decoder_layers.is_some()),
             ];
+            if self.compat == Compat::Simcot {
+                return Err(("compat", "is `simcot`, which needs `step_decoder: codi`".into()));
+            }
             let problem = "is given without `step_decoder`; add one, `coconut` or `codi`";
             let given = given.into_iter().find(|(_, given)| *given);
             return given.map_or(Ok(()), |(key, _)| Err((key, problem.into())));
@@ -268,6 +300,10 @@ impl RunConfig {
             return clash("is set, but nothing is fed to latents that it could read".into());
         }
         let of_codi = style == DecoderStyle::Codi;
+        if self.compat == Compat::Simcot && !of_codi {
+            let problem = "is `simcot`, which is about `step_decoder: codi`; leave it out";
+            return Err(("compat", problem.into()));
+        }
         if of_codi != (self.row == RowKind::Fixed) {
             let problem = format!(
                 "is `{}` beside `row: {}`; `codi` reads the thoughts of `row: fixed` one by one, and `coconut` those of other rows in blocks",

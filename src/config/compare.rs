@@ -36,10 +36,11 @@ impl RunConfig {
     }
 
     /// Keys of the grid, whether each is given beside a choice that it says nothing to, and the choice that it needs.
-    fn idle(&self, usual: &Self) -> [(&'static str, bool, &'static str); 12] {
+    fn idle(&self, usual: &Self) -> [(&'static str, bool, &'static str); 15] {
         let parallel = self.thinking == Thinking::Parallel;
         let tokenwise = self.schedule == ScheduleKind::Tokenwise;
-        let taught = self.loss_teacher > 0.0 || self.loss_distil > 0.0;
+        let taught = self.teaches();
+        let follows = self.loss_kv > 0.0;
         let words = matches!(self.method, Method::Cot | Method::NoCot);
         let staged = matches!(self.row, RowKind::Stages | RowKind::Blocks);
         let (in_parallel, by_tokens) = ("`thinking: parallel`", "`schedule: tokenwise`");
@@ -71,8 +72,11 @@ impl RunConfig {
             (
                 "teacher_last_step",
                 !taught && self.teacher_last_step,
-                "`loss_teacher` or `loss_distil`",
+                "`loss_teacher`, `loss_distil` or `loss_kv`",
             ),
+            ("kv_importance", !follows && self.kv_importance != usual.kv_importance, "`loss_kv`"),
+            ("kv_distance", !follows && self.kv_distance != usual.kv_distance, "`loss_kv`"),
+            ("kv_by_std", !follows && self.kv_by_std != usual.kv_by_std, "`loss_kv`"),
             ("steps_cut", self.loss_steps == 0.0 && !self.steps_cut, "`loss_steps`"),
             ("row", words && self.row != usual.row, "a method whose rows have latents"),
             ("uniform_prob", !staged && self.uniform_prob > 0.0, "`row: stages` or `blocks`"),

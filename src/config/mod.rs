@@ -8,6 +8,7 @@
 pub(crate) mod check;
 mod compare;
 mod origin;
+mod parts;
 mod presets;
 mod read;
 pub mod resolved;
@@ -22,18 +23,15 @@ use std::{collections::BTreeSet, path::PathBuf};
 use crate::{
     Error, Result,
     data::{
-        Curriculum, Method, RowKind, Schedule,
-        schedule::Pace,
+        Method, RowKind,
         tasks::dag::Kind,
         tokenizer::chat::{Date, PromptStyle},
     },
-    latent::{
-        Compat, Feedback, Iterations, LatentConfig, LatentPositions, Recompute, Shift, Thinking,
-    },
+    latent::{Compat, Feedback, Iterations, LatentPositions, Recompute, Shift, Thinking},
     model::lora::{FrozenDtype, Targets},
     objective::{
-        DecoderSettings, DecoderStyle, DistilLayers, Objective, StepsAt, Term,
-        seq_vcr::{Divisor, Layers, Projection, SeqVcr},
+        DecoderStyle, DistilLayers, KvDistance, StepsAt,
+        seq_vcr::{Divisor, Layers, Projection},
     },
     optim::Scheduler,
 };
@@ -98,7 +96,7 @@ pub struct RunConfig {
     pub suppressed_relative: bool,
     /// The last hidden state is taken before the final norm.
     pub last_state_unnormed: bool,
-    /// `replication`: reinjections as the published table computed them.
+    /// `replication`: reinjections as the published table computed them. `simcot`: texts of a step decoder cut as published.
     pub compat: Compat,
     /// `none`, `offset[100000]` (`use_position_ids: True`), `learned` or `sinusoidal`.
     pub latent_positions: LatentPositions,
@@ -122,6 +120,14 @@ pub struct RunConfig {
     pub loss_distil: f64,
     /// Of `all` hidden states, or those after `blocks`, without the embeddings.
     pub distil_layers: DistilLayers,
+    /// Weight of the distance of latents' keys and values from those of the steps' tokens that are kept of the teacher's.
+    pub loss_kv: f64,
+    /// λ: how much the answer's attention to a token decides whether it is kept; 1 − λ is how much it differs from others.
+    pub kv_importance: f64,
+    /// The distance: `l1`, `mse` or `smooth_l1`.
+    pub kv_distance: KvDistance,
+    /// It is divided by the standard deviation of the teacher's elements, layer by layer.
+    pub kv_by_std: bool,
     /// A second network reads thoughts and is to say their steps: in blocks of them (`coconut`), or one by one
     /// (`codi`). `none` if absent.
     pub step_decoder: Option<DecoderStyle>,
@@ -328,6 +334,10 @@ impl Default for RunConfig {
             teacher_last_step: false,
             loss_distil: 0.0,
             distil_layers: DistilLayers::All,
+            loss_kv: 0.0,
+            kv_importance: 0.1,
+            kv_distance: KvDistance::SmoothL1,
+            kv_by_std: true,
             step_decoder: None,
             loss_decoder: 1.0,
             decoder_layers: None,
@@ -443,100 +453,6 @@ impl RunConfig {
     /// The folder of the run.
     pub fn run_dir(&self) -> PathBuf {
         self.save_path.join(&self.name)
-    }
-
-    /// Which tokens a stage shows.
-    pub fn curriculum(&self) -> Curriculum {
-        let Self { method, c_thought, max_latent_stage, pad_latent_to_max, .. } = *self;
-        Curriculum {
-            row: self.row,
-            uniform_prob: self.uniform_prob,
-            frontier: self.frontier,
-            removal_smoothing: Some(self.removal_smoothing).filter(|&lambda| lambda > 0.0),
-            remove_all_from: (self.row == RowKind::Tokenwise).then_some(self.remove_all_from),
-            ..Curriculum::new(method, c_thought, max_latent_stage, pad_latent_to_max)
-        }
-    }
-
-    /// Which stage is trained in which epoch.
-    pub fn schedule(&self) -> Schedule {
-        let pace = match self.schedule {
-            ScheduleKind::Clock => Pace::Clock,
-            ScheduleKind::Gated => Pace::Gated { accuracy: self.gate_accuracy },
-            ScheduleKind::Tokenwise => Pace::Tokenwise {
-                per_epoch: self.removed_per_epoch,
-                all_from: self.remove_all_from,
-            },
-        };
-        Schedule {
-            method: self.method,
-            row: self.row,
-            pace,
-            max_latent_stage: self.max_latent_stage,
-            cot_epochs: self.cot_epochs,
-            epochs_per_stage: self.epochs_per_stage,
-            num_epochs: self.num_epochs,
-        }
-    }
-
-    /// How thoughts are made.
-    pub fn thinking(&self) -> LatentConfig {
-        LatentConfig {
-            feedback: self.replacement_method.clone(),
-            suppressed_epsilon: self.suppressed_epsilon,
-            suppressed_relative: self.suppressed_relative,
-            last_state_unnormed: self.last_state_unnormed,
-            compat: self.compat,
-            latent_positions: self.latent_positions,
-            thinking: self.thinking,
-            iterations: self.iterations,
-            latent_shift: self.latent_shift,
-            latent_residual: self.latent_residual,
-        }
-    }
-
-    /// What a step trains.
-    pub fn objective(&self) -> Objective {
-        let mut terms = vec![Term::CrossEntropy { weight: self.loss_answer }];
-        if self.loss_steps > 0.0 {
-            let (weight, at, cut) = (self.loss_steps, self.steps_at, self.steps_cut);
-            terms.push(Term::Steps { weight, at, cut });
-        }
-        if self.loss_teacher > 0.0 {
-            let last_step = self.teacher_last_step;
-            terms.push(Term::Teacher { weight: self.loss_teacher, last_step });
-        }
-        if self.loss_distil > 0.0 {
-            let (layers, last_step) = (self.distil_layers, self.teacher_last_step);
-            terms.push(Term::Distil { weight: self.loss_distil, layers, last_step });
-        }
-        if let Some(style) = self.step_decoder {
-            terms.push(Term::Decoder {
-                weight: self.loss_decoder,
-                settings: DecoderSettings {
-                    style,
-                    blocks: self.decoder_layers,
-                    last_step: self.teacher_last_step,
-                },
-            });
-        }
-        if self.loss_seq_vcr {
-            let usual = if self.seq_vcr_projection == Projection::Trained { 2048 } else { 32 };
-            let loss = SeqVcr {
-                lambda1: self.seq_vcr_lambda1,
-                lambda2: self.seq_vcr_lambda2,
-                eta: self.seq_vcr_eta,
-                layers: self.seq_vcr_layers,
-                divisor: self.seq_vcr_divisor,
-            };
-            terms.push(Term::SeqVcr {
-                loss,
-                projection: self.seq_vcr_projection,
-                projected: self.seq_vcr_dim.unwrap_or(usual),
-                seed: self.seed,
-            });
-        }
-        Objective { terms }
     }
 
     /// The key that names the model to start from, if it does not start from random weights.

@@ -31,7 +31,7 @@ const REFUSED: [(&str, &[Value], &str); 3] = [
 ];
 
 /// Keys that each stand for a method, as the published files have them.
-const METHODS: [(&str, Method); 10] = [
+const METHODS: [(&str, Method); 11] = [
     ("coconut", Method::Coconut),
     ("cot", Method::Cot),
     ("no_cot", Method::NoCot),
@@ -40,6 +40,7 @@ const METHODS: [(&str, Method); 10] = [
     ("no_curriculum", Method::NoCurriculum),
     ("codi", Method::Codi),
     ("pccot", Method::Pccot),
+    ("kava", Method::Kava),
     ("lotus", Method::Lotus),
     ("icot", Method::Icot),
 ];
@@ -181,10 +182,6 @@ fn published_spellings(keys: &mut Map<String, Value>) -> Result<(), (String, Str
 /// Adds what the method stands for, where the recipe does not say otherwise; the keys that were added.
 fn take_preset(keys: &mut Map<String, Value>) -> Result<BTreeSet<String>, (String, String)> {
     let name = keys.get("method").filter(|name| !name.is_null()).cloned();
-    if name.as_ref().and_then(Value::as_str) == Some("kava") {
-        let problem = "is `kava`, which is known but not available: distillation of keys and values is not computed; use pccot or codi";
-        return Err(("method".into(), problem.into()));
-    }
     let name = name.unwrap_or_else(|| Value::String(RunConfig::default().method.name().into()));
     // A name that is no method's is refused where keys are typed.
     let Ok(method) = serde_json::from_value::<Method>(name) else {

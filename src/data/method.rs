@@ -24,6 +24,8 @@ pub enum Method {
     Codi,
     /// As CODI, thinking in parallel.
     Pccot,
+    /// As PCCoT, taught also by the keys and values of the row's steps, as many of them as there are latents.
+    Kava,
     /// Thinking in parallel, each block of latents predicting the step that it replaces.
     Lotus,
     /// Steps are taken away token by token, and nothing takes their place.
@@ -42,6 +44,7 @@ impl Method {
             Self::NoCurriculum => "no_curriculum",
             Self::Codi => "codi",
             Self::Pccot => "pccot",
+            Self::Kava => "kava",
             Self::Lotus => "lotus",
             Self::Icot => "icot",
         }
@@ -50,7 +53,7 @@ impl Method {
     /// The method's rows.
     pub fn row(self) -> RowKind {
         match self {
-            Self::Codi | Self::Pccot => RowKind::Fixed,
+            Self::Codi | Self::Pccot | Self::Kava => RowKind::Fixed,
             Self::Lotus => RowKind::Blocks,
             Self::Icot => RowKind::Tokenwise,
             _ => RowKind::Stages,

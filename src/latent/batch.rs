@@ -14,12 +14,12 @@
 //!
 //! Thinking in parallel, one region holds `^` and all latents; passes compute it again and again, and the last of
 //! them is kept. A row may have a teacher, another row that begins as it does: what both begin with is computed
-//! once, and each goes on by itself.
+//! once, and each goes on by itself. The teacher does not see what else of its row the first pass computes.
 //!
 //! ```text
 //! Q Q | ^ ~ ~ | ^ ~ ~ | … | $ w w            two iterations of three and more
 //!
-//! Q Q | ^ | ~ | ~ | $ w w | s s s w w        and a teacher s s s w w after the same question
+//! Q Q ^ | ~ | ~ | $ w w | s s s w w          and a teacher s s s w w after the same question
 //! ```
 //!
 //! All of it is integers, made once, on whichever thread makes batches; forward and backward read it.
@@ -36,7 +36,7 @@ use super::{
 };
 pub use super::{
     plan::{Parallel, PassPlan},
-    row::{Row, SlotText, StepTarget, Target, TeacherRow},
+    row::{Chain, Row, SlotText, StepTarget, Target, TeacherRow},
     runs::{Branch, Fed, FedFrom},
 };
 use crate::model::{PassLayout, TokenInts, TokenLayout};
@@ -108,6 +108,8 @@ pub struct Batch {
     pub lengths: Vec<usize>,
     /// For each row, its number of latents.
     pub latents: Vec<usize>,
+    /// For each row, the columns of its latents.
+    latent_columns: Vec<Vec<usize>>,
     /// Every label, ordered by column.
     pub targets: Vec<Target>,
     /// Every label of the rows' teachers, ordered by column.
@@ -119,6 +121,10 @@ pub struct Batch {
     /// For each row, the columns of the token whose hidden states are compared with its teacher's, and of that;
     /// empty if none are compared.
     pub anchors: Vec<[usize; 2]>,
+    /// For each row, the columns of the first pass that its teacher does not see; empty without teachers.
+    pub unshared: Vec<Range<usize>>,
+    /// For each row, where its teacher's steps and answer are; empty if their keys and values are not compared.
+    pub chains: Vec<Chain>,
     /// Where the hidden states of each row's last latent are, if the plan reads them.
     pub last_latents: Option<FedFrom>,
     /// Tokens that rows have no place for.
@@ -148,6 +154,7 @@ impl Batch {
             passes: Vec::new(),
             ends: ends.collect(),
             lengths: rows.iter().map(|row| row.ids.len()).collect(),
+            latent_columns: latent_columns(rows, &grid, plan),
             latents,
             targets: Grid::targets(rows.iter().map(|row| row.labels), &grid.token_columns),
             teacher_targets: Grid::targets(
@@ -157,6 +164,8 @@ impl Batch {
             step_targets: step_targets(rows, &grid, &runs),
             slots: slots(rows),
             anchors: anchors(rows, &grid),
+            unshared: grid.unshared(&blocks),
+            chains: chains(rows, &blocks),
             last_latents: None,
             lost_step_targets: rows.iter().map(|row| row.lost_step_targets).sum(),
             teacher_tokens: blocks.teachers.iter().map(Range::len).sum(),
@@ -187,6 +196,10 @@ impl Batch {
         };
         let past = seen[0].len();
         let attention_mask = self.mask_of(&seen).unpadded(if unpads { first.len() } else { 0 });
+        let attention_mask = match branch {
+            Branch::Teacher => attention_mask.hiding(self.unshared.clone()),
+            Branch::Shared | Branch::Student => attention_mask,
+        };
         let layout = PassLayout::new(tokens, position_ids, attention_mask);
         let predicting = match plan.replication {
             true => layout.clone(),
@@ -273,6 +286,11 @@ impl Batch {
         &self.grid.token_columns[row]
     }
 
+    /// The columns that hold a row's latents, in order.
+    pub fn latent_columns(&self, row: usize) -> &[usize] {
+        &self.latent_columns[row]
+    }
+
     /// Number of columns of the first chunk of a cache if it leaves padding out, else 0
     /// ([`TokenMask::unpadded`]).
     pub fn unpadded_columns(&self) -> usize {
@@ -332,6 +350,24 @@ fn slots(rows: &[Row]) -> Vec<(usize, SlotText)> {
     let mut slots: Vec<(usize, SlotText)> = numbered.flat_map(of_row).collect();
     slots.sort_by_key(|(_, text)| text.slot);
     slots
+}
+
+/// The columns of each row's latents.
+fn latent_columns(rows: &[Row], grid: &Grid, plan: &PassPlan) -> Vec<Vec<usize>> {
+    let of_row = |(row, columns): (&Row, &Vec<usize>)| {
+        latents(row, plan.latent).map(|position| columns[position]).collect()
+    };
+    rows.iter().zip(&grid.token_columns).map(of_row).collect()
+}
+
+/// Where teachers' steps and answers are in their own pass.
+fn chains(rows: &[Row], blocks: &Blocks) -> Vec<Chain> {
+    let of_row = |(row, own): (&Row, &Range<usize>)| {
+        let answer = row.teacher?.answer?.max(own.start) - own.start;
+        Some(Chain { steps: 0..answer, answer: answer..own.len() })
+    };
+    let all: Option<Vec<Chain>> = rows.iter().zip(&blocks.teachers).map(of_row).collect();
+    all.unwrap_or_default()
 }
 
 /// The columns whose hidden states are compared.

@@ -203,4 +203,7 @@ pub enum Compat {
     /// feeds back zero; every row is read at the last position of the pass; `ie` is read as many columns
     /// from the row's start as the pass is long.
     Replication,
+    /// As SIM-CoT's program for CODI cuts what its decoder is to say: to one token more than the text of the same slot
+    /// in the batch's first row.
+    Simcot,
 }

@@ -93,6 +93,13 @@ impl Grid {
         self.teacher_columns.push(columns);
     }
 
+    /// For each row, the columns of what of its first block its teacher does not have.
+    pub fn unshared(&self, blocks: &Blocks) -> Vec<Range<usize>> {
+        // Text is right-aligned, so they are side by side and the block's last.
+        let end = self.blocks.first().map_or(0, |block| block.end);
+        blocks.unshared.iter().map(|own| end - own.len()..end).collect()
+    }
+
     fn put(&mut self, row: usize, column: usize, id: u32, position_id: usize) {
         let at = row * self.columns + column;
         self.ids[at] = id as i32;

@@ -66,8 +66,8 @@ pub(super) struct Blocks {
     pub rows: Vec<Vec<RowPart>>,
     /// For each row, what is its teacher's alone, as positions in the teacher's row. Empty without teachers.
     pub teachers: Vec<Range<usize>>,
-    /// Blocks of text before the thinking begins.
-    pub before: usize,
+    /// For each row, what of its first block its teacher does not have, as positions. Empty without teachers.
+    pub unshared: Vec<Range<usize>>,
 }
 
 impl Blocks {
@@ -96,42 +96,28 @@ impl Blocks {
         if !rows.is_empty() && parts.iter().all(|parts| parts[0].right.is_empty()) {
             return Err("no row has text before the token that its latents follow".into());
         }
-        let mut blocks = Self { rows: parts, teachers: Vec::new(), before: 1 };
+        let mut blocks = Self { rows: parts, teachers: Vec::new(), unshared: Vec::new() };
         if rows.iter().any(|row| row.teacher.is_some()) {
-            blocks.share(rows, plan)?;
+            blocks.share(rows)?;
         }
         Ok(blocks)
     }
 
-    /// Splits the first block at the end of what rows have in common with their teachers.
-    fn share(&mut self, rows: &[Row], plan: &PassPlan) -> Result<(), String> {
-        let shared = |(row, parts): (&Row, &Vec<RowPart>)| {
+    /// Finds where rows and their teachers part. What rows go on with in their first block, such as the token before
+    /// the latents, is computed beside what they share, out of their teachers' sight: a pass of its own, a column or
+    /// two wide, would cost far more.
+    fn share(&mut self, rows: &[Row]) -> Result<(), String> {
+        for (index, (row, parts)) in rows.iter().zip(&self.rows).enumerate() {
             let teacher = row.teacher.map_or(&[][..], |teacher| teacher.ids);
             let same = row.ids.iter().zip(teacher).take_while(|(a, b)| a == b).count();
-            same.min(parts[0].right.end)
-        };
-        let mut shared: Vec<usize> = rows.iter().zip(&self.rows).map(shared).collect();
-        let ends: Vec<usize> = self.rows.iter().map(|parts| parts[0].right.end).collect();
-        if shared != ends {
-            // A first thought is made of the same pass in every row: each keeps a token of its own before it.
-            let one_by_one = plan.latent.is_some() && plan.parallel.is_none();
-            for (shared, end) in shared.iter_mut().zip(&ends).filter(|_| one_by_one) {
-                *shared = (*shared).min(end - 1);
+            let first = parts[0].right.clone();
+            let shared = same.min(first.end);
+            if shared == 0 {
+                return Err(format!("row {index} and its teacher begin with different tokens"));
             }
-            for (parts, &shared) in self.rows.iter_mut().zip(&shared) {
-                let end = std::mem::replace(&mut parts[0].right.end, shared);
-                parts.insert(1, RowPart::text(shared..end));
-            }
-            self.before = 2;
+            self.teachers.push(shared..teacher.len());
+            self.unshared.push(shared..first.end);
         }
-        if let Some(alone) = shared.iter().position(|&shared| shared == 0) {
-            return Err(format!("row {alone} and its teacher begin with different tokens"));
-        }
-        let own = rows
-            .iter()
-            .zip(&shared)
-            .map(|(row, &shared)| shared..row.teacher.map_or(shared, |teacher| teacher.ids.len()));
-        self.teachers = own.collect();
         Ok(())
     }
 }

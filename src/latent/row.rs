@@ -29,6 +29,17 @@ pub struct TeacherRow<'a> {
     pub labels: &'a [Option<u32>],
     /// The positions, in the row and in this one, whose hidden states are compared, if any are.
     pub anchors: Option<[usize; 2]>,
+    /// The position of the answer's first token, before which steps stand, if keys and values are compared.
+    pub answer: Option<usize>,
+}
+
+/// What a teacher's own pass holds of it; columns count from the pass's first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// The steps' tokens.
+    pub steps: Range<usize>,
+    /// The answer's tokens.
+    pub answer: Range<usize>,
 }
 
 /// A token that a position is to predict.

@@ -14,7 +14,7 @@ use crate::model::TokenLayout;
 /// Whose columns a pass computes. Each branch has a cache of its own, and all begin with what they share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Branch {
-    /// What rows and their teachers have in common; the first pass.
+    /// The first pass: what rows and their teachers have in common, and the rows' text up to their first latent.
     Shared,
     /// The rows.
     Student,
@@ -78,17 +78,16 @@ pub(super) fn runs(grid: &Grid, blocks: &Blocks, latents: &[usize], plan: &PassP
     if latents.is_empty() {
         return Vec::new();
     }
-    let text = |(number, columns): (usize, &Range<usize>)| Run {
-        columns: columns.clone(),
-        branch: if number == 0 { Branch::Shared } else { Branch::Student },
+    let before = Run {
+        columns: grid.blocks[0].clone(),
+        branch: Branch::Shared,
         fed: None,
         keep: true,
         depths: vec![Some(0); latents.len()],
     };
-    let before = grid.blocks[..blocks.before].iter().enumerate().map(text);
     let thinking = match plan.parallel {
         None => sequential(grid, blocks, latents, plan),
-        Some(parallel) => iterated(grid, blocks, latents, parallel, plan.latent),
+        Some(parallel) => iterated(grid, latents, parallel, plan.latent),
     };
     let teacher = grid.teacher.clone().map(|columns| Run {
         columns,
@@ -99,14 +98,14 @@ pub(super) fn runs(grid: &Grid, blocks: &Blocks, latents: &[usize], plan: &PassP
     });
     // Nobody has text before the region, or after it.
     let some = |run: &Run| !run.columns.is_empty();
-    before.chain(thinking).chain(teacher).filter(some).collect()
+    std::iter::once(before).chain(thinking).chain(teacher).filter(some).collect()
 }
 
 /// A pass for each latent; all are kept.
 fn sequential(grid: &Grid, blocks: &Blocks, latents: &[usize], plan: &PassPlan) -> Vec<Run> {
     let run = |number: usize| {
         // In the blocks, the one that thought `number` is made of, and the one that it is fed to.
-        let (before, own) = (blocks.before + number - 1, blocks.before + number);
+        let (before, own) = (number, number + 1);
         let source = &grid.blocks[before];
         let last = source.len() - 1;
         let of_row = |(row, parts): (usize, &Vec<RowPart>)| {
@@ -131,31 +130,29 @@ fn sequential(grid: &Grid, blocks: &Blocks, latents: &[usize], plan: &PassPlan) 
             depths: latents.iter().map(|&latents| Some(latents.min(number + 1))).collect(),
         }
     };
-    (0..grid.blocks.len() - blocks.before).map(run).collect()
+    (0..grid.blocks.len() - 1).map(run).collect()
 }
 
 /// The region with plain embeddings, then `iterations` times anew, then text. Only the last of the region's
 /// passes is kept.
 fn iterated(
     grid: &Grid,
-    blocks: &Blocks,
     latents: &[usize],
     Parallel { iterations, shift, residual }: Parallel,
     latent: Option<u32>,
 ) -> Vec<Run> {
-    let [region, after] = [0, 1].map(|at| grid.blocks[blocks.before + at].clone());
+    let [region, after] = [1, 2].map(|at| grid.blocks[at].clone());
     let run = |columns: &Range<usize>, fed, keep, depth: usize| {
         let depth = |&latents: &usize| Some(if latents > 0 { depth } else { 0 });
         let depths = latents.iter().map(depth).collect();
         Run { columns: columns.clone(), branch: Branch::Student, fed, keep, depths }
     };
-    let first = (grid.blocks[..blocks.before].iter().filter(|block| !block.is_empty())).count();
     let mut runs = vec![run(&region, None, iterations == 0, 0)];
     let times = if region.is_empty() { 0 } else { iterations };
     for t in 1..=times {
         let (from, to) = if shift { (0, region.len() - 1) } else { (1, region.len()) };
         let columns = latents.iter().flat_map(|_| from..to).collect();
-        let states = FedFrom { pass: first + t - 1, columns };
+        let states = FedFrom { pass: t, columns };
         let fed = Fed {
             columns: 1..region.len(),
             first_thought: 0,

@@ -34,6 +34,9 @@ pub struct DecoderSettings {
     pub blocks: Option<usize>,
     /// Whether slots of single thoughts have the last step too, which says what the answer is.
     pub last_step: bool,
+    /// Whether a slot's texts are cut to one token more than the text of a batch's first row, or to one token if that has
+    /// none, as published.
+    pub cut: bool,
 }
 
 /// A step decoder that has been trained.
@@ -120,6 +123,15 @@ impl DecoderSettings {
             }
         };
         (0..slots).map(text).collect()
+    }
+
+    /// Cuts the texts of a batch's rows, if they are to be cut.
+    pub fn cut_texts(self, rows: &mut [Vec<SlotText>]) {
+        let Some(first) = rows.first().filter(|_| self.cut).cloned() else { return };
+        for text in rows.iter_mut().flatten() {
+            let same = first.iter().find(|other| other.slot == text.slot);
+            text.ids.truncate(same.map_or(0, |same| same.ids.len()) + 1);
+        }
     }
 
     /// The slots of a row to train on that have a text.
@@ -222,4 +234,36 @@ fn predictors(first: usize, slots: &[(usize, SlotText)]) -> Vec<(usize, usize)> 
         (0..text.ids.len()).map(move |token| (first + at, before + token)).collect::<Vec<_>>()
     };
     slots.iter().enumerate().flat_map(of_slot).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hand, as the published program cuts: slot 0 to 2 + 1 tokens, slot 1, which the first row lacks, to one.
+    #[test]
+    fn texts_are_cut_to_the_first_rows() {
+        let text =
+            |slot: usize, ids: &[u32]| SlotText { slot, thoughts: slot..slot + 1, ids: ids.into() };
+        let rows = vec![
+            vec![text(0, &[1, 9])],
+            vec![text(0, &[1, 2, 3, 9]), text(1, &[4, 5, 9])],
+            vec![text(0, &[6])],
+        ];
+        let mut settings = DecoderSettings {
+            style: DecoderStyle::Codi,
+            blocks: None,
+            last_step: false,
+            cut: false,
+        };
+        let mut same = rows.clone();
+        settings.cut_texts(&mut same);
+        assert_eq!(same, rows);
+        settings.cut = true;
+        let mut cut = rows;
+        settings.cut_texts(&mut cut);
+        let expected =
+            [vec![text(0, &[1, 9])], vec![text(0, &[1, 2, 3]), text(1, &[4])], vec![text(0, &[6])]];
+        assert_eq!(cut, expected);
+    }
 }

@@ -8,6 +8,7 @@
 pub mod cross_entropy;
 pub mod decoder;
 pub mod distil;
+pub mod kv;
 pub mod learner;
 pub mod parameters;
 pub mod seq_vcr;
@@ -16,6 +17,7 @@ pub mod terms;
 pub use cross_entropy::cross_entropy;
 pub use decoder::{DecoderSettings, DecoderStyle, StepDecoder};
 pub use distil::{DistilLayers, distil};
+pub use kv::{KvDistance, KvSettings, kv_distance};
 pub use learner::Learner;
 pub use parameters::ObjectiveParameters;
 pub use seq_vcr::SeqVcr;

@@ -5,10 +5,10 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DecoderSettings, DistilLayers, ObjectiveParameters, SeqVcr, StepDecoder,
+    DecoderSettings, DistilLayers, KvSettings, ObjectiveParameters, SeqVcr, StepDecoder,
     cross_entropy::{cross_entropy, step_cross_entropy},
     decoder::decoder_loss,
-    distil, seq_vcr,
+    distil, kv_distance, seq_vcr,
 };
 use crate::{
     data::{Curriculum, Encoded, SampleKey, Sequence, SpecialTokens, Stage},
@@ -61,6 +61,15 @@ pub enum Term {
         weight: f64,
         /// Which hidden states.
         layers: DistilLayers,
+        /// As of [`Term::Teacher`].
+        last_step: bool,
+    },
+    /// Keys and values of latents drawn to those of teachers' steps, a mean over the step's micro-batches (KaVa).
+    Kv {
+        /// The term's factor in the sum.
+        weight: f64,
+        /// Which keys and values, and how.
+        settings: KvSettings,
         /// As of [`Term::Teacher`].
         last_step: bool,
     },
@@ -241,7 +250,9 @@ impl Objective {
     /// Whether rows have teachers, and whether these show the last step.
     pub fn last_step(&self) -> Option<bool> {
         self.terms.iter().find_map(|term| match term {
-            Term::Teacher { last_step, .. } | Term::Distil { last_step, .. } => Some(*last_step),
+            Term::Teacher { last_step, .. }
+            | Term::Distil { last_step, .. }
+            | Term::Kv { last_step, .. } => Some(*last_step),
             _ => None,
         })
     }
@@ -249,6 +260,11 @@ impl Objective {
     /// Whether hidden states are compared with those of teachers.
     pub fn distils(&self) -> bool {
         self.terms.iter().any(|term| matches!(term, Term::Distil { .. }))
+    }
+
+    /// Whether keys and values are compared with those of teachers.
+    pub fn follows_kv(&self) -> bool {
+        self.terms.iter().any(|term| matches!(term, Term::Kv { .. }))
     }
 
     /// The hidden states that the losses read.
@@ -259,9 +275,10 @@ impl Objective {
                 ReadSet { positions: ReadPositions::Predictions, layers: ReadLayers::All }
             }
             Term::Decoder { settings, .. } => settings.style.reads(),
-            Term::CrossEntropy { .. } | Term::Steps { .. } | Term::Teacher { .. } => {
-                ReadSet::PREDICTIONS
-            }
+            Term::CrossEntropy { .. }
+            | Term::Steps { .. }
+            | Term::Teacher { .. }
+            | Term::Kv { .. } => ReadSet::PREDICTIONS,
         };
         self.terms.iter().map(of_term).fold(ReadSet::PREDICTIONS, ReadSet::union)
     }
@@ -293,6 +310,7 @@ impl Term {
             Self::Steps { .. } => &["loss_steps"],
             Self::Teacher { .. } => &["loss_teacher"],
             Self::Distil { .. } => &["loss_distil"],
+            Self::Kv { .. } => &["loss_kv"],
             Self::Decoder { .. } => &["loss_decoder"],
             Self::SeqVcr { .. } => &["loss_vcr_var", "loss_vcr_cov"],
         }
@@ -324,6 +342,11 @@ impl Term {
             }
             Self::Distil { weight, layers, .. } => {
                 let distance = distil::distil(batch, trace, layers)?;
+                weighted(distance / denominators.batches, weight)
+            }
+            Self::Kv { weight, settings, .. } => {
+                let heads = model.transformer.config.heads;
+                let distance = kv_distance(heads, batch, trace, settings)?;
                 weighted(distance / denominators.batches, weight)
             }
             Self::Decoder { weight, settings: DecoderSettings { style, .. } } => {

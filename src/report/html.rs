@@ -14,7 +14,7 @@ use std::path::Path;
 const SHOWN: usize = 50;
 
 /// The keys of a recipe that say most, in the order shown.
-const SUMMARY: [&str; 30] = [
+const SUMMARY: [&str; 31] = [
     "method",
     "task",
     "train_path",
@@ -31,6 +31,7 @@ const SUMMARY: [&str; 30] = [
     "loss_steps",
     "loss_teacher",
     "loss_distil",
+    "loss_kv",
     "step_decoder",
     "lora_rank",
     "schedule",

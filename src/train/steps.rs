@@ -224,14 +224,17 @@ pub fn lay_out(
         .iter()
         .map(|rows| objective.step_targets(&rows[0], curriculum.c_thought))
         .collect();
-    let slots: Vec<Vec<SlotText>> =
+    let mut slots: Vec<Vec<SlotText>> =
         examples.iter().map(|rows| objective.slots(&rows[0], curriculum)).collect();
+    objective.decoder().into_iter().for_each(|decoder| decoder.cut_texts(&mut slots));
     let mut rows = Vec::with_capacity(examples.len());
     for ((own, (step_targets, lost)), slots) in examples.iter().zip(&steps).zip(&slots) {
         let teacher = own.get(1).map(|teacher| TeacherRow {
             ids: &teacher.ids,
             labels: &teacher.labels,
             anchors: objective.distils().then_some([own[0].anchor, teacher.anchor]),
+            // Both end with the same answer, which is all that a row with latents for all steps says.
+            answer: objective.follows_kv().then(|| teacher.ids.len() - own[0].n_labels()),
         });
         rows.push(Row {
             ids: &own[0].ids,

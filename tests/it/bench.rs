@@ -114,7 +114,7 @@ fn sharing_the_question_is_measured_as_a_ratio() {
 #[test]
 fn what_a_method_cannot_be_measured_with_is_said() {
     refused(bench(&["--apart"]), &["--apart", "`--method coconut`", "codi"]);
-    refused(bench(&["--method=kava"]), &["--method", "kava", "pccot"]);
+    refused(bench(&["--method=cava"]), &["--method", "cava", "kava"]);
     refused(bench(&["--vocab=5"]), &["--vocab 5"]);
     refused(bench(&["--method=lotus", "--c-thought=0"]), &["--method lotus", "`c_thought`"]);
     refused(

@@ -548,6 +548,7 @@ fn every_recipe_can_be_tried_without_weights_or_data() {
         ("gsm_gpt2_lotus", "stage 6: epochs 7 to 30", "gsm_gpt2_cot/checkpoints/-1-21 is missing"),
         ("gsm_gpt2_simcot", "stage 6: epochs 19 to 35", "gsm_gpt2_5/checkpoints/latest is missing"),
         ("gsm_llama_1b_codi", "stage 1", "hf download meta-llama/Llama-3.2-1B-Instruct`"),
+        ("gsm_llama_1b_kava", "loss_kv: 1.0", "hf download meta-llama/Llama-3.2-1B-Instruct`"),
         ("gsm_llama_1b_lotus", "stage 6", "gsm_llama_1b_cot/checkpoints/latest is missing"),
         ("gsm_qwen3_0.6b", "stage 4", "hf download Qwen/Qwen3-0.6B`"),
         ("gsm_qwen3_0.6b_lora", "stage 4", "hf download Qwen/Qwen3-0.6B`"),

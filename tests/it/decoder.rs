@@ -25,7 +25,7 @@ fn texts(
     let example = Encoded::Text(Text { question, steps, answer, value_start: 1 });
     let key = SampleKey { seed: 0, epoch: 0, index: 0 };
     let row = curriculum.train_sequence(&example, Stage(stage), MARKERS, key);
-    DecoderSettings { style, blocks: None, last_step }.texts(&row, curriculum)
+    DecoderSettings { style, blocks: None, last_step, cut: false }.texts(&row, curriculum)
 }
 
 #[test]
@@ -199,6 +199,8 @@ fn what_a_decoder_cannot_read_is_refused_by_its_key() {
     with("step_decoder", &[coconut, ("thinking", "parallel"), ("iterations", "0")]);
     with("step_decoder", &[codi[0], codi[1], ("thinking", "parallel")]);
     with("compat", &[coconut, ("compat", "replication")]);
+    with("compat", &[coconut, ("compat", "simcot")]);
+    with("compat", &[("compat", "simcot")]);
     with("n_detached_recursions", &[coconut, ("n_detached_recursions", "1")]);
     with("loss_decoder", &[coconut, ("loss_decoder", "-1")]);
     with("loss_decoder", &[("loss_decoder", "2")]);

@@ -153,8 +153,8 @@ fn teachers_are_shown_with_what_is_compared() {
     let (first, last) = (values[0].as_str(), values[1].as_str());
     assert_eq!(written(row), ["###", last, "<eos>"]);
     assert_eq!(written(teacher), [first, "\\n", "###", last, "<eos>"]);
-    let expected = "0 shared columns 1–6 | 1 row column 7 | 2 row column 8, a latent fed from 1 | \
-        3 row column 9, a latent fed from 2 | 4 row columns 10–14, a latent fed from 3 | 5 teacher columns 15–19";
+    let expected = "0 shared columns 1–7, the last one the row's alone | 1 row column 8, a latent fed from 0 | \
+        2 row column 9, a latent fed from 1 | 3 row columns 10–14, a latent fed from 2 | 4 teacher columns 15–19";
     assert_eq!(passes, expected);
 }
 

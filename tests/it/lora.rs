@@ -35,8 +35,8 @@ use crate::torch::{
     Case, fixtures, generator, json as read_json, largest_difference, logits, tensors, thinking,
 };
 
-/// The second is tied, the third is not; the first stores its maps the other way round.
-const MODELS: [&str; 3] = ["gpt2", "qwen2", "qwen3"];
+/// The second is tied, the others of that kind are not; the first stores its maps the other way round.
+const MODELS: [&str; 4] = ["gpt2", "qwen2", "qwen3", "llama"];
 
 #[derive(Deserialize)]
 struct LoraCase {

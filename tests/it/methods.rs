@@ -16,9 +16,10 @@ use crate::cli::{Place, coconut as program, losses, refused, rows, train};
 type Keys<'a> = &'a [(&'a str, &'a str)];
 
 /// Keys of the tiny recipe with each method, and more of the grid.
-const METHODS: [(&str, &[(&str, &str)]); 8] = [
+const METHODS: [(&str, &[(&str, &str)]); 9] = [
     ("codi", &[("method", "codi"), ("c_thought", "2"), ("cot_epochs", "0")]),
     ("pccot", &[("method", "pccot"), ("c_thought", "3"), ("iterations", "2")]),
+    ("kava", &[("method", "kava"), ("c_thought", "3"), ("recompute", "passes")]),
     ("lotus", &[("method", "lotus"), ("recompute", "passes"), ("uniform_prob", "0.3")]),
     ("lotus, own", &[("method", "lotus"), ("steps_at", "own"), ("recompute", "blocks")]),
     ("icot", &[("method", "icot"), ("removed_per_epoch", "3"), ("remove_all_from", "4")]),
@@ -109,8 +110,12 @@ fn a_gate_that_never_opens_is_stage_0() {
 
 #[test]
 fn what_does_not_go_together_is_refused_by_its_key() {
-    let cases: [(Keys, &[&str]); 19] = [
-        (&[("method", "kava")], &["`method`", "kava", "not available"]),
+    let cases: [(Keys, &[&str]); 23] = [
+        (&[("method", "kava"), ("row", "stages")], &["`loss_kv`", "row: stages"]),
+        (&[("method", "kava"), ("c_thought", "0")], &["`loss_kv`", "c_thought"]),
+        (&[("method", "kava"), ("task", "graph")], &["`loss_kv`", "graphs"]),
+        (&[("method", "kava"), ("kv_importance", "1.5")], &["`kv_importance`", "1.5"]),
+        (&[("method", "kava"), ("kv_distance", "l3")], &["`kv_distance`"]),
         (&[("method", "cot"), ("thinking", "parallel")], &["`thinking`", "hold no latents"]),
         (&[("method", "icot"), ("schedule", "clock")], &["`schedule`", "tokenwise"]),
         (&[("schedule", "tokenwise")], &["`schedule`", "row: stages"]),
@@ -285,7 +290,8 @@ fn idle_keys_are_told_of() {
     let Value::Object(keys) = keys else { panic!("keys") };
     let unused = RunConfig::from_keys(keys, &[], "test").unwrap().unused();
     assert_eq!(unused.len(), 3, "{unused:?}");
-    let presets = ["coconut", "cot", "pause", "codi", "pccot", "lotus", "icot", "no_curriculum"];
+    let presets =
+        ["coconut", "cot", "pause", "codi", "pccot", "kava", "lotus", "icot", "no_curriculum"];
     for method in presets {
         let Value::Object(keys) = json!({"task": "arithmetic", "method": method}) else {
             panic!("keys")

@@ -19,8 +19,8 @@ use coconut::{
         weights::HostTensors,
     },
     objective::{
-        DecoderSettings, DecoderStyle, Denominators, DistilLayers, Learner, Objective, StepsAt,
-        Term,
+        DecoderSettings, DecoderStyle, Denominators, DistilLayers, KvDistance, KvSettings, Learner,
+        Objective, StepsAt, Term,
     },
 };
 use serde::Deserialize;
@@ -46,6 +46,7 @@ struct Case {
     steps_at: StepsAt,
     #[serde(default)]
     distil_layers: DistilLayers,
+    kv: Option<CaseKv>,
     rows: Vec<CaseRow>,
     total: f64,
 }
@@ -54,6 +55,13 @@ struct Case {
 struct CaseDecoder {
     layers: usize,
     style: DecoderStyle,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+struct CaseKv {
+    importance: f64,
+    distance: KvDistance,
+    by_std: bool,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +79,8 @@ struct CaseRow {
     #[serde(default)]
     lost: usize,
     decoder_texts: Option<Vec<Option<Vec<u32>>>>,
+    /// The number of the answer's tokens.
+    said: Option<usize>,
 }
 
 /// −100 where there is none.
@@ -85,10 +95,15 @@ impl Case {
             "steps" => Term::Steps { weight, at: self.steps_at, cut: true },
             "teacher" => Term::Teacher { weight, last_step: false },
             "distil" => Term::Distil { weight, layers: self.distil_layers, last_step: false },
+            "kv" => {
+                let CaseKv { importance, distance, by_std } = self.kv.unwrap();
+                let settings = KvSettings { importance, distance, by_std };
+                Term::Kv { weight, settings, last_step: false }
+            }
             "decoder" => {
                 let CaseDecoder { layers, style } = *self.decoder.as_ref().unwrap();
                 let blocks = Some(layers);
-                let settings = DecoderSettings { style, blocks, last_step: false };
+                let settings = DecoderSettings { style, blocks, last_step: false, cut: false };
                 Term::Decoder { weight, settings }
             }
             other => panic!("{other}"),
@@ -147,6 +162,7 @@ impl Case {
                     ids: &teacher.ids,
                     labels,
                     anchors,
+                    answer: teacher.said.map(|said| teacher.ids.len() - said),
                 }),
             })
             .collect();
@@ -317,16 +333,17 @@ fn a_decoder_reads_what_any_feedback_makes() {
 
 #[test]
 fn gpt2_equals_pytorch() {
-    assert_eq!(check("objectives_gpt2").len(), 30);
+    assert_eq!(check("objectives_gpt2").len(), 33);
 }
 
 #[test]
 fn llama_equals_pytorch() {
-    assert_eq!(check("objectives_llama").len(), 20);
+    assert_eq!(check("objectives_llama").len(), 23);
 }
 
 #[test]
 fn adapters_equal_pytorch() {
     assert_eq!(check("objectives_lora_gpt2"), ["codi_20"]);
+    assert_eq!(check("objectives_lora_llama"), ["codi_20"]);
     assert_eq!(check("objectives_lora_qwen3"), ["steps_last"]);
 }

@@ -162,7 +162,12 @@ fn a_row_and_its_teacher_are_two_rows() {
     for plan in plans {
         let pairs: Vec<Row> = (ROWS.iter().zip(&TEACHERS))
             .map(|(ids, teacher)| Row {
-                teacher: Some(TeacherRow { ids: teacher, labels: &[], anchors: None }),
+                teacher: Some(TeacherRow {
+                    ids: teacher,
+                    labels: &[],
+                    anchors: None,
+                    answer: None,
+                }),
                 ..Row::unlabelled(ids)
             })
             .collect();
@@ -244,7 +249,8 @@ fn rows_that_cannot_be_thought_about_are_named() {
     assert!(wrong(&[&[LATENT, 1]]).contains("row 0 begins with a latent"));
     assert!(wrong(&[&[9, LATENT, 1]]).contains("no row has text before"));
     assert!(Batch::new(&[], &plan).unwrap().passes.is_empty());
-    let teacher = |ids: &'static [u32]| TeacherRow { ids, labels: &[], anchors: None };
+    let teacher =
+        |ids: &'static [u32]| TeacherRow { ids, labels: &[], anchors: None, answer: None };
     let row = Row { teacher: Some(teacher(&[2, 3])), ..Row::unlabelled(&[1, 9, LATENT]) };
     assert!(Batch::new(&[row], &plan).unwrap_err().contains("begin with different tokens"));
     let both = [row, Row::unlabelled(&[1, 2])];

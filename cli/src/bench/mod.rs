@@ -69,14 +69,14 @@ pub struct Bench {
     /// For lotus, blocks of latents and iterations; for icot, missing tokens.
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(i32).range(-1..=1000))]
     stages: Vec<i32>,
-    /// Thoughts a step, or in all for codi and pccot; the method's own number if absent.
+    /// Thoughts a step, or in all for codi, pccot and kava; the method's own number if absent.
     #[arg(long)]
     c_thought: Option<usize>,
     /// How often latents that are thought of in parallel are computed anew; the method's own number if absent.
     #[arg(long)]
     iterations: Option<usize>,
     /// Measure each stage also with rows and their teachers in two batches of their own, which share no question and
-    /// whose hidden states are not compared; for codi and pccot.
+    /// whose hidden states are not compared; for codi, pccot and kava.
     #[arg(long)]
     apart: bool,
     /// Examples, cut into word tokens.

@@ -59,13 +59,13 @@ impl Bench {
         })?;
         if self.iterations.is_some() && self.recipe()?.thinking != Thinking::Parallel {
             return Err(Error::Usage(format!(
-                "--iterations is about thinking in parallel, and `--method {}` does not; choose lotus or pccot.",
+                "--iterations is about thinking in parallel, and `--method {}` does not; choose lotus, pccot or kava.",
                 self.method
             )));
         }
         match self.apart && self.recipe()?.objective().last_step().is_none() {
             true => Err(Error::Usage(format!(
-                "--apart is about teachers' rows, and `--method {}` has none; choose codi or pccot.",
+                "--apart is about teachers' rows, and `--method {}` has none; choose codi, pccot or kava.",
                 self.method
             ))),
             false => Ok(()),

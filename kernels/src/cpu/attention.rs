@@ -171,12 +171,13 @@ impl<'a> Call<'a> {
                 let mut cells = mask.row(batch_row).iter().enumerate();
                 for (chunk, &len) in lens.iter().enumerate() {
                     let is_unpadded = chunk == 0 && mask.unpadded_columns() > 0;
-                    for (column, (at, &seen)) in cells.by_ref().take(len).enumerate() {
+                    for (column, (at, &token)) in cells.by_ref().take(len).enumerate() {
                         let cell = match is_unpadded {
                             false => batch_row * len + column,
-                            true if seen => unpadded_cells.next().unwrap_or(0),
+                            true if token => unpadded_cells.next().unwrap_or(0),
                             true => continue,
                         };
+                        let seen = token && !mask.is_hidden(batch_row, at);
                         if seen {
                             row.keys.push(Key { chunk, cell, start: cell * width });
                         }

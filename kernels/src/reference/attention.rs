@@ -106,7 +106,9 @@ fn causal_bias(mask: &TokenMask, new: usize, like: &Tensor<3>) -> Tensor<4> {
     let mut bias = Vec::with_capacity(batch * new * columns);
     for row in 0..batch {
         for query in columns - new..columns {
-            let sees = mask.row(row).iter().enumerate().map(|(at, &token)| token && at <= query);
+            let sees =
+                |(at, &token): (usize, &bool)| token && at <= query && !mask.is_hidden(row, at);
+            let sees = mask.row(row).iter().enumerate().map(sees);
             bias.extend(sees.map(|sees| if sees { 0.0f32 } else { -1e9 }));
         }
     }
