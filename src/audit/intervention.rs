@@ -126,9 +126,10 @@ impl TryFrom<String> for Intervention {
 
 /// `name[argument]` apart.
 fn call(text: &str) -> (&str, Option<&str>) {
+    let text = text.trim();
     match text.strip_suffix(']').and_then(|text| text.split_once('[')) {
         Some((name, argument)) => (name.trim(), Some(argument.trim())),
-        None => (text.trim(), None),
+        None => (text, None),
     }
 }
 
