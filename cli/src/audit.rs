@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use coconut::{
     Error, Result,
-    audit::{self, Intervention, ModelRecord, Record, Role, Store, Subject},
+    audit::{self, Intervention, ModelRecord, Readings, Record, Role, States, Store, Subject},
     checkpoint::Checkpoint,
     data::{Dataset, Method},
     eval::{Evaluator, Sampling},
@@ -49,6 +49,13 @@ pub struct Audit {
     /// Answers to each question with noise on all thoughts, for the chance that one of several is right and for a vote.
     #[arg(long, default_value_t = 8)]
     draws: usize,
+    /// Shuffles in the permutation test of each probe; 0 leaves all readings of thoughts out.
+    #[arg(long, default_value_t = 199)]
+    shuffles: usize,
+    /// Write what is fed, and all hidden states from the question's end to the last latent, to thoughts.safetensors, with
+    /// thoughts.jsonl to say whose they are.
+    #[arg(long)]
+    thoughts: bool,
     /// Use only the first so many examples.
     #[arg(long, value_parser = verbs::at_least_one)]
     max_size: Option<usize>,
@@ -179,6 +186,7 @@ impl Audit {
             "only": self.only,
             "noise": self.noise,
             "draws": self.draws,
+            "shuffles": self.shuffles,
             "batch_size": self.batch_size,
             "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
@@ -248,9 +256,41 @@ impl Audit {
             stopped()
         })?;
         drop(progress);
+        let readings = self.readings(name, &subject, &plain, &stopped)?;
         let method = checkpoint.latent.method.to_string();
         let method = if name == "untrained" { name } else { &method };
-        Ok(ModelRecord::new((name, *role, method), &subject, &plain, &effects, noisy))
+        let record = ModelRecord::new((name, *role, method), &subject, &plain, &effects, noisy);
+        Ok(ModelRecord { readings, ..record })
+    }
+}
+
+impl Audit {
+    /// What can be read off a model's thoughts; writes the audited one's if they are asked for.
+    fn readings(
+        &self,
+        name: &str,
+        subject: &Subject<'_>,
+        plain: &audit::Plain,
+        stopped: &dyn Fn() -> Result<()>,
+    ) -> Result<Option<Readings>> {
+        let wanted = self.thoughts && *name == self.model.checkpoint.display().to_string();
+        if self.shuffles == 0 && !wanted {
+            return Ok(None);
+        }
+        let states = States::new(subject, |_| stopped())?;
+        if wanted {
+            audit::write_thoughts(&self.folder(), subject, plain, &states)?;
+        }
+        if self.shuffles == 0 {
+            return Ok(None);
+        }
+        let places = (states.layers * states.positions) as u64;
+        let progress = Progress::new(format!("reading {name}"), "places", 0, places);
+        let readings = audit::readings(subject, &states, &plain.thoughts, self.shuffles, || {
+            progress.advance(1);
+            stopped()
+        })?;
+        Ok(Some(readings))
     }
 }
 

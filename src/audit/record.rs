@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Cell, Effect, Intervention, Outcome, Plain, Store, Subject, Sufficiency, With, cells,
+    Cell, Effect, Intervention, Outcome, Plain, Readings, Store, Subject, Sufficiency, With, cells,
     sufficiency,
 };
 use crate::{
@@ -59,6 +59,9 @@ pub struct ModelRecord {
     pub cells: Vec<Cell>,
     /// How many thoughts are enough.
     pub sufficiency: Option<Sufficiency>,
+    /// What can be read off its thoughts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readings: Option<Readings>,
     /// What several answers under noise are worth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noisy: Option<Noisy>,
@@ -185,6 +188,7 @@ impl ModelRecord {
             plain: plain.outcomes.iter().map(|outcome| outcome.correct).collect(),
             cells: cells(effects, &plain.outcomes, subject.seed),
             sufficiency: sufficiency(effects, &plain.outcomes, &thoughts),
+            readings: None,
             noisy,
         }
     }

@@ -1,6 +1,6 @@
 //! What an audit showed, what it did not, and what it could not tell, in sentences.
 
-use super::{Cell, Intervention, ModelRecord, Role, With, place_name};
+use super::{Cell, Intervention, ModelRecord, Role, With, place_name, readings::ProbeReading};
 use crate::latent::Places;
 
 /// From this p on, corrected, an effect counts as none shown.
@@ -18,6 +18,7 @@ pub fn words(models: &[ModelRecord]) -> Vec<String> {
     words.extend(donors(audited));
     words.extend(necessity(audited));
     words.extend(noisy(audited));
+    words.extend(readable(audited));
     words.extend(
         models
             .iter()
@@ -205,6 +206,37 @@ fn noisy(model: &ModelRecord) -> Option<String> {
         percent(noisy.vote.rate()?),
         percent(*all)
     ))
+}
+
+/// Where each step's value can be read best, and whether it could before thinking.
+fn readable(model: &ModelRecord) -> Option<String> {
+    let best = model.readings.as_ref()?.best_probes();
+    let steps: std::collections::BTreeSet<usize> = best.iter().map(|probe| probe.step).collect();
+    let of_step = |step: usize| {
+        let probes = best.iter().copied().filter(|probe| probe.step == step);
+        let (thinking, before): (Vec<_>, Vec<_>) = probes.partition(|probe| probe.position > 0);
+        let rate = |probe: &ProbeReading| probe.right.rate().unwrap_or(0.0);
+        let top = thinking.into_iter().max_by(|a, b| rate(a).total_cmp(&rate(b)))?;
+        let before = before
+            .first()
+            .map_or(String::new(), |probe| format!(", {} % before thinking", percent(rate(probe))));
+        let chance = percent(top.most_frequent.rate()?);
+        let at = top.position;
+        Some(match top.p_corrected < LEVEL {
+            true => format!(
+                "of step {step} {} % at latent {at} (always the most frequent: {chance} %{before})",
+                percent(rate(top))
+            ),
+            false => format!("of step {step} none beyond chance"),
+        })
+    };
+    let parts: Vec<String> = steps.into_iter().filter_map(of_step).collect();
+    (!parts.is_empty()).then(|| {
+        format!(
+            "Of the steps' values, linear probes that never saw the question read: {}.",
+            parts.join("; ")
+        )
+    })
 }
 
 /// A control beside the model, at the replacement of all thoughts by means.

@@ -7,9 +7,10 @@ use comfy_table::Cell as Drawn;
 use super::{plot, table};
 use crate::{
     Error, Result,
-    audit::{Cell, Intervention, ModelRecord, Record, Role, With, place_name},
+    audit::{Cell, Intervention, ModelRecord, Readings, Record, Role, With, place_name},
     latent::Places,
     run::file,
+    stats::Rate,
 };
 
 /// The file that holds everything.
@@ -77,6 +78,16 @@ pub(crate) fn figures(record: &Record) -> Vec<(&'static str, &'static str, Strin
             "audit_latents.svg",
             "Accuracy with other numbers of latents, and answers that no further thought changes; dashed, the number in training.",
             plot::audit::latents(&record.models),
+        ),
+        (
+            "audit_probes.svg",
+            "Values of steps that linear probes read, in percent, by position (0 is the end of the question), at the layer that reads best; framed where it is more than chance after Benjamini and Hochberg's correction.",
+            model.readings.as_ref().and_then(plot::audit::probes),
+        ),
+        (
+            "audit_lens.svg",
+            "Questions whose likeliest token, by the head at the last layer, is a step's value, in percent, by position.",
+            model.readings.as_ref().and_then(plot::audit::lens),
         ),
         (
             "audit_donors.svg",
@@ -238,6 +249,84 @@ fn wrapped(text: &str, width: usize) -> String {
     lines.join("\n")
 }
 
+/// What was read off thoughts, as Markdown.
+fn readings_tables(readings: &Readings) -> String {
+    let percent =
+        |rate: Rate| rate.rate().map_or("–".into(), |rate| format!("{:.1}", 100.0 * rate));
+    let mut text = String::from(
+        "\nValues of steps by linear probes that never saw the question, at the layer that reads best; position 0 is the end of the question, 1 the first latent. p is of the permutation test, corrected by Benjamini and Hochberg over all layers, positions and steps:\n\n",
+    );
+    let rows = readings.best_probes().into_iter().map(|probe| {
+        vec![
+            format!("position {}, step {}", probe.position, probe.step),
+            probe.layer.to_string(),
+            probe.right.n.to_string(),
+            percent(probe.right),
+            percent(probe.most_frequent),
+            format!("{:.1}", 100.0 * probe.shuffled),
+            p_value(probe.p_corrected),
+        ]
+    });
+    text += &table::piped(
+        &["value", "layer", "n", "right %", "most frequent %", "shuffled %", "p, corrected"],
+        rows,
+    );
+    if !readings.selectivity.is_empty() {
+        text += "\nSelectivity: a latent's own step's value less the other one that is read best there, in points:\n\n";
+        let rows = readings.selectivity.iter().map(|of| {
+            vec![
+                format!("layer {}, position {}", of.layer, of.position),
+                of.own.to_string(),
+                of.against.to_string(),
+                of.n.to_string(),
+                signed(100.0 * of.value, 1),
+            ]
+        });
+        text += &table::piped(&["where", "own step", "other", "n", "points"], rows);
+    }
+    text += "\nThe output head at the last layer: the first token of a step's value, and of another question's in its place:\n\n";
+    let rows = readings.last_lens().into_iter().map(|lens| {
+        vec![
+            format!("position {}, step {}", lens.position, lens.step),
+            lens.top.n.to_string(),
+            percent(lens.top),
+            percent(lens.top_shuffled),
+            format!("{:.3}", lens.probability),
+            format!("{:.3}", lens.shuffled),
+            format!("{}", lens.rank),
+            format!("{:.2}", lens.entropy),
+        ]
+    });
+    text += &table::piped(
+        &["value", "n", "likeliest %", "another's %", "p", "another's p", "median rank", "entropy"],
+        rows,
+    );
+    text += "\nHow far thoughts of different questions differ; lengths in those of a token embedding, rank about the mean:\n\n";
+    let rows = readings.spread.iter().map(|of| {
+        vec![
+            of.position.to_string(),
+            of.n.to_string(),
+            format!("{:.2}", of.length),
+            format!("{:.2}", of.cosine),
+            format!("{:.2}", of.entropy),
+            of.rank.map_or("–".into(), |rank| format!("{rank:.1}")),
+        ]
+    });
+    text += &table::piped(&["latent", "n", "length", "cosine", "entropy", "effective rank"], rows);
+    if !readings.nodes.is_empty() {
+        text += "\nInner products of thoughts with embeddings of nodes:\n\n";
+        let rows = readings.nodes.iter().map(|of| {
+            vec![
+                format!("latent {}, {}", of.position, of.class),
+                of.n.to_string(),
+                signed(of.mean, 3),
+            ]
+        });
+        text += &table::piped(&["nodes", "n", "mean"], rows);
+    }
+    text
+}
+
 /// Everything, as Markdown.
 pub fn markdown(record: &Record) -> String {
     let mut text = String::from("# Audit\n\n");
@@ -260,6 +349,9 @@ pub fn markdown(record: &Record) -> String {
                 ]
             });
             text += &table::piped(&["t", "n", "%"], rows);
+        }
+        if let Some(readings) = &model.readings {
+            text += &readings_tables(readings);
         }
         if let Some(noisy) = &model.noisy {
             text += &format!(

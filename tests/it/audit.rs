@@ -186,6 +186,38 @@ fn controls_stand_beside_the_model() {
     assert!(html.contains("do the thoughts do any work?") && html.contains("zero@all"));
 }
 
+/// What is written for a notebook is what is fed, and what the model computed.
+#[test]
+fn thoughts_are_written_for_others_to_read() {
+    let (place, checkpoint, data) = trained("coconut");
+    let folder = place.path("audit");
+    let mut audit = command(&checkpoint, &data, &folder);
+    audit.args(["--thoughts", "--only=zero@1", "--shuffles=0", "--draws=0"]).assert().success();
+    let tensors =
+        coconut::model::tensors::read_tensors(&folder.join("thoughts.safetensors")).unwrap();
+    let (shape, thoughts) = &tensors["thoughts"];
+    let (of_states, states) = &tensors["hidden_states"];
+    assert_eq!((&shape[..], &of_states[..]), (&[60, 6, 16][..], &[60, 7, 2, 16][..]));
+    let index = fs::read_to_string(folder.join("thoughts.jsonl")).unwrap();
+    let index: Vec<Value> = index.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (question, line) in index.iter().enumerate() {
+        let latents = line["latents"].as_u64().unwrap() as usize;
+        assert_eq!(latents, 2 * line["steps"].as_array().unwrap().len());
+        for place in 0..6 {
+            let thought = &thoughts[(question * 6 + place) * 16..][..16];
+            // `hs[-1]`: the last hidden state of the position before.
+            let made_at = &states[((question * 7 + place) * 2 + 1) * 16..][..16];
+            match place < latents {
+                true => {
+                    thought.iter().zip(made_at).for_each(|(a, b)| assert!((a - b).abs() < 1e-5))
+                }
+                false => assert!(thought.iter().all(|x| *x == 0.0)),
+            }
+        }
+    }
+    assert!(read(&folder).models[0].readings.is_none());
+}
+
 #[test]
 fn wrong_use_gets_one_sentence_and_leaves_nothing() {
     let (place, checkpoint, data) = trained("coconut");

@@ -211,6 +211,25 @@ fn an_answer_read_from_the_question_alone() {
     let none = "No effect of what the thoughts hold was shown";
     assert!(says(&record, none), "{:?}", record.words);
     assert!(says(&record, "At no single place"), "{:?}", record.words);
+    // What can be read is not what is used: thought k is digit k, for a probe and for the head where it is made.
+    let readings = model.readings.as_ref().unwrap();
+    for step in 1..=3 {
+        let probe =
+            readings.best_probes().into_iter().find(|p| (p.position, p.step) == (step, step));
+        let probe = probe.unwrap();
+        assert!(rate(probe.right) > 0.95 && probe.p_corrected < 0.05, "{probe:?}");
+        assert!(probe.shuffled < 0.3 && rate(probe.most_frequent) < 0.3, "{probe:?}");
+        let lens =
+            readings.last_lens().into_iter().find(|l| (l.position, l.step) == (step - 1, step));
+        let lens = lens.unwrap();
+        assert!(
+            rate(lens.top) == 1.0 && lens.rank == 1.0 && rate(lens.top_shuffled) < 0.3,
+            "{lens:?}"
+        );
+        let selective = readings.selectivity.iter().filter(|s| (s.position, s.own) == (step, step));
+        assert!(selective.map(|s| s.value).fold(0.0, f64::max) > 0.5);
+    }
+    assert_eq!(readings.spread.len(), 3);
     // An interval stands beside it: 0 of 80 changed.
     assert!(
         record.words.iter().any(|words| words.starts_with(none) && words.contains("0.0 to 0.0"))

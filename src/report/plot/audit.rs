@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    audit::{Cell, Intervention, ModelRecord, Role, With, place_name},
+    audit::{Cell, Intervention, ModelRecord, Readings, Role, With, place_name},
     latent::Places,
     report::audit::{by_place, columns},
     stats::Rate,
@@ -15,55 +15,125 @@ const NAMES: u32 = 118;
 /// Places drawn at most.
 const MOST: usize = 16;
 
-/// Change of accuracy by what is fed (down) and where (across). `None` if nothing was fed.
-pub fn places(model: &ModelRecord) -> Option<String> {
-    let lines = by_place(model);
-    let mut columns = columns(&lines);
-    columns.truncate(MOST);
-    (!lines.is_empty()).then_some(())?;
+/// A map of cells: names of lines and columns, and what stands in each.
+struct Map<'a> {
+    lines: Vec<String>,
+    columns: Vec<String>,
+    cell: &'a dyn Fn(usize, usize) -> Option<Shade>,
+    below: &'a str,
+}
+
+/// One cell of a map.
+struct Shade {
+    text: String,
+    color: RGBAColor,
+    framed: bool,
+}
+
+fn map(Map { lines, columns, cell, below }: Map<'_>) -> Option<String> {
+    let columns = &columns[..columns.len().min(MOST)];
+    (!lines.is_empty() && !columns.is_empty()).then_some(())?;
     drawn(|svg| {
         let root = blank(svg, LINE + MARGIN + ROW * lines.len() as u32 + 34)?;
-        let width = (WIDTH - NAMES - MARGIN) as i32 / columns.len().max(1) as i32;
+        let width = (WIDTH - NAMES - MARGIN) as i32 / columns.len() as i32;
         let size = if width < 44 { 12 } else { 15 };
         let left = |at: usize| NAMES as i32 + width * at as i32;
-        for (at, places) in columns.iter().enumerate() {
-            let place = (left(at) + width / 2, MARGIN as i32 / 2);
-            root.draw_text(&place_name(*places), &font(15, HPos::Center), place)?;
+        for (at, name) in columns.iter().enumerate() {
+            root.draw_text(
+                name,
+                &font(15, HPos::Center),
+                (left(at) + width / 2, MARGIN as i32 / 2),
+            )?;
         }
-        for (number, (with, cells)) in lines.iter().enumerate() {
+        for (number, name) in lines.iter().enumerate() {
             let top = (LINE + ROW * number as u32) as i32;
-            root.draw_text(&with.to_string(), &font(15, HPos::Left), (6, top + 8))?;
-            for (at, places) in columns.iter().enumerate() {
-                let Some((_, cell)) = cells.iter().find(|(of, _)| of == places) else { continue };
-                draw_cell(&root, cell, (left(at), top), width, size)?;
+            root.draw_text(name, &font(15, HPos::Left), (6, top + 8))?;
+            for at in 0..columns.len() {
+                let Some(Shade { text, color, framed }) = cell(number, at) else { continue };
+                let corners =
+                    [(left(at) + 1, top + 1), (left(at) + width - 1, top + ROW as i32 - 1)];
+                root.draw(&Rectangle::new(corners, color.filled()))?;
+                if framed {
+                    root.draw(&Rectangle::new(corners, INK.stroke_width(2)))?;
+                }
+                let style = font(size, HPos::Center).pos(Pos::new(HPos::Center, VPos::Center));
+                root.draw_text(&text, &style, (left(at) + width / 2, top + ROW as i32 / 2))?;
             }
         }
         let bottom = (LINE + ROW * lines.len() as u32) as i32 + 10;
-        root.draw_text(
-            "which thought is replaced, from 1 on",
-            &font(16, HPos::Center),
-            ((WIDTH / 2) as i32, bottom),
-        )?;
+        root.draw_text(below, &font(16, HPos::Center), ((WIDTH / 2) as i32, bottom))?;
         root.present()?;
         Ok(())
     })
 }
 
-fn draw_cell(root: &Area, cell: &Cell, (left, top): (i32, i32), width: i32, size: u32) -> Drawn {
-    let harm = (-cell.difference).clamp(0.0, 1.0);
-    let color = COLORS[1].mix(0.06 + 0.84 * harm);
-    let color =
-        if cell.difference > 0.0 { COLORS[0].mix(0.5 * cell.difference.min(1.0)) } else { color };
-    let corners = [(left + 1, top + 1), (left + width - 1, top + ROW as i32 - 1)];
-    root.draw(&Rectangle::new(corners, color.filled()))?;
-    if cell.p_holm < 0.05 {
-        root.draw(&Rectangle::new(corners, INK.stroke_width(2)))?;
+/// Change of accuracy by what is fed (down) and where (across). `None` if nothing was fed.
+pub fn places(model: &ModelRecord) -> Option<String> {
+    let lines = by_place(model);
+    let columns = columns(&lines);
+    let shade = |cell: &Cell| {
+        let change = cell.difference;
+        let color = match change > 0.0 {
+            true => COLORS[0].mix(0.5 * change.min(1.0)),
+            false => COLORS[1].mix(0.06 + 0.84 * (-change).min(1.0)),
+        };
+        let text = format!("{:.0}", 100.0 * change).replace('-', "−");
+        let text = if text == "−0" { "0".into() } else { text };
+        Shade { text, color, framed: cell.p_holm < 0.05 }
+    };
+    let cell = |line: usize, column: usize| {
+        let (_, cells) = &lines[line];
+        cells.iter().find(|(places, _)| *places == columns[column]).map(|(_, cell)| shade(cell))
+    };
+    map(Map {
+        lines: lines.iter().map(|(with, _)| with.to_string()).collect(),
+        columns: columns.iter().map(|places| place_name(*places)).collect(),
+        cell: &cell,
+        below: "which thought is replaced, from 1 on",
+    })
+}
+
+/// What probes read of each step (down) at each position (across).
+pub fn probes(readings: &Readings) -> Option<String> {
+    let best = readings.best_probes();
+    let found = |position, step| {
+        let probe = best.iter().find(|probe| (probe.position, probe.step) == (position, step))?;
+        Some((probe.right.rate()?, probe.p_corrected < 0.05))
+    };
+    by_step(best.iter().map(|probe| (probe.position, probe.step)), &found)
+}
+
+/// What the head reads of each step (down) at each position (across).
+pub fn lens(readings: &Readings) -> Option<String> {
+    let last = readings.last_lens();
+    let found = |position, step| {
+        let lens = last.iter().find(|lens| (lens.position, lens.step) == (position, step))?;
+        Some((lens.top.rate()?, false))
+    };
+    by_step(last.iter().map(|lens| (lens.position, lens.step)), &found)
+}
+
+/// Rates of steps and positions, framed where asked.
+fn by_step(
+    places: impl Iterator<Item = (usize, usize)>,
+    found: &dyn Fn(usize, usize) -> Option<(f64, bool)>,
+) -> Option<String> {
+    let (mut positions, mut steps): (Vec<usize>, Vec<usize>) = places.unzip();
+    for numbers in [&mut positions, &mut steps] {
+        numbers.sort_unstable();
+        numbers.dedup();
     }
-    let text = format!("{:.0}", 100.0 * cell.difference).replace('-', "−");
-    let text = if text == "−0" { "0".into() } else { text };
-    let style = font(size, HPos::Center).pos(Pos::new(HPos::Center, VPos::Center));
-    root.draw_text(&text, &style, (left + width / 2, top + ROW as i32 / 2))?;
-    Ok(())
+    let cell = |line: usize, column: usize| {
+        let (rate, framed) = found(positions[column], steps[line])?;
+        let text = format!("{:.0}", 100.0 * rate);
+        Some(Shade { text, color: COLORS[0].mix(0.04 + 0.7 * rate), framed })
+    };
+    map(Map {
+        lines: steps.iter().map(|step| format!("step {step}")).collect(),
+        columns: positions.iter().map(ToString::to_string).collect(),
+        cell: &cell,
+        below: "position, from the question's end on",
+    })
 }
 
 /// Accuracy against the number of latents, of the audited model and of controls, and the share of answers that are
