@@ -25,6 +25,8 @@ pub const THOUGHTS: u64 = 7;
 pub const ADAPTERS: u64 = 8;
 /// Stream of edits of thoughts, by row and thought.
 pub const EDITS: u64 = 9;
+/// Stream of what statistics draw: resamples, folds, permutations.
+pub const STATISTICS: u64 = 10;
 
 /// The generator at `place` (a stream and indices into it) of a run seeded with `seed`.
 pub fn stream(seed: u64, place: &[u64]) -> ChaCha8Rng {

@@ -17,6 +17,7 @@
 //! | which stage is trained when | [`schedule`] |
 //! | a generated task | [`tasks`] |
 //! | the statistics of a set | [`stats`] |
+//! | what a step of a search knows of each node | [`superposition`] |
 //! | how chance is drawn | [`draw`] |
 //! | examples with their encodings | [`dataset`] |
 
@@ -29,6 +30,7 @@ pub mod method;
 pub mod read;
 pub mod schedule;
 pub mod stats;
+pub mod superposition;
 pub mod tasks;
 pub mod tokenizer;
 pub mod write;
@@ -40,4 +42,5 @@ pub use encode::{Encoded, encode_graphs, encode_texts};
 pub use example::{Example, Graph};
 pub use method::{Method, RowKind, Stage};
 pub use schedule::{Schedule, ScheduleState};
+pub use superposition::NodeClass;
 pub use tokenizer::{SpecialTokens, Tokenizer};

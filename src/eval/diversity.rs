@@ -3,6 +3,7 @@
 use crate::{
     Result, device,
     latent::{Trace, batch::Batch},
+    stats::{Spread, unit},
 };
 
 /// Thoughts of a set of questions, by their number in the row.
@@ -16,8 +17,8 @@ pub struct Thoughts {
 /// pair by pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ThoughtDiversity {
-    /// Matrix entropy of order 2 in nats, `−ln(1/n² · Σ_ab cos²(a, b))` (Giraldo et al. 2015): 0 if all point one
-    /// way, at most `ln min(n, d_model)`. Its exponential is an effective rank.
+    /// Matrix entropy of order 2 in nats ([`Spread::entropy`]): 0 if all point one way, at most
+    /// `ln min(n, d_model)`.
     pub entropy: f64,
     /// Mean cosine of two questions' thoughts.
     pub cosine: f64,
@@ -39,10 +40,8 @@ impl Thoughts {
             let [_, _, d] = thought.dims();
             let values: Vec<f32> = device::to_host(thought.clone())?;
             for (row, values) in values.chunks(d).enumerate() {
-                let length = values.iter().map(|x| x * x).sum::<f32>().sqrt();
-                if batch.latents[row] > number && self.of[number].len() < Self::MOST && length > 0.0
-                {
-                    self.of[number].push(values.iter().map(|x| x / length).collect());
+                if batch.latents[row] > number && self.of[number].len() < Self::MOST {
+                    self.of[number].extend(unit(values));
                 }
             }
         }
@@ -51,26 +50,12 @@ impl Thoughts {
 
     /// How far they differ; `None` if no thought number has two questions with thoughts that are not zero.
     pub fn diversity(&self) -> Option<ThoughtDiversity> {
-        let numbers: Vec<&Vec<Vec<f32>>> = self.of.iter().filter(|of| of.len() >= 2).collect();
-        let mut mean = ThoughtDiversity { entropy: 0.0, cosine: 0.0 };
-        for thoughts in &numbers {
-            let n = thoughts.len() as f64;
-            let (mut sum, mut squares) = (0.0, 0.0); // over pairs a < b
-            for (a, x) in thoughts.iter().enumerate() {
-                for y in &thoughts[a + 1..] {
-                    let cosine = f64::from(x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>());
-                    sum += cosine;
-                    squares += cosine * cosine;
-                }
-            }
-            mean.cosine += sum / (n * (n - 1.0) / 2.0);
-            mean.entropy -= ((n + 2.0 * squares) / (n * n)).ln();
-        }
-        let count = numbers.len() as f64;
-        let found = !numbers.is_empty();
-        found.then(|| ThoughtDiversity {
-            entropy: mean.entropy / count,
-            cosine: mean.cosine / count,
+        let spreads: Vec<Spread> = self.of.iter().filter_map(|of| Spread::of(of)).collect();
+        let count = spreads.len() as f64;
+        let mean = |of: fn(&Spread) -> f64| spreads.iter().map(of).sum::<f64>() / count;
+        (count > 0.0).then(|| ThoughtDiversity {
+            entropy: mean(|spread| spread.entropy),
+            cosine: mean(|spread| spread.cosine),
         })
     }
 }

@@ -20,6 +20,7 @@ use crate::{
         batch::{Batch, Row, Target},
     },
     objective::{self, StepDecoder},
+    stats::Rate,
 };
 
 /// Questions of an evaluation whose thoughts are looked at, the first ones.
@@ -48,27 +49,6 @@ pub struct Evaluator<'a> {
     pub seed: u64,
 }
 
-/// How many trials succeeded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// Successes.
-    pub hits: usize,
-    /// Trials.
-    pub n: usize,
-}
-
-impl Count {
-    fn add(&mut self, hit: bool) {
-        self.hits += usize::from(hit);
-        self.n += 1;
-    }
-
-    /// The rate; NaN if nothing was tried.
-    pub fn rate(self) -> f64 {
-        self.hits as f64 / self.n as f64
-    }
-}
-
 /// What an evaluation found.
 #[derive(Clone, Debug, Default)]
 pub struct Evaluation {
@@ -82,9 +62,9 @@ pub struct Evaluation {
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
     /// Right answers.
-    pub accuracy: Count,
+    pub accuracy: Rate,
     /// Generated steps equal to those still to be spoken, over the examples that have any.
-    pub cot_em: Count,
+    pub cot_em: Rate,
     /// Mean tokens generated, the eos included.
     pub tokens: f64,
     /// Mean latents.

@@ -13,8 +13,9 @@ mod results;
 pub(crate) mod samples;
 mod tensorboard;
 
+pub use crate::stats::wilson_interval;
 pub use folder::RunFolder;
 pub use metrics::{MetricsLog, read_metrics};
 pub use record::{Record, StepMetrics};
-pub use results::{Results, Row, wilson_interval};
+pub use results::{Results, Row};
 pub use samples::{Sample, append_samples};

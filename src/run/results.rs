@@ -3,14 +3,12 @@
 use super::{Record, file};
 use crate::data::{Method, Stage};
 use crate::eval::Evaluation;
+use crate::stats::{Rate, wilson_interval};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-
-/// The 97.5 % point of the normal distribution, for 95 % intervals.
-const Z: f64 = 1.959_963_984_540_054;
 
 /// The content of `results.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -150,14 +148,16 @@ impl Row {
 
     /// Sets `eval_acc`, its interval and `n`: `right` of `n` answers were right.
     pub fn with_accuracy(mut self, right: usize, n: usize) -> Self {
-        (self.eval_acc, self.eval_acc_interval) = rate(right, n);
+        let rate = Rate { hits: right, n };
+        (self.eval_acc, self.eval_acc_interval) = (rate.rate(), rate.interval());
         self.n = Some(n);
         self
     }
 
     /// Sets `eval_cot_em`, its interval and `n_cot_em`: `exact` of `n` chains were exact.
     pub fn with_cot_em(mut self, exact: usize, n: usize) -> Self {
-        (self.eval_cot_em, self.eval_cot_em_interval) = rate(exact, n);
+        let rate = Rate { hits: exact, n };
+        (self.eval_cot_em, self.eval_cot_em_interval) = (rate.rate(), rate.interval());
         self.n_cot_em = Some(n);
         self
     }
@@ -193,31 +193,6 @@ impl Row {
     }
 }
 
-/// A rate and its interval; neither exists for n = 0.
-fn rate(hits: usize, n: usize) -> (Option<f64>, Option<[f64; 2]>) {
-    if n == 0 {
-        return (None, None);
-    }
-    (Some(hits as f64 / n as f64), Some(wilson_interval(hits, n)))
-}
-
-/// The 95 % Wilson score interval of a rate of `hits` in `n`, low and high, each 0 to 1.
-///
-/// It keeps its promise near 0 and 1 and for small n, where the textbook p ± 1.96 σ does not
-/// (Wilson 1927). For n = 0 nothing is known: 0 to 1.
-pub fn wilson_interval(hits: usize, n: usize) -> [f64; 2] {
-    if n == 0 {
-        return [0.0, 1.0];
-    }
-    let n = n as f64;
-    let p = hits as f64 / n;
-    let z2 = Z * Z;
-    let center = p + z2 / (2.0 * n);
-    let reach = Z * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
-    let scale = 1.0 + z2 / n;
-    [((center - reach) / scale).max(0.0), ((center + reach) / scale).min(1.0)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,16 +201,6 @@ mod tests {
         for (a, b) in found.into_iter().zip(expected) {
             assert!((a - b).abs() < 1e-5, "{found:?} is not {expected:?}");
         }
-    }
-
-    /// By hand, z² = 3.841459. 8 of 10: (0.8 + 0.192073 ± 1.959964 √(0.016 + 0.009604)) / 1.384146
-    /// = (0.992073 ± 0.313616) / 1.384146. 0 of 10: 0 to z²/(n + z²) = 3.841459/13.841459.
-    #[test]
-    fn wilson_by_hand() {
-        assert_near(wilson_interval(8, 10), [0.490162, 0.943318]);
-        assert_near(wilson_interval(0, 10), [0.0, 0.277533]);
-        assert_near(wilson_interval(10, 10), [1.0 - 0.277533, 1.0]);
-        assert_near(wilson_interval(0, 0), [0.0, 1.0]);
     }
 
     #[test]

@@ -213,7 +213,10 @@ impl<'a> Trainer<'a> {
                 Err(Error::Interrupted(_)) => return self.interrupted(stage, watch),
                 answers => answers?,
             };
-            found.push(StageAccuracy { stage: of, accuracy: answers.accuracy.rate() });
+            found.push(StageAccuracy {
+                stage: of,
+                accuracy: answers.accuracy.rate().unwrap_or(f64::NAN),
+            });
         }
         if let Some(warning) = self.run.schedule.leave(stage, &found, &mut next) {
             watch(Event::Warning(&warning));
@@ -334,7 +337,7 @@ impl<'a> Trainer<'a> {
         if let Some(row) = self.state.rows.last() {
             watch(Event::Evaluated(row));
         }
-        let accuracy = found.answers.accuracy.rate();
+        let accuracy = found.answers.accuracy.rate().unwrap_or(f64::NAN);
         let improved = self.state.best_accuracy.is_none_or(|best| accuracy > best);
         if improved {
             self.state.best_accuracy = Some(accuracy);

@@ -8,8 +8,8 @@ use std::{
 
 /// From the ground up: each may use those of the lines above it, and not its neighbours in a line.
 const ORDER: [&[&str]; 12] = [
-    &["error", "linalg", "rng", "stats", "memory"],
-    &["device", "hub"],
+    &["error", "linalg", "rng", "memory"],
+    &["device", "hub", "stats"],
     &["data", "model"],
     &["optim", "latent"],
     &["objective"],

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 mod answers;
 mod architecture;
+mod audit_stats;
 mod bench;
 mod cli;
 mod curriculum;

@@ -1,0 +1,29 @@
+//! Statistics: rates with their denominators, tests on the same questions and over seeds and many comparisons.
+//! *No tensors*: slices in, figures out.
+//!
+//! | to know … | take |
+//! | --- | --- |
+//! | how often something happened | [`Rate`] |
+//! | whether A beats B on the same questions | [`Paired`]; over several seeds [`mcnemar`] |
+//! | whether two rates of other questions differ | [`Rate::interval_of_difference`] |
+//! | a mean over seeds, and whether two differ | [`Estimate`], [`welch`] |
+//! | the interval of any mean over questions | [`bootstrap_interval`] |
+//! | which of many findings stand | [`holm`], [`benjamini_hochberg`] |
+//! | what several samples of an answer are worth | [`pass_at_k`], [`majority`] |
+//! | how far vectors differ | [`Spread`], [`effective_rank`] |
+
+mod bootstrap;
+mod corrections;
+mod estimate;
+mod paired;
+mod rate;
+mod samples;
+mod spread;
+
+pub use bootstrap::bootstrap_interval;
+pub use corrections::{benjamini_hochberg, holm};
+pub use estimate::{Estimate, welch};
+pub use paired::{Paired, mcnemar};
+pub use rate::{Rate, wilson_interval};
+pub use samples::{majority, pass_at_k};
+pub use spread::{Spread, effective_rank, unit};
