@@ -1,4 +1,4 @@
-//! Statistics: rates with their denominators, tests on the same questions and over seeds and many comparisons.
+//! Statistics: rates with their denominators, tests on the same questions and over seeds, many comparisons, probes.
 //! *No tensors*: slices in, figures out.
 //!
 //! | to know … | take |
@@ -11,11 +11,13 @@
 //! | which of many findings stand | [`holm`], [`benjamini_hochberg`] |
 //! | what several samples of an answer are worth | [`pass_at_k`], [`majority`] |
 //! | how far vectors differ | [`Spread`], [`effective_rank`] |
+//! | whether a vector holds a value | [`probe`] |
 
 mod bootstrap;
 mod corrections;
 mod estimate;
 mod paired;
+pub mod probe;
 mod rate;
 mod samples;
 mod spread;

@@ -27,6 +27,7 @@ mod model_files;
 mod objectives;
 mod optim;
 mod paths;
+mod probes;
 mod recipe_keys;
 mod recompute;
 mod reinject;
