@@ -121,9 +121,9 @@ impl Audit {
             verbs::print_json(&json!(record));
             return Ok(());
         }
-        println!("{}", report::audit::terminal(&record, verbs::styled()));
+        say!("{}", report::audit::terminal(&record, verbs::styled()));
         for file in files {
-            println!("wrote {}", file.display());
+            say!("wrote {}", file.display());
         }
         Ok(())
     }

@@ -104,7 +104,7 @@ impl Data {
             Self::Convert { input, output, max_size } => {
                 let examples = read::load(&input, max_size)?;
                 write::write_json(&output, &examples)?;
-                println!("wrote {} examples to {}", examples.len(), output.display());
+                say!("wrote {} examples to {}", examples.len(), output.display());
             }
             Self::Generate(generate) => generate.run()?,
             Self::Stats { input } => {
@@ -167,12 +167,12 @@ impl Generate {
             let found = json!({"output": self.output, "examples": n, "shift": setting, "shortcuts": shortcuts});
             return verbs::print_json(&found);
         }
-        println!("wrote {n} examples to {}", self.output.display());
+        say!("wrote {n} examples to {}", self.output.display());
         if let (Some(shift), Some(setting)) = (self.shift, setting) {
-            println!("shifted to be {}: {setting}", shift.name());
+            say!("shifted to be {}: {setting}", shift.name());
         }
         let Some(shortcuts) = shortcuts else { return };
-        println!("\n{}", rules(&shortcuts));
+        say!("\n{}", rules(&shortcuts));
         if let Some(warning) = shortcuts.warning() {
             eprintln!("warning: {}: {warning}", self.output.display());
         }

@@ -28,7 +28,7 @@ const LISTED: usize = 4;
 /// Prints a recipe's keys and what its run would do, or why it cannot start yet.
 pub fn show(config: &RunConfig) -> Result<()> {
     config.task()?;
-    println!("{}", config.to_yaml()?);
+    say!("{}", config.to_yaml()?);
     let (run, missing) = match Resolved::new(config, None) {
         Ok(run) => {
             let problem = whole(&run).err().map(|error| error.to_string());
@@ -43,7 +43,7 @@ pub fn show(config: &RunConfig) -> Result<()> {
             let named = |path: &Option<PathBuf>| {
                 path.as_deref().unwrap_or(Path::new("")).display().to_string()
             };
-            println!(
+            say!(
                 "# evaluates {} on {}, at the stage that it was trained to; trains nothing",
                 named(&config.load_model_path),
                 named(&config.val_path)
@@ -54,10 +54,10 @@ pub fn show(config: &RunConfig) -> Result<()> {
         _ => {
             let stages = if config.only_eval { Vec::new() } else { config.schedule().stages() };
             for (stage, epochs) in stages {
-                println!("# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
+                say!("# stage {stage}: epochs {} to {}", epochs.start + 1, epochs.end);
             }
-            println!("\n# This run cannot start yet:");
-            missing.iter().for_each(|problem| println!("# {problem}"));
+            say!("\n# This run cannot start yet:");
+            missing.iter().for_each(|problem| say!("# {problem}"));
             Ok(())
         }
     }
@@ -92,7 +92,7 @@ fn whole(run: &Resolved) -> Result<()> {
 fn show_run(run: &Resolved) -> Result<()> {
     let data = Data::prepare(run)?;
     for warning in &data.warnings {
-        println!("warning: {warning}");
+        say!("warning: {warning}");
     }
     let model = match &run.model {
         ModelSource::Random(shape) => model_config(shape, run, &data),
@@ -100,7 +100,7 @@ fn show_run(run: &Resolved) -> Result<()> {
             ModelConfig::load(path)?
         }
     };
-    println!(
+    say!(
         "# {} parameters: {} blocks, width {}, {} heads, context {}, vocabulary {}",
         model.num_parameters(),
         model.n_layer,
@@ -109,7 +109,7 @@ fn show_run(run: &Resolved) -> Result<()> {
         model.n_positions,
         model.vocab_size
     );
-    println!(
+    say!(
         "# {} training examples, {} test examples, {} optimizer steps an epoch",
         data.train.encoded.len(),
         data.val.encoded.len(),
@@ -117,7 +117,7 @@ fn show_run(run: &Resolved) -> Result<()> {
     );
     for Outline { stage, epoch, when } in outline(run, run.batches.steps(data.train.encoded.len()))
     {
-        println!("\n# stage {stage}: {when}");
+        say!("\n# stage {stage}: {when}");
         if let Some(example) = data.train.encoded.first() {
             let key = SampleKey { seed: run.seed, epoch: epoch as u64, index: 0 };
             show_example(run, &data.tokenizer, example, stage, key)?;
@@ -185,16 +185,16 @@ fn show_example(
     let batch = lay_out(&[&rows], &run.objective, &run.curriculum, &plan)
         .map_err(|problem| Error::Internal(format!("the first example: {problem}")))?;
     for (name, row) in ["row", "teacher"].into_iter().zip(&rows) {
-        println!("{name}");
+        say!("{name}");
         print!("{}", aligned(&lines(run, tokenizer, row), WIDTH));
     }
     if let Some(row) = rows.first() {
         let read = readings(run, tokenizer, row);
         if !read.is_empty() {
-            println!("decoder: {}", listed(&read));
+            say!("decoder: {}", listed(&read));
         }
     }
-    println!("passes: {}", passes(&batch));
+    say!("passes: {}", passes(&batch));
     Ok(())
 }
 

@@ -203,15 +203,15 @@ impl Eval {
         if let [Point { dials, row, .. }] = points {
             let rows = vec![row.clone()];
             let results = Results { run: "eval".into(), config: json!({}), rows };
-            println!("{}", report::table::terminal(&report::series(&[&results])));
+            say!("{}", report::table::terminal(&report::series(&[&results])));
             if let Some(iterations) = dials.iterations {
-                println!("iterations: {iterations}");
+                say!("iterations: {iterations}");
             }
         } else {
-            println!("{}", curve_table(points));
+            say!("{}", curve_table(points));
         }
         if by_steps {
-            println!("\n{}", steps_table(points));
+            say!("\n{}", steps_table(points));
         }
     }
 }

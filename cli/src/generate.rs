@@ -70,7 +70,7 @@ impl Generate {
             if !line.trim().is_empty() {
                 self.print(&self.answer(&trained, &line)?);
                 if self.thoughts.is_some() && !self.json {
-                    println!(); // between one answer and the next one's thoughts
+                    say!(); // between one answer and the next one's thoughts
                 }
             }
         }
@@ -117,15 +117,15 @@ impl Generate {
             return verbs::print_json(&self.to_json(answer));
         }
         if self.thoughts.is_some() && !answer.thoughts.is_empty() {
-            println!("{}\n", table(&answer.thoughts, verbs::styled()));
+            say!("{}\n", table(&answer.thoughts, verbs::styled()));
         }
         for (number, text) in (1..).zip(&answer.readout) {
-            println!("read {number}: {text}");
+            say!("read {number}: {text}");
         }
         if !answer.readout.is_empty() {
-            println!();
+            say!();
         }
-        println!("{}", answer.text.trim_end());
+        say!("{}", answer.text.trim_end());
     }
 
     fn to_json(&self, answer: &Answer) -> serde_json::Value {

@@ -4,6 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// `println!`, but a reader that goes away, such as `head`, ends the program as it ends others.
+macro_rules! say {
+    () => { crate::verbs::say(format_args!("")) };
+    ($($text:tt)*) => { crate::verbs::say(format_args!($($text)*)) };
+}
+
 mod audit;
 mod bench;
 mod data;

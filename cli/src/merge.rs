@@ -38,7 +38,7 @@ impl Merge {
         }
         model.transformer = model.transformer.merged();
         checkpoint::write_model(&self.out, &Learner { model, objective }, &tokenizer, &latent)?;
-        println!("wrote {}", self.out.display());
+        say!("wrote {}", self.out.display());
         Ok(())
     }
 }

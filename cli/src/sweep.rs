@@ -94,7 +94,7 @@ impl Sweep {
                     State::Begun => "begun",
                     State::Fresh => "to do",
                 };
-                println!(
+                say!(
                     "{state:6}{}  ({}, seed {})",
                     run.folder.display(),
                     named(&plan, cell),
@@ -112,10 +112,10 @@ impl Sweep {
         if self.json {
             verbs::print_json(&json!(summary));
         } else {
-            println!("{}", table::text(&summary, verbs::styled()));
-            println!();
+            say!("{}", table::text(&summary, verbs::styled()));
+            say!();
             for file in &files {
-                println!("wrote {}", file.display());
+                say!("wrote {}", file.display());
             }
         }
         if stop.load(Ordering::Relaxed) {

@@ -1,7 +1,7 @@
 //! The command line: its verbs, and what they share.
 
 use std::{
-    io::IsTerminal,
+    io::{IsTerminal, Write},
     path::PathBuf,
     sync::{
         Arc,
@@ -122,9 +122,9 @@ pub fn run(cli: Cli) -> Result<()> {
 }
 
 pub fn print_report(report: &coconut::report::Report) {
-    println!("{}", coconut::report::table::terminal(&report.series));
+    say!("{}", coconut::report::table::terminal(&report.series));
     for file in &report.files {
-        println!("wrote {}", file.display());
+        say!("wrote {}", file.display());
     }
 }
 
@@ -153,7 +153,19 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     count.ok_or_else(|| "expected a whole number from 1 up".into())
 }
 
+/// Prints a line. If nobody reads any more, the program ends with the status that a shell gives those who are ended so.
+pub fn say(line: std::fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(std::io::stdout().lock(), "{line}") {
+        const BROKEN_PIPE: i32 = 128 + 13;
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            std::process::exit(BROKEN_PIPE);
+        }
+        eprintln!("error: cannot write to standard output: {error}.");
+        std::process::exit(1);
+    }
+}
+
 /// JSON on one line.
 pub fn print_json(value: &serde_json::Value) {
-    println!("{value}");
+    say!("{value}");
 }

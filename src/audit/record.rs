@@ -199,7 +199,17 @@ impl ModelRecord {
     }
 }
 
-/// What each intervention does over the seeds of each method; the first model's method comes first. Nothing unless
+/// Whether an intervention is looked at over seeds, where each more costs power: what is done to all thoughts, to the
+/// question, without thoughts, and with the mean in one place.
+fn is_main(cell: &&Cell) -> bool {
+    match cell.intervention {
+        Intervention::Edit { with, places: Places::One(_) } => with == With::Mean,
+        Intervention::Edit { places, .. } => matches!(places, Places::All | Places::Question),
+        Intervention::Latents(n) | Intervention::Early(n) => n == 0,
+    }
+}
+
+/// What the main interventions do over the seeds of each method; the first model's method comes first. Nothing unless
 /// some method has two seeds.
 pub fn over_seeds(models: &[ModelRecord]) -> Vec<OverSeeds> {
     let Some(audited) = models.first() else { return Vec::new() };
@@ -223,7 +233,7 @@ pub fn over_seeds(models: &[ModelRecord]) -> Vec<OverSeeds> {
     };
     let mut all = Vec::new();
     for method in &methods {
-        let of_method = audited.cells.iter().filter_map(|cell| {
+        let of_method = audited.cells.iter().filter(is_main).filter_map(|cell| {
             let values = differences(method, cell);
             let own = differences(&audited.method, cell);
             let other = *method != audited.method;

@@ -247,7 +247,7 @@ fn wrong_use_gets_one_sentence_and_leaves_nothing() {
 fn seeds_that_touched_other_numbers_of_questions_have_no_mean() {
     let model = |n: usize, right: usize| {
         let paired: Paired = (0..n).map(|i| (i < right, true)).collect();
-        let intervention = "zero@1".parse().unwrap();
+        let intervention = "mean@1".parse().unwrap();
         json!({
             "name": format!("{n} {right}"), "role": "seed", "method": "coconut", "stage": 1, "thoughts": 1,
             "plain": {"hits": n, "n": n}, "sufficiency": null,

@@ -170,6 +170,20 @@ fn prosqa_like() -> String {
     json!([example("lempus", "yumpus"), example("yumpus", "zumpus")]).to_string()
 }
 
+/// As in `coconut data stats FILE | head -0`.
+#[test]
+fn a_reader_that_goes_away_ends_the_program_quietly() {
+    let place = Place::new();
+    let data = place.file("d.json", r#"[{"question": "1+1", "steps": ["2"], "answer": "2"}]"#);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut stats = coconut(["data", "stats"]);
+    stats.arg(&data).stdout(writer).stderr(Stdio::piped());
+    let ended = stats.spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(141));
+    assert_eq!(String::from_utf8(ended.stderr).unwrap(), "");
+}
+
 #[test]
 fn training_leaves_a_whole_run() {
     let place = Place::new();

@@ -149,7 +149,7 @@ impl Bench {
         if self.json {
             rows.iter().for_each(print_json);
         } else {
-            println!("{}", table(&rows));
+            say!("{}", table(&rows));
         }
         Ok(())
     }

@@ -138,8 +138,9 @@ impl Softmax {
 
 /// Steps at most.
 const STEPS: usize = 5_000;
-/// The gradient's length at the end, over that at the start.
-const PRECISION: f64 = 1e-9;
+/// The gradient's length at the end, over that at the start. Weights are then right to about 1e-6, also with weak
+/// penalties (c = 100).
+const PRECISION: f64 = 1e-8;
 
 /// What the last steps say of the curvature.
 #[derive(Default)]
@@ -183,8 +184,15 @@ impl Curvature {
     }
 }
 
+/// In eight sums side by side: one after the other, each addition would wait for the last.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let mut sums = [0.0; 8];
+    for (a, b) in a.iter().zip(b) {
+        sums.iter_mut().zip(a).zip(b).for_each(|((sum, a), b)| *sum += a * b);
+    }
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f64>() + rest
 }
 
 fn norm(a: &[f64]) -> f64 {
