@@ -11,12 +11,13 @@
 //! | whose thoughts a question is given | `donors.rs` |
 //! | what a step works out, and which thought stands for it | [`values`] |
 //! | how it is run | [`subject`] |
-//! | what is read off thoughts | [`readings`](mod@readings), of [`states`] |
+//! | what is read off thoughts | [`readings`](mod@readings), of [`states`]; [`attention`] |
 //! | how it is counted | [`cell`], [`record`] |
 //! | what is said of it | [`words`] |
 //! | how the field's figures come out when the wrong rows are counted | [`miscount`] |
 //! | how it goes on after it was stopped | [`store`] |
 
+pub mod attention;
 pub mod cell;
 mod donors;
 pub mod intervention;

@@ -7,7 +7,11 @@ use burn::tensor::{Int, Tensor, TensorData, activation::log_softmax};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::{Subject, Values, states::States};
+use super::{
+    Subject, Values,
+    attention::{AttentionReading, attention},
+    states::States,
+};
 use crate::{
     Result,
     data::{Encoded, superposition::NodeClass},
@@ -40,6 +44,9 @@ pub struct Readings {
     pub lens: Vec<LensReading>,
     /// How far thoughts of different questions differ, by position.
     pub spread: Vec<SpreadReading>,
+    /// Where attention looks, by layer and position.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attention: Vec<AttentionReading>,
     /// Of graphs: where thoughts point, by position.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeReading>,
@@ -154,6 +161,7 @@ pub fn readings(
     let steps = values.of_steps.iter().map(Vec::len).max().unwrap_or(0);
     let mut readings = Readings {
         spread: spread(subject, thoughts)?,
+        attention: attention(subject)?,
         nodes: nodes(subject, &values, thoughts)?,
         ..Readings::default()
     };

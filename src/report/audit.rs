@@ -313,6 +313,22 @@ fn readings_tables(readings: &Readings) -> String {
         ]
     });
     text += &table::piped(&["latent", "n", "length", "cosine", "entropy", "effective rank"], rows);
+    if !readings.attention.is_empty() {
+        text += "\nWhere attention looks, in percent, mean over heads; the last position is the end of the prompt:\n\n";
+        let share = |share: f64| format!("{:.1}", 100.0 * share);
+        let rows = readings.attention.iter().map(|of| {
+            vec![
+                format!("block {}, position {}", of.layer, of.position),
+                of.n.to_string(),
+                share(of.question),
+                share(of.markers),
+                share(of.latents),
+                share(of.itself),
+            ]
+        });
+        let head = ["from", "n", "question", "markers", "earlier latents", "itself"];
+        text += &table::piped(&head, rows);
+    }
     if !readings.nodes.is_empty() {
         text += "\nInner products of thoughts with embeddings of nodes:\n\n";
         let rows = readings.nodes.iter().map(|of| {

@@ -230,6 +230,17 @@ fn an_answer_read_from_the_question_alone() {
         assert!(selective.map(|s| s.value).fold(0.0, f64::max) > 0.5);
     }
     assert_eq!(readings.spread.len(), 3);
+    // Position 0 attends to the first digit, latents 1 and 2 to the others, and the end of the prompt to itself.
+    for of in &readings.attention {
+        let sum = of.question + of.markers + of.latents + of.itself;
+        assert!((sum - 1.0).abs() < 1e-6 && of.n == 80, "{of:?}");
+        match of.position {
+            0..=2 => assert!(of.question > 0.99, "{of:?}"),
+            4 => assert!(of.markers > 0.99, "{of:?}"),
+            _ => {}
+        }
+    }
+    assert_eq!(readings.attention.len(), 5);
     // An interval stands beside it: 0 of 80 changed.
     assert!(
         record.words.iter().any(|words| words.starts_with(none) && words.contains("0.0 to 0.0"))
