@@ -48,7 +48,7 @@ pub fn write(record: &Record, folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads what [`write`] wrote; `None` if there is nothing.
+/// Reads what [`write()`] wrote; `None` if there is nothing.
 ///
 /// # Errors
 /// [`Error::Input`] if the file is damaged, [`Error::Io`] if it cannot be read.

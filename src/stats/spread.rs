@@ -13,7 +13,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of vectors of length 1 ([`unit`]); `None` for fewer than two.
+    /// Of vectors of length 1 ([`unit()`]); `None` for fewer than two.
     pub fn of(units: &[Vec<f32>]) -> Option<Self> {
         if units.len() < 2 {
             return None;

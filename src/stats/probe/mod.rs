@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Features are standardised by what the probe is fitted on, intercepts are not penalised. Everything is computed in
-//! the coordinates of [`design`], of which there are as many as questions or features, whichever is less.
+//! the coordinates of `design.rs`, of which there are as many as questions or features, whichever is less.
 
 mod data;
 mod design;
