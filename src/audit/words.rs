@@ -83,38 +83,39 @@ fn control(model: &ModelRecord) -> Option<String> {
     })
 }
 
-/// Whether it matters what vectors the thoughts are.
+/// Whether it matters what the thoughts hold: as told by other questions' thoughts, which are like those that the model
+/// knows; a vector that is unlike any thought can do harm by that alone.
 fn vectors(model: &ModelRecord, control_works: bool) -> Option<String> {
-    let everywhere = |cell: &&Cell| {
-        matches!(
-            cell.intervention,
-            Intervention::Edit {
-                with: With::Zero | With::Mean | With::Random,
-                places: Places::All
-            }
-        )
+    let all = |with| model.cell(Intervention::edit(with, Places::All));
+    let worst = |withs: &[With]| {
+        let cells = withs.iter().filter_map(|&with| all(with));
+        cells.min_by(|a, b| a.difference.total_cmp(&b.difference))
     };
-    let cells: Vec<&Cell> = model.cells.iter().filter(everywhere).collect();
-    let worst = cells.iter().copied().min_by(|a, b| a.difference.total_cmp(&b.difference))?;
-    Some(if hurts(worst) {
+    let Some(of_others) = worst(&[With::Mean, With::Transplant]) else {
+        let unlike = worst(&[With::Zero, With::Random])?;
+        return Some(format!("`{}` leaves {}.", unlike.intervention, rate(unlike)));
+    };
+    let (written, left) = (of_others.intervention, rate(of_others));
+    if hurts(of_others) {
+        return Some(format!("It matters what the thoughts hold: `{written}` leaves {left}."));
+    }
+    if !control_works {
+        return Some(format!(
+            "Whether it matters what the thoughts hold could not be told: `{written}` leaves {left}."
+        ));
+    }
+    let unlike = worst(&[With::Zero, With::Random]).filter(|cell| hurts(cell));
+    let unlike = unlike.map(|cell| {
         format!(
-            "It matters what the thoughts hold: `{}` leaves {}.",
-            worst.intervention,
-            rate(worst)
+            " That `{}` leaves {} says that such vectors are unlike any thought, not that thoughts hold anything.",
+            cell.intervention,
+            rate(cell)
         )
-    } else if control_works {
-        format!(
-            "No effect of what the thoughts hold was shown: of all replacements of every thought the worst, `{}`, leaves {}.",
-            worst.intervention,
-            rate(worst)
-        )
-    } else {
-        format!(
-            "Whether it matters what the thoughts hold could not be told: `{}` leaves {}.",
-            worst.intervention,
-            rate(worst)
-        )
-    })
+    });
+    Some(format!(
+        "No effect of what the thoughts hold was shown: of other questions' thoughts in their place the worst, `{written}`, leaves {left}.{}",
+        unlike.unwrap_or_default()
+    ))
 }
 
 /// At which places the mean of other questions' thoughts does harm.
@@ -250,4 +251,56 @@ fn beside(audited: &ModelRecord, control: &ModelRecord) -> Option<String> {
         percent(its.difference).replace('-', "−"),
         percent(own.difference).replace('-', "−"),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A model of 100 right answers of 100, and the right answers that each intervention leaves.
+    fn model(left: &[(&str, usize)]) -> ModelRecord {
+        let rate = |hits| json!({"hits": hits, "n": 100});
+        let cell = |&(intervention, hits): &(&str, usize)| {
+            json!({
+                "intervention": intervention, "right": rate(hits), "plain": rate(100),
+                "difference": (hits as f64 - 100.0) / 100.0, "difference_interval": [-0.9, 0.0],
+                "p": if hits < 90 { 0.0 } else { 1.0 }, "p_holm": if hits < 90 { 0.0 } else { 1.0 },
+                "tokens": 3.0, "plain_tokens": 3.0, "changed": rate(100 - hits),
+                "log_prob": null, "log_prob_interval": null,
+            })
+        };
+        let cells: Vec<_> = left.iter().map(cell).collect();
+        let record = json!({
+            "name": "m", "role": "audited", "method": "coconut", "stage": 1, "thoughts": 2,
+            "plain": rate(100), "cells": cells, "sufficiency": null,
+        });
+        serde_json::from_value(record).unwrap()
+    }
+
+    #[test]
+    fn harm_of_vectors_unlike_any_thought_is_no_effect_of_what_thoughts_hold() {
+        let others = [
+            ("noise[1.0]@question", 20),
+            ("mean@all", 100),
+            ("transplant@all", 99),
+            ("zero@all", 0),
+        ];
+        let said = words(&[model(&others)]).join(" ");
+        assert!(said.contains("No effect of what the thoughts hold was shown: of other questions' thoughts in their place the worst, `transplant@all`"), "{said}");
+        assert!(
+            said.contains("`zero@all` leaves") && said.contains("unlike any thought"),
+            "{said}"
+        );
+        let said = words(&[model(&[("noise[1.0]@question", 20), ("mean@all", 10)])]).join(" ");
+        assert!(
+            said.contains(
+                "It matters what the thoughts hold: `mean@all` leaves 10.0 instead of 100.0 %"
+            ),
+            "{said}"
+        );
+        // Where even noise on the question does nothing, nothing can be told.
+        let said = words(&[model(&[("noise[1.0]@question", 100), ("mean@all", 100)])]).join(" ");
+        assert!(said.contains("shows nothing") && said.contains("could not be told"), "{said}");
+    }
 }
