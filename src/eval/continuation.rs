@@ -32,53 +32,24 @@ pub fn log_probs(
     trace: &Trace,
     continuations: &[Continuation<'_>],
 ) -> Result<Vec<Option<f64>>> {
-    let Some(ends) = trace.ends(batch) else { return Ok(Vec::new()) };
-    let transformer = &model.transformer;
-    let context = transformer.config.n_positions;
+    let context = model.transformer.config.n_positions;
     let fits = |row: usize| batch.lengths[row] + continuations[row].ids.len() <= context + 1;
-    let fed = |row: usize| match fits(row) {
-        true => continuations[row].ids.split_last().map_or(&[][..], |(_, before)| before),
-        false => &[],
+    let before_last = |row: usize| match (fits(row), continuations[row].ids.split_last()) {
+        (true, Some((_, before))) => before,
+        _ => &[],
     };
-    let rows = batch.rows;
-    let width = (0..rows).map(|row| fed(row).len()).max().unwrap_or(0);
-    let mut hidden = ends.clone().unsqueeze_dim(1); // [rows, 1, d_model]
-    if width > 0 {
-        let device = model.device();
-        let padded = |value: &dyn Fn(usize, usize) -> i32| {
-            let values = (0..rows).flat_map(|row| (0..width).map(move |at| value(row, at)));
-            TokenInts::new(values.collect(), [rows, width])
-        };
-        let ids = padded(&|row, at| fed(row).get(at).map_or(0, |&id| id as i32));
-        let positions = padded(&|row, at| match at < fed(row).len() {
-            true => (batch.lengths[row] + at) as i32,
-            false => 0,
-        });
-        let mut tokens = Vec::with_capacity(rows * (batch.columns + width));
-        for row in 0..rows {
-            let start = tokens.len();
-            tokens.resize(start + batch.columns, false);
-            batch.columns_of(row).iter().for_each(|&column| tokens[start + column] = true);
-            tokens.extend((0..width).map(|at| at < fed(row).len()));
-        }
-        let mask = TokenMask::new(rows, batch.columns + width, tokens);
-        let layout = PassLayout::whole(positions, mask.unpadded(batch.unpadded_columns()));
-        let cache = trace.caches.first().cloned().unwrap_or_default();
-        let embeddings = transformer.embed(ids.tensor(&device));
-        let (states, _) = transformer.forward(embeddings, &cache, &layout, None);
-        hidden = Tensor::cat(vec![hidden, states.last()], 1); // [rows, 1 + width, d_model]
-    }
-    let scored: Vec<(usize, usize)> = (0..rows)
-        .filter(|&row| fits(row))
-        .flat_map(|row| {
-            let Continuation { ids, scored } = continuations[row];
-            (ids.len().saturating_sub(scored)..ids.len()).map(move |at| (row, at))
-        })
-        .collect();
-    let mut sums: Vec<Option<f64>> = (0..rows).map(|row| fits(row).then_some(0.0)).collect();
-    let at_once = (MOST_LOGITS / transformer.config.vocab_size.max(1)).max(1);
-    let [_, columns, d_model] = hidden.dims();
+    let fed: Vec<&[u32]> = (0..batch.rows).map(before_last).collect();
+    let Some(hidden) = predictors(model, batch, trace, &fed) else { return Ok(Vec::new()) };
+    let [rows, columns, d_model] = hidden.dims();
     let hidden = hidden.reshape([rows * columns, d_model]);
+
+    let of_row = |row: usize| {
+        let Continuation { ids, scored } = continuations[row];
+        (ids.len().saturating_sub(scored)..ids.len()).map(move |at| (row, at))
+    };
+    let scored: Vec<(usize, usize)> = (0..rows).filter(|&row| fits(row)).flat_map(of_row).collect();
+    let mut sums: Vec<Option<f64>> = (0..rows).map(|row| fits(row).then_some(0.0)).collect();
+    let at_once = (MOST_LOGITS / model.transformer.config.vocab_size.max(1)).max(1);
     for scored in scored.chunks(at_once) {
         let places: Vec<i32> =
             scored.iter().map(|&(row, at)| (row * columns + at) as i32).collect();
@@ -87,7 +58,7 @@ pub fn log_probs(
         let places = Tensor::<1, Int>::from_data(places.as_slice(), &hidden.device());
         let ids = TensorData::new(ids, [scored.len(), 1]);
         let ids = Tensor::<2, Int>::from_data(ids, &hidden.device());
-        let logits = transformer.logits(hidden.clone().select(0, places)); // [scored, vocab]
+        let logits = model.transformer.logits(hidden.clone().select(0, places)); // [scored, vocab]
         let found: Vec<f32> = device::to_host(log_softmax(logits, 1).gather(1, ids))?;
         for (&(row, _), log_prob) in scored.iter().zip(found) {
             if let Some(sum) = &mut sums[row] {
@@ -96,4 +67,40 @@ pub fn log_probs(
         }
     }
     Ok(sums)
+}
+
+/// Last hidden states at each row's end and at the tokens that it is then fed, `[batch, 1 + columns, d_model]`; `None`
+/// without rows.
+fn predictors(
+    model: &LatentModel,
+    batch: &Batch,
+    trace: &Trace,
+    fed: &[&[u32]],
+) -> Option<Tensor<3>> {
+    let ends = trace.ends(batch)?.unsqueeze_dim(1); // [batch, 1, d_model]
+    let width = fed.iter().map(|ids| ids.len()).max().filter(|&width| width > 0);
+    let Some(width) = width else { return Some(ends) };
+    let column = |value: &dyn Fn(usize, usize) -> i32| {
+        let values = (0..batch.rows).flat_map(|row| (0..width).map(move |at| value(row, at)));
+        TokenInts::new(values.collect(), [batch.rows, width])
+    };
+    let ids = column(&|row, at| fed[row].get(at).map_or(0, |&id| id as i32));
+    let position_ids = column(&|row, at| match at < fed[row].len() {
+        true => (batch.lengths[row] + at) as i32,
+        false => 0,
+    });
+    let of_row = |row: usize| {
+        let mut tokens = vec![false; batch.columns + width];
+        batch.columns_of(row).iter().for_each(|&column| tokens[column] = true);
+        tokens[batch.columns..][..fed[row].len()].fill(true);
+        tokens
+    };
+    let tokens: Vec<bool> = (0..batch.rows).flat_map(of_row).collect();
+    let attention_mask = TokenMask::new(batch.rows, batch.columns + width, tokens)
+        .unpadded(batch.unpadded_columns());
+    let layout = PassLayout::whole(position_ids, attention_mask);
+    let cache = trace.caches.first().cloned().unwrap_or_default();
+    let embeddings = model.transformer.embed(ids.tensor(&model.device()));
+    let (states, _) = model.transformer.forward(embeddings, &cache, &layout, None);
+    Some(Tensor::cat(vec![ends, states.last()], 1))
 }
