@@ -25,6 +25,7 @@ pub fn words(models: &[ModelRecord]) -> Vec<String> {
             .filter(|model| model.role == Role::Control)
             .filter_map(|control| beside(audited, control)),
     );
+    words.extend(seeds(models));
     words
 }
 
@@ -240,6 +241,15 @@ fn readable(model: &ModelRecord) -> Option<String> {
     })
 }
 
+/// That one run of each method says nothing of methods.
+fn seeds(models: &[ModelRecord]) -> Option<String> {
+    let methods = |role| models.iter().filter(move |model| model.role == role);
+    let compared = methods(Role::Control).next().is_some();
+    (compared && methods(Role::Seed).next().is_none()).then(|| {
+        "There is one run of each method: what differs between them may be the seed's doing, not the method's; `--seeds-of` takes more.".into()
+    })
+}
+
 /// A control beside the model, at the replacement of all thoughts by means.
 fn beside(audited: &ModelRecord, control: &ModelRecord) -> Option<String> {
     let mean = Intervention::edit(With::Mean, Places::All);
@@ -302,5 +312,9 @@ mod tests {
         // Where even noise on the question does nothing, nothing can be told.
         let said = words(&[model(&[("noise[1.0]@question", 100), ("mean@all", 100)])]).join(" ");
         assert!(said.contains("shows nothing") && said.contains("could not be told"), "{said}");
+        assert!(!said.contains("one run of each"), "{said}");
+        let control = ModelRecord { role: Role::Control, ..model(&[]) };
+        let said = words(&[model(&[]), control]).join(" ");
+        assert!(said.contains("There is one run of each method"), "{said}");
     }
 }
