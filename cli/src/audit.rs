@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use clap::Args;
@@ -10,7 +10,7 @@ use coconut::{
     Error, Result,
     audit::{self, Intervention, ModelRecord, Readings, Record, Role, States, Store, Subject},
     checkpoint::Checkpoint,
-    data::{Dataset, Method},
+    data::Dataset,
     eval::{Evaluator, Sampling},
     latent::Thinking,
     model::Transformer,
@@ -106,9 +106,10 @@ impl Audit {
             Store::clear(&folder)?;
         }
         let mut store = Store::open(&folder, &settings)?;
+        let stop = stop_on_ctrl_c();
         let mut records = Vec::new();
         for (model, data) in models.iter().zip(&data) {
-            records.push(self.audit(model, data, &mut store)?);
+            records.push(self.audit(model, data, &mut store, &stop)?);
         }
         let record = Record {
             settings,
@@ -131,7 +132,6 @@ impl Audit {
     fn open(&self) -> Result<Vec<Opened>> {
         let named = |path: &Path| path.display().to_string();
         let audited = self.model.open()?;
-        let untrained = untrained(&audited);
         let mut models = vec![Opened {
             name: named(&self.model.checkpoint),
             role: Role::Audited,
@@ -143,7 +143,7 @@ impl Audit {
         }
         for control in &self.control {
             let checkpoint = match control.as_os_str() == "untrained" {
-                true => untrained.clone(),
+                true => untrained(&models[0].checkpoint),
                 false => self.other(control)?,
             };
             models.push(Opened { name: named(control), role: Role::Control, checkpoint });
@@ -219,13 +219,18 @@ impl Audit {
         }
     }
 
-    fn audit(&self, model: &Opened, data: &Dataset, store: &mut Store) -> Result<ModelRecord> {
+    fn audit(
+        &self,
+        model: &Opened,
+        data: &Dataset,
+        store: &mut Store,
+        stop: &AtomicBool,
+    ) -> Result<ModelRecord> {
         let Opened { name, role, checkpoint } = model;
         let evaluator = self.evaluator(checkpoint, data);
         let stage = checkpoint.latent.stage;
         let subject =
             Subject { evaluator: &evaluator, model: &checkpoint.model, stage, seed: self.seed };
-        let stop = stop_on_ctrl_c();
         let stopped = || match stop.load(Ordering::Relaxed) {
             true => Err(Error::Interrupted(
                 "Stopped. What was found is kept; the same command goes on from there.".into(),
@@ -234,7 +239,7 @@ impl Audit {
         };
         let plain = subject.plain(|_| stopped())?;
         let plan = match self.only.is_empty() {
-            true => audit::plan::standard(plain.most_thoughts(), subject.room(), self.noise),
+            true => audit::plan::standard(plain.most_thoughts(), subject.room(&plain), self.noise),
             false => {
                 let control = Intervention::control(self.noise);
                 let only = self.only.iter().copied().filter(|one| *one != control);
@@ -256,28 +261,26 @@ impl Audit {
             stopped()
         })?;
         drop(progress);
-        let readings = self.readings(name, &subject, &plain, &stopped)?;
+        let readings = self.readings(model, &subject, &plain, &stopped)?;
         let method = checkpoint.latent.method.to_string();
         let method = if name == "untrained" { name } else { &method };
         let record = ModelRecord::new((name, *role, method), &subject, &plain, &effects, noisy);
         Ok(ModelRecord { readings, ..record })
     }
-}
 
-impl Audit {
     /// What can be read off a model's thoughts; writes the audited one's if they are asked for.
     fn readings(
         &self,
-        name: &str,
+        Opened { name, role, .. }: &Opened,
         subject: &Subject<'_>,
         plain: &audit::Plain,
         stopped: &dyn Fn() -> Result<()>,
     ) -> Result<Option<Readings>> {
-        let wanted = self.thoughts && *name == self.model.checkpoint.display().to_string();
+        let wanted = self.thoughts && *role == Role::Audited;
         if self.shuffles == 0 && !wanted {
             return Ok(None);
         }
-        let states = States::new(subject, |_| stopped())?;
+        let states = States::new(subject, plain, |_| stopped())?;
         if wanted {
             audit::write_thoughts(&self.folder(), subject, plain, &states)?;
         }
@@ -286,7 +289,7 @@ impl Audit {
         }
         let places = (states.layers * states.positions) as u64;
         let progress = Progress::new(format!("reading {name}"), "places", 0, places);
-        let readings = audit::readings(subject, &states, &plain.thoughts, self.shuffles, || {
+        let readings = audit::readings(subject, plain, &states, self.shuffles, || {
             progress.advance(1);
             stopped()
         })?;
@@ -339,10 +342,7 @@ fn untrained(checkpoint: &Checkpoint) -> Checkpoint {
 fn feed(checkpoint: &mut Checkpoint, name: &str) -> Result<()> {
     let (stage, method) = (checkpoint.latent.stage, checkpoint.latent.method);
     let curriculum = checkpoint.latent.curriculum();
-    if !curriculum.has_latents()
-        || curriculum.n_replaced(stage) == 0
-        || method == Method::NoThoughts
-    {
+    if !curriculum.has_latents() || curriculum.n_replaced(stage) == 0 {
         return Err(Error::Usage(format!(
             "{name} was trained with `method: {method}` and stands at stage {stage}, where rows have no latents; an audit needs a checkpoint with latents."
         )));

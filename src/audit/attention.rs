@@ -3,12 +3,12 @@
 use coconut_kernels::Heads;
 use serde::{Deserialize, Serialize};
 
-use super::Subject;
+use super::{Plain, Subject, subject::PlainBatch};
 use crate::{
-    Error, Result,
+    Result,
     data::Sequence,
     device,
-    latent::{self, Batch, ReadSet, Trace, batch::Row},
+    latent::{Batch, Trace},
     model::ModelConfig,
 };
 
@@ -38,26 +38,20 @@ struct Sums {
     shares: [f64; 4],
 }
 
-/// What attends to what, in all questions of a subject.
+/// What attends to what in a plain run, from the queries and keys that it left.
 ///
 /// # Errors
-/// [`Error::Internal`] if the device failed.
-pub fn attention(subject: &Subject<'_>) -> Result<Vec<AttentionReading>> {
-    let Subject { evaluator, model, stage, .. } = *subject;
-    let prompts = evaluator.prompts(stage);
-    let most = prompts.iter().map(|prompt| prompt.n_latents).max().unwrap_or(0);
-    let layers = model.transformer.config.n_layer;
+/// [`Error::Internal`](crate::Error::Internal) if the device failed.
+pub(super) fn attention(subject: &Subject<'_>, plain: &Plain) -> Result<Vec<AttentionReading>> {
+    let config = &subject.model.transformer.config;
+    let (most, layers) = (plain.most_thoughts(), config.n_layer);
     let mut sums = vec![Sums::default(); layers * (most + 2)];
-    let plan = evaluator.plan(model, stage);
-    for questions in evaluator.batches(&prompts) {
-        let rows: Vec<Row> = questions.iter().map(|&q| Row::unlabelled(&prompts[q].ids)).collect();
-        let batch = Batch::new(&rows, &plan).map_err(Error::Internal)?;
-        let trace = latent::forward(model, &batch, ReadSet::PREDICTIONS);
+    for PlainBatch { questions, layout, trace } in &plain.batches {
         for layer in 0..layers {
-            let columns = columns(&batch, &trace, layer)?;
+            let columns = columns(layout, trace, layer)?;
             for (row, &question) in questions.iter().enumerate() {
                 let here = &mut sums[layer * (most + 2)..][..most + 2];
-                of_row(&model.transformer.config, &columns[row], &prompts[question], here);
+                of_row(config, &columns[row], &plain.asked[question].prompt, here);
             }
         }
     }

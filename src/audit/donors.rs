@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{With, values::Values};
+use super::{Values, With};
 use crate::{
-    data::Stage,
     eval::{Evaluator, score},
     latent::Places,
     rng,
@@ -15,17 +14,11 @@ use crate::{
 pub struct Donors {
     /// Questions with as many thoughts and steps, and with another right answer, in an order of its own.
     candidates: Vec<Vec<usize>>,
-    values: Values,
 }
 
 impl Donors {
     /// Of an evaluator's questions, which have `places` thoughts each.
-    pub(super) fn new(
-        evaluator: &Evaluator<'_>,
-        stage: Stage,
-        places: &[usize],
-        seed: u64,
-    ) -> Self {
+    pub(super) fn new(evaluator: &Evaluator<'_>, places: &[usize], seed: u64) -> Self {
         let examples = &evaluator.data.examples;
         let mut alike: HashMap<(usize, usize), Vec<usize>> = HashMap::new();
         for (question, example) in examples.iter().enumerate() {
@@ -42,16 +35,21 @@ impl Donors {
             });
             others
         };
-        let candidates = (0..examples.len()).map(of).collect();
-        Self { candidates, values: Values::new(evaluator, stage, places) }
+        Self { candidates: (0..examples.len()).map(of).collect() }
     }
 
     /// Whose thoughts a question is given at some places; nobody's where none fits, or where none are needed.
-    pub(super) fn of(&self, question: usize, with: With, places: Places) -> Option<usize> {
+    pub(super) fn of(
+        &self,
+        question: usize,
+        with: With,
+        places: Places,
+        values: &Values,
+    ) -> Option<usize> {
         let candidates = self.candidates[question].iter().copied();
         let same_value = |other: usize| {
             let Places::One(place) = places else { return None };
-            Some(self.values.at(question, place)? == self.values.at(other, place)?)
+            Some(values.at(question, place)? == values.at(other, place)?)
         };
         let wants = |same: bool| candidates.clone().find(|&other| same_value(other) == Some(same));
         match with {

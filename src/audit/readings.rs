@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Subject, Values,
+    Plain, Subject, Values,
     attention::{AttentionReading, attention},
     states::States,
 };
@@ -151,18 +151,17 @@ pub struct NodeReading {
 /// [`Error::Internal`](crate::Error::Internal) if the device failed.
 pub fn readings(
     subject: &Subject<'_>,
+    plain: &Plain,
     states: &States,
-    thoughts: &[Vec<Vec<f32>>],
     shuffles: usize,
     mut advance: impl FnMut() -> Result<()>,
 ) -> Result<Readings> {
-    let places: Vec<usize> = thoughts.iter().map(Vec::len).collect();
-    let values = Values::new(subject.evaluator, subject.stage, &places);
+    let Plain { values, thoughts, .. } = plain;
     let steps = values.of_steps.iter().map(Vec::len).max().unwrap_or(0);
     let mut readings = Readings {
         spread: spread(subject, thoughts)?,
-        attention: attention(subject)?,
-        nodes: nodes(subject, &values, thoughts)?,
+        attention: attention(subject, plain)?,
+        nodes: nodes(subject, values, thoughts)?,
         ..Readings::default()
     };
     for layer in 0..states.layers {
@@ -170,13 +169,13 @@ pub fn readings(
             let mut right: Vec<Vec<Option<bool>>> = Vec::new();
             for step in 0..steps {
                 let target = Target { layer, position, step };
-                let read = probe(subject, states, &values, target, shuffles)?;
+                let read = probe(subject, states, values, target, shuffles)?;
                 let known = vec![None; thoughts.len()];
                 right.push(read.as_ref().map_or(known, |(_, right)| right.clone()));
                 readings.probes.extend(read.map(|(reading, _)| reading));
-                readings.lens.extend(lens(subject, states, &values, target)?);
+                readings.lens.extend(lens(subject, states, values, target)?);
             }
-            readings.selectivity.extend(selectivity(&values, &right, layer, position));
+            readings.selectivity.extend(selectivity(values, &right, layer, position));
             advance()?;
         }
     }

@@ -1,11 +1,12 @@
 //! Hidden states from the end of the question to the last latent, of every layer and question.
 
-use super::Subject;
+use super::{
+    Plain, Subject,
+    subject::{Asked, PlainBatch},
+};
 use crate::{
-    Error, Result,
-    data::Sequence,
-    device,
-    latent::{self, Batch, LatentModel, ReadSet, batch::Row},
+    Result, device,
+    latent::{self, LatentModel, ReadSet},
 };
 
 /// Hidden states at the position before the first latent (0, the end of the question) and at each latent (1, 2, …): state
@@ -30,28 +31,22 @@ struct Cell {
 }
 
 impl States {
-    /// Runs all questions of a subject. `advance` is told of each batch's questions; its error ends it.
+    /// Runs all questions of a subject anew, as in its plain run. `advance` is told of each batch's questions; its error ends it.
     ///
     /// # Errors
-    /// As [`Subject::plain`].
+    /// [`Error::Internal`](crate::Error::Internal) if the device failed.
     pub fn new(
         subject: &Subject<'_>,
+        plain: &Plain,
         mut advance: impl FnMut(usize) -> Result<()>,
     ) -> Result<Self> {
-        let Subject { evaluator, model, stage, .. } = *subject;
-        let prompts = evaluator.prompts(stage);
-        let positions = prompts.iter().map(|prompt| prompt.n_latents + 1).max().unwrap_or(0);
-        let config = &model.transformer.config;
-        let layers = config.n_layer + 1;
+        let config = &subject.model.transformer.config;
+        let (positions, layers) = (plain.most_thoughts() + 1, config.n_layer + 1);
         let cells = vec![Cell::default(); layers * positions];
         let mut states = Self { d_model: config.d_model, layers, positions, cells };
-        let plan = evaluator.plan(model, stage);
-        for questions in evaluator.batches(&prompts) {
-            let rows: Vec<Row> =
-                questions.iter().map(|&q| Row::unlabelled(&prompts[q].ids)).collect();
-            let batch = Batch::new(&rows, &plan).map_err(Error::Internal)?;
-            states.read(model, &batch, &questions, &prompts)?;
-            advance(questions.len())?;
+        for batch in &plain.batches {
+            states.read(subject.model, batch, &plain.asked)?;
+            advance(batch.questions.len())?;
         }
         Ok(states)
     }
@@ -59,20 +54,19 @@ impl States {
     fn read(
         &mut self,
         model: &LatentModel,
-        batch: &Batch,
-        questions: &[usize],
-        prompts: &[Sequence],
+        PlainBatch { questions, layout: batch, .. }: &PlainBatch,
+        asked: &[Asked],
     ) -> Result<()> {
         let trace = latent::forward(model, batch, ReadSet::ALL);
         for position in 0..self.positions {
             let has =
-                |&(_, &question): &(usize, &usize)| prompts[question].n_latents + 1 > position;
+                |&(_, &question): &(usize, &usize)| asked[question].prompt.n_latents + 1 > position;
             let mut tokens: Vec<(usize, usize, usize)> = questions // column, row, question
                 .iter()
                 .enumerate()
                 .filter(has)
                 .filter_map(|(row, &question)| {
-                    let at = (prompts[question].latent_start + position).checked_sub(1)?;
+                    let at = (asked[question].prompt.latent_start + position).checked_sub(1)?;
                     Some((*batch.columns_of(row).get(at)?, row, question))
                 })
                 .collect();

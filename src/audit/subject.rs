@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::{Intervention, With, donors::Donors};
+use super::{Intervention, Values, With, donors::Donors};
 use crate::{
     Error, Result,
     data::{Curriculum, Encoded, Sequence, Stage},
@@ -71,16 +71,22 @@ pub struct Plain {
     pub outcomes: Vec<Outcome>,
     /// What was fed, by question and place: `[d_model]` each.
     pub thoughts: Vec<Vec<Vec<f32>>>,
-    /// Its questions' donors.
+    /// What the questions' steps work out.
+    pub values: Values,
+    /// The questions as they were asked.
+    pub(super) asked: Vec<Asked>,
+    /// What running them left.
+    pub(super) batches: Vec<PlainBatch>,
     donors: Donors,
-    batches: Vec<PlainBatch>,
+    /// For each place, the sum of all questions' thoughts there, and how many there are.
+    sums: Vec<(Vec<f64>, usize)>,
 }
 
 /// A question as it is asked.
 #[derive(Clone, Debug)]
-struct Asked {
+pub(super) struct Asked {
     /// The prompt.
-    prompt: Sequence,
+    pub prompt: Sequence,
     /// Tokens of the answer that are given too, so that no words come before the rest.
     given: Vec<u32>,
     /// Prompt and given tokens.
@@ -93,10 +99,10 @@ struct Asked {
 
 /// Questions that are run together, and what running them left.
 #[derive(Clone, Debug)]
-struct PlainBatch {
-    questions: Vec<usize>,
-    layout: Batch,
-    trace: Trace,
+pub(super) struct PlainBatch {
+    pub questions: Vec<usize>,
+    pub layout: Batch,
+    pub trace: Trace,
 }
 
 impl Subject<'_> {
@@ -107,40 +113,43 @@ impl Subject<'_> {
     /// the model cannot be given, and [`Error::Internal`] if the device failed.
     pub fn plain(&self, mut advance: impl FnMut(usize) -> Result<()>) -> Result<Plain> {
         let asked = self.asked(false);
-        let n = asked.len();
-        let mut plain = Plain {
-            outcomes: vec![Outcome::default(); n],
-            thoughts: vec![Vec::new(); n],
-            donors: Donors::default(),
-            batches: Vec::new(),
-        };
+        let mut outcomes = vec![Outcome::default(); asked.len()];
+        let mut thoughts = vec![Vec::new(); asked.len()];
+        let mut batches = Vec::new();
         let prompts: Vec<Sequence> = asked.iter().map(|asked| asked.prompt.clone()).collect();
         for questions in self.evaluator.batches(&prompts) {
             let layout = self.lay_out(&asked, &questions)?;
             let trace = latent::forward(self.model, &layout, ReadSet::PREDICTIONS);
-            let thoughts = trace.thoughts_in_order(&layout);
-            if !thoughts.is_empty() {
-                let thoughts = Tensor::cat(thoughts, 1); // [batch, latents, d_model]
-                let [_, latents, d] = thoughts.dims();
-                let values: Vec<f32> = device::to_host(thoughts)?;
+            let fed = trace.thoughts_in_order(&layout);
+            if !fed.is_empty() {
+                let fed = Tensor::cat(fed, 1); // [batch, latents, d_model]
+                let [_, latents, d] = fed.dims();
+                let values: Vec<f32> = device::to_host(fed)?;
                 for (row, &question) in questions.iter().enumerate() {
                     let own = values[row * latents * d..].chunks(d).take(layout.latents[row]);
-                    plain.thoughts[question] = own.map(<[f32]>::to_vec).collect();
+                    thoughts[question] = own.map(<[f32]>::to_vec).collect();
                 }
             }
-            let outcomes = self.outcomes(&questions, &asked, &layout, trace.clone())?;
-            for (&question, outcome) in questions.iter().zip(outcomes) {
-                plain.outcomes[question] = outcome;
+            let found = self.outcomes(&questions, &asked, &layout, trace.clone())?;
+            for (&question, outcome) in questions.iter().zip(found) {
+                outcomes[question] = outcome;
             }
             advance(questions.len())?;
-            plain.batches.push(PlainBatch { questions, layout, trace });
+            batches.push(PlainBatch { questions, layout, trace });
         }
-        if plain.thoughts.iter().all(Vec::is_empty) {
+        if thoughts.iter().all(Vec::is_empty) {
             return Err(Error::Usage("no question has a thought".into()));
         }
-        let places: Vec<usize> = plain.thoughts.iter().map(Vec::len).collect();
-        plain.donors = Donors::new(self.evaluator, self.stage, &places, self.seed);
-        Ok(plain)
+        let places: Vec<usize> = thoughts.iter().map(Vec::len).collect();
+        Ok(Plain {
+            values: Values::new(self.evaluator, self.stage, &places),
+            donors: Donors::new(self.evaluator, &places, self.seed),
+            sums: sums(&thoughts),
+            outcomes,
+            thoughts,
+            asked,
+            batches,
+        })
     }
 
     /// Does something to the thoughts, and asks all questions that it touches.
@@ -158,18 +167,17 @@ impl Subject<'_> {
     }
 
     /// The most latents with which every question and its right answer fit the model's context.
-    pub fn room(&self) -> usize {
-        let needed = |asked: Asked| asked.ids.len() - asked.prompt.n_latents + asked.right.len();
-        let most = self.asked(false).into_iter().map(needed).max().unwrap_or(0);
+    pub fn room(&self, plain: &Plain) -> usize {
+        let needed = |asked: &Asked| asked.ids.len() - asked.prompt.n_latents + asked.right.len();
+        let most = plain.asked.iter().map(needed).max().unwrap_or(0);
         self.model.transformer.config.n_positions.saturating_sub(most)
     }
 
     fn edited(&self, plain: &Plain, with: With, places: Places) -> Result<Vec<Touched>> {
-        let asked = self.asked(false);
         let mut found = Vec::new();
         for PlainBatch { questions, layout, trace } in &plain.batches {
-            let donors: Vec<Option<usize>> =
-                questions.iter().map(|&q| plain.donors.of(q, with, places)).collect();
+            let donor = |&q: &usize| plain.donors.of(q, with, places, &plain.values);
+            let donors: Vec<Option<usize>> = questions.iter().map(donor).collect();
             let replacement = self.replacement(plain, questions, with, places, &donors);
             let edit = Edit { places, replacement };
             let edited =
@@ -182,7 +190,7 @@ impl Subject<'_> {
             if rows.is_empty() {
                 continue;
             }
-            let outcomes = self.outcomes(questions, &asked, layout, edited)?;
+            let outcomes = self.outcomes(questions, &plain.asked, layout, edited)?;
             found.extend(rows.into_iter().map(|row| Touched {
                 question: questions[row],
                 donor: donors[row],
@@ -194,10 +202,10 @@ impl Subject<'_> {
 
     /// All questions with so many latents, and with the answer's mark given if it is to be answered at once.
     fn with_latents(&self, plain: &Plain, latents: usize, at_once: bool) -> Result<Vec<Touched>> {
-        if latents > self.room() {
+        let room = self.room(plain);
+        if latents > room {
             return Err(Error::Usage(format!(
-                "{latents} latents: the model's context has room for {} beside the longest question and its answer.",
-                self.room()
+                "{latents} latents: the model's context has room for {room} beside the longest question and its answer."
             )));
         }
         let curriculum = Curriculum { latents: Some(latents), ..self.evaluator.curriculum.clone() };
@@ -232,26 +240,16 @@ impl Subject<'_> {
         places: Places,
         donors: &[Option<usize>],
     ) -> Replacement {
-        let seeds =
-            || questions.iter().map(|&q| rng::hash(self.seed, &[rng::EDITS, q as u64])).collect();
+        let seed = |&q: &usize| rng::hash(self.seed, &[rng::EDITS, q as u64]);
+        let seeds = || questions.iter().map(seed).collect();
         let rows: Vec<Vec<Vec<f32>>> = match with {
             With::Zero => return Replacement::Zero,
             With::Noise(scale) => return Replacement::Noise { scale, seeds: seeds() },
             With::Random => return Replacement::Random { seeds: seeds() },
-            With::Mean => {
-                let means = plain.means();
-                questions.iter().map(|&q| plain.means_without(&means, q)).collect()
+            With::Mean => questions.iter().map(|&q| plain.means_without(q)).collect(),
+            With::Permute => {
+                questions.iter().map(|q| permuted(&plain.thoughts[*q], places, seed(q))).collect()
             }
-            With::Permute => questions
-                .iter()
-                .map(|&q| {
-                    permuted(
-                        &plain.thoughts[q],
-                        places,
-                        rng::hash(self.seed, &[rng::EDITS, q as u64]),
-                    )
-                })
-                .collect(),
             With::Transplant | With::PatchSame | With::PatchOther => donors
                 .iter()
                 .map(|donor| donor.map_or(Vec::new(), |d| plain.thoughts[d].clone()))
@@ -324,25 +322,9 @@ impl Subject<'_> {
 }
 
 impl Plain {
-    /// For each place, the sum of all questions' thoughts there, and how many there are.
-    fn means(&self) -> Vec<(Vec<f64>, usize)> {
-        let mut sums: Vec<(Vec<f64>, usize)> = Vec::new();
-        for thoughts in &self.thoughts {
-            for (place, thought) in thoughts.iter().enumerate() {
-                if sums.len() == place {
-                    sums.push((vec![0.0; thought.len()], 0));
-                }
-                let (sum, n) = &mut sums[place];
-                sum.iter_mut().zip(thought).for_each(|(sum, x)| *sum += f64::from(*x));
-                *n += 1;
-            }
-        }
-        sums
-    }
-
     /// For each place of a question at which others have a thought too, the mean of the others'.
-    fn means_without(&self, sums: &[(Vec<f64>, usize)], question: usize) -> Vec<Vec<f32>> {
-        let own = self.thoughts[question].iter().zip(sums);
+    fn means_without(&self, question: usize) -> Vec<Vec<f32>> {
+        let own = self.thoughts[question].iter().zip(&self.sums);
         let of_others = own.take_while(|(_, (_, n))| *n > 1).map(|(thought, (sum, n))| {
             let mean = |(sum, x): (&f64, &f32)| ((sum - f64::from(*x)) / (*n as f64 - 1.0)) as f32;
             sum.iter().zip(thought).map(mean).collect()
@@ -354,6 +336,22 @@ impl Plain {
     pub fn most_thoughts(&self) -> usize {
         self.thoughts.iter().map(Vec::len).max().unwrap_or(0)
     }
+}
+
+/// For each place, the sum of all questions' thoughts there, and how many there are.
+fn sums(thoughts: &[Vec<Vec<f32>>]) -> Vec<(Vec<f64>, usize)> {
+    let mut sums: Vec<(Vec<f64>, usize)> = Vec::new();
+    for thoughts in thoughts {
+        for (place, thought) in thoughts.iter().enumerate() {
+            if sums.len() == place {
+                sums.push((vec![0.0; thought.len()], 0));
+            }
+            let (sum, n) = &mut sums[place];
+            sum.iter_mut().zip(thought).for_each(|(sum, x)| *sum += f64::from(*x));
+            *n += 1;
+        }
+    }
+    sums
 }
 
 /// Thoughts with those at some places in another order; nothing if there are fewer than two.

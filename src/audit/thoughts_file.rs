@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use burn::tensor::{Tensor, TensorData};
 use serde_json::json;
 
-use super::{Plain, States, Subject, Values};
+use super::{Plain, States, Subject};
 use crate::{
     Result,
     model::{
@@ -56,8 +56,6 @@ pub fn write_thoughts(
     ]);
     file::create_folder(folder)?;
     write_tensors(&folder.join("thoughts.safetensors"), &named)?;
-    let places: Vec<usize> = plain.thoughts.iter().map(Vec::len).collect();
-    let values = Values::new(subject.evaluator, subject.stage, &places);
     let line = |question: usize| {
         let example = &subject.evaluator.data.examples[question];
         let outcome = &plain.outcomes[question];
@@ -65,11 +63,11 @@ pub fn write_thoughts(
             "index": question,
             "question": example.question,
             "steps": example.steps,
-            "values": values.of_steps[question],
+            "values": plain.values.of_steps[question],
             "answer": example.answer,
             "prediction": outcome.prediction,
             "correct": outcome.correct,
-            "latents": places[question],
+            "latents": plain.thoughts[question].len(),
         });
         object.to_string() + "\n"
     };
