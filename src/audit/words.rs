@@ -1,10 +1,7 @@
 //! What an audit showed, what it did not, and what it could not tell, in sentences.
 
 use super::{Cell, Intervention, ModelRecord, Role, With, place_name, readings::ProbeReading};
-use crate::latent::Places;
-
-/// From this p on, corrected, an effect counts as none shown.
-const LEVEL: f64 = 0.05;
+use crate::{latent::Places, stats::LEVEL};
 
 /// The sentences of an audit, most important first.
 pub fn words(models: &[ModelRecord]) -> Vec<String> {
@@ -33,6 +30,11 @@ fn percent(share: f64) -> String {
     format!("{:.1}", 100.0 * share)
 }
 
+/// A change in points, with a real minus.
+fn points(change: f64) -> String {
+    percent(change).replace('-', "−")
+}
+
 fn rate(cell: &Cell) -> String {
     let [low, high] = cell.difference_interval;
     format!(
@@ -40,8 +42,8 @@ fn rate(cell: &Cell) -> String {
         percent(cell.right.rate().unwrap_or(0.0)),
         percent(cell.plain.rate().unwrap_or(0.0)),
         cell.right.n,
-        percent(low).replace('-', "−"),
-        percent(high).replace('-', "−"),
+        points(low),
+        points(high),
     )
 }
 
@@ -135,9 +137,7 @@ fn places(model: &ModelRecord) -> Option<String> {
     let harmful: Vec<String> = cells
         .iter()
         .filter(|cell| hurts(cell))
-        .map(|cell| {
-            format!("{} ({} points)", name(cell), percent(cell.difference).replace('-', "−"))
-        })
+        .map(|cell| format!("{} ({} points)", name(cell), points(cell.difference)))
         .collect();
     Some(match harmful.is_empty() {
         true => {
@@ -258,8 +258,8 @@ fn beside(audited: &ModelRecord, control: &ModelRecord) -> Option<String> {
         "The control {} answers {} % rightly; `{mean}` moves it by {} points, and the model by {}.",
         control.name,
         percent(control.plain.rate()?),
-        percent(its.difference).replace('-', "−"),
-        percent(own.difference).replace('-', "−"),
+        points(its.difference),
+        points(own.difference),
     ))
 }
 

@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 
 use comfy_table::Cell as Drawn;
 
-use super::{plot, table};
+use super::{
+    plot,
+    table::{self, p_value, signed},
+};
 use crate::{
     Error, Result,
     audit::{Cell, Intervention, ModelRecord, Readings, Record, Role, With, place_name},
     latent::Places,
     run::file,
-    stats::Rate,
+    stats::{LEVEL, Rate},
 };
 
 /// The file that holds everything.
@@ -100,20 +103,6 @@ pub(crate) fn figures(record: &Record) -> Vec<(&'static str, &'static str, Strin
 
 // ---- Tables ---------------------------------------------------------------------------------------------------------
 
-/// A number with a real minus.
-fn signed(value: f64, digits: usize) -> String {
-    let text = format!("{value:+.digits$}");
-    // What rounds to nothing has no sign.
-    match text.bytes().any(|c| c.is_ascii_digit() && c != b'0') {
-        true => text.replace('-', "−"),
-        false => text[1..].to_owned(),
-    }
-}
-
-fn p_value(p: f64) -> String {
-    if p < 0.001 { "<0.001".into() } else { format!("{p:.3}") }
-}
-
 /// The figures of a cell under [`HEAD`].
 pub(crate) fn row(cell: &Cell) -> Vec<String> {
     let percent =
@@ -186,7 +175,7 @@ pub fn terminal(record: &Record, styled: bool) -> String {
             model.name, model.method, model.plain.n
         ));
         let rows = model.cells.iter().filter(is_main).map(|cell| {
-            let bold = cell.p_holm < 0.05;
+            let bold = cell.p_holm < LEVEL;
             let text = row(cell).into_iter().enumerate();
             text.map(|(at, text)| match bold && at == 4 {
                 true => Drawn::new(text).add_attribute(comfy_table::Attribute::Bold),
@@ -216,7 +205,7 @@ fn place_tables(model: &ModelRecord, styled: bool) -> Vec<String> {
                 |places: &Places| cells.iter().find(|(at, _)| at == places).map(|(_, cell)| *cell);
             columns.iter().any(|places| at(places).is_some()).then(|| {
                 let shown = |cell: &Cell| {
-                    let star = if cell.p_holm < 0.05 { "*" } else { " " };
+                    let star = if cell.p_holm < LEVEL { "*" } else { " " };
                     Drawn::new(signed(100.0 * cell.difference, 1) + star)
                 };
                 let cells = columns.iter().map(|places| at(places).map_or(Drawn::new(""), shown));

@@ -1,7 +1,7 @@
 //! The table of results: on the terminal, in Markdown, and (its cells) in HTML.
 
 use super::series::{Series, stage_name};
-use crate::run::Row;
+use crate::{run::Row, stats::LEVEL};
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, TableComponent, presets};
 use std::io::IsTerminal;
 
@@ -120,4 +120,22 @@ fn cells(label: &str, row: &Row) -> Vec<String> {
         number(row.eval_ms_per_question, 1),
         number(row.train_seconds, 0),
     ]
+}
+
+/// A number with its sign and a real minus; what rounds to nothing has no sign.
+pub(crate) fn signed(value: f64, digits: usize) -> String {
+    let text = format!("{value:+.digits$}");
+    match text.bytes().any(|c| c.is_ascii_digit() && c != b'0') {
+        true => text.replace('-', "−"),
+        false => text[1..].to_owned(),
+    }
+}
+
+/// Three digits, but never rounded across the level at which a difference is called one.
+pub(crate) fn p_value(p: f64) -> String {
+    match p {
+        p if p < 0.001 => "<0.001".into(),
+        p if (p < LEVEL) != ((p * 1e3).round() / 1e3 < LEVEL) => format!("{p:.5}"),
+        p => format!("{p:.3}"),
+    }
 }

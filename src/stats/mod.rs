@@ -13,6 +13,9 @@
 //! | how far vectors differ | [`Spread`], [`effective_rank`] |
 //! | whether a vector holds a value | [`probe`] |
 
+/// A difference is called one when p, corrected for all comparisons, is below this.
+pub const LEVEL: f64 = 0.05;
+
 mod bootstrap;
 mod corrections;
 mod estimate;

@@ -11,9 +11,6 @@ use crate::{
     stats::{self, Estimate},
 };
 
-/// A difference is called one when p, corrected for all comparisons, is below this.
-pub const LEVEL: f64 = 0.05;
-
 /// A sweep as far as it has come.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
@@ -331,7 +328,7 @@ fn compare(variants: &mut [Variant], cells: &[&Cell], against: &Reference) -> us
         let (first, second) = (paired[at].only_first, paired[at].only_second);
         let (only_this, only_reference) =
             if other == a { (first, second) } else { (second, first) };
-        let small = |p: Option<f64>| p.is_some_and(|p| p < LEVEL);
+        let small = |p: Option<f64>| p.is_some_and(|p| p < stats::LEVEL);
         let verdict = match (small(p_questions[at]), small(p_seeds[at])) {
             (true, true) => Verdict::Differs,
             (true, false) => Verdict::TheseRunsDiffer,

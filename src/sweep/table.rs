@@ -2,11 +2,11 @@
 
 use comfy_table::Cell;
 
-use super::{ComparedRow, Comparison, Group, Summary, Variant, Verdict, summary::LEVEL};
+use super::{ComparedRow, Comparison, Group, Summary, Variant, Verdict};
 use crate::{
     report::{
         stage_name,
-        table::{drawn, piped},
+        table::{drawn, p_value, piped},
     },
     stats::Estimate,
 };
@@ -241,15 +241,6 @@ fn verdict(verdict: Verdict) -> &'static str {
         Verdict::Differs => "differs",
         Verdict::TheseRunsDiffer => "these runs differ",
         Verdict::NotShown => "no difference shown",
-    }
-}
-
-/// Three digits, but never rounded across the level at which a difference is called one.
-fn p_value(p: f64) -> String {
-    match p {
-        p if p < 0.001 => "<0.001".into(),
-        p if (p < LEVEL) != ((p * 1e3).round() / 1e3 < LEVEL) => format!("{p:.5}"),
-        p => format!("{p:.3}"),
     }
 }
 

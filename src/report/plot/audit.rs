@@ -5,7 +5,7 @@ use crate::{
     audit::{Cell, Intervention, ModelRecord, Readings, Role, With, place_name},
     latent::Places,
     report::audit::{by_place, columns},
-    stats::Rate,
+    stats::{LEVEL, Rate},
 };
 
 /// Height of a line of the map, in pixels.
@@ -79,7 +79,7 @@ pub fn places(model: &ModelRecord) -> Option<String> {
         };
         let text = format!("{:.0}", 100.0 * change).replace('-', "−");
         let text = if text == "−0" { "0".into() } else { text };
-        Shade { text, color, framed: cell.p_holm < 0.05 }
+        Shade { text, color, framed: cell.p_holm < LEVEL }
     };
     let cell = |line: usize, column: usize| {
         let (_, cells) = &lines[line];
@@ -98,7 +98,7 @@ pub fn probes(readings: &Readings) -> Option<String> {
     let best = readings.best_probes();
     let found = |position, step| {
         let probe = best.iter().find(|probe| (probe.position, probe.step) == (position, step))?;
-        Some((probe.right.rate()?, probe.p_corrected < 0.05))
+        Some((probe.right.rate()?, probe.p_corrected < LEVEL))
     };
     by_step(best.iter().map(|probe| (probe.position, probe.step)), &found)
 }
