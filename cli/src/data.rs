@@ -6,11 +6,12 @@ use std::{
 };
 
 use crate::verbs;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use coconut::{
     Error, Result,
     config::{RunConfig, resolved::Examples},
     data::{
+        published::Steps,
         read,
         shortcuts::Shortcuts,
         stats::Stats,
@@ -25,14 +26,21 @@ use serde_json::{Map, Value, json};
 #[derive(Subcommand)]
 pub enum Data {
     /// Read any known form and write a JSON list of question, steps and answer.
+    ///
+    /// Known are question, steps and answer as JSON list or JSON lines, iCoT text, and, as their sources publish them in
+    /// JSON or Parquet, GSM8K, GSM8k-Aug, GSM-Hard, SVAMP, MultiArith, ASDiv, MATH, CommonsenseQA, ARC, ProntoQA and
+    /// ProsQA.
     Convert {
-        /// JSON list, JSON lines, iCoT text or ProntoQA.
+        /// The file to read.
         input: PathBuf,
         /// Where to write.
         output: PathBuf,
         /// Keep only the first so many.
         #[arg(long, value_parser = crate::verbs::at_least_one)]
         max_size: Option<usize>,
+        /// Of worked solutions, keep the annotations such as <<3*4=12>> alone, or the words without them.
+        #[arg(long)]
+        steps: Option<StepsKept>,
     },
     /// Make examples of a task: arithmetic, graph, multiply, pointer or prosqa.
     ///
@@ -55,6 +63,22 @@ pub enum Data {
         /// The file.
         input: PathBuf,
     },
+}
+
+/// What of worked solutions is kept.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum StepsKept {
+    Equations,
+    Words,
+}
+
+impl From<StepsKept> for Steps {
+    fn from(kept: StepsKept) -> Self {
+        match kept {
+            StepsKept::Equations => Self::Equations,
+            StepsKept::Words => Self::Words,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -101,8 +125,12 @@ fn shift(name: &str) -> Result<Shift, String> {
 impl Data {
     pub fn run(self) -> Result<()> {
         match self {
-            Self::Convert { input, output, max_size } => {
-                let examples = read::load(&input, max_size)?;
+            Self::Convert { input, output, max_size, steps } => {
+                let mut examples = read::load(&input, max_size)?;
+                if let Some(steps) = steps {
+                    let steps = Steps::from(steps);
+                    examples = examples.into_iter().map(|example| steps.of(example)).collect();
+                }
                 write::write_json(&output, &examples)?;
                 say!("wrote {} examples to {}", examples.len(), output.display());
             }

@@ -94,9 +94,7 @@ impl Example {
         let steps = fields.list("steps");
         let steps = steps.ok_or_else(|| fields.wrong_type("steps", "a list of strings"))?;
         let steps = steps.into_iter().enumerate().map(step_from_json).collect::<Result<_, _>>()?;
-        let number = || Some(fields.get("answer")?.get().to_owned()).filter(|text| is_number(text));
-        let answer = fields.text("answer")?.or_else(number);
-        let answer = answer.ok_or_else(|| fields.wrong_type("answer", "a string or a number"))?;
+        let answer = fields.text_or_number("answer")?;
         Ok(Self { question, steps, answer, graph: Graph::from_fields(&fields) })
     }
 }
@@ -136,6 +134,16 @@ impl<'a> Fields<'a> {
     pub fn text(&self, name: &str) -> Result<Option<String>, FieldProblem> {
         let string = self.get(name).filter(|value| value.get().starts_with('"'));
         string.map(|value| text_from_json(value, name)).transpose()
+    }
+
+    /// A field's text, or the digits of its number as they are written.
+    ///
+    /// # Errors
+    /// A field that is missing or something else, and a string that stands for no text.
+    pub fn text_or_number(&self, name: &str) -> Result<String, FieldProblem> {
+        let number = || Some(self.get(name)?.get().to_owned()).filter(|text| is_number(text));
+        let found = self.text(name)?.or_else(number);
+        found.ok_or_else(|| self.wrong_type(name, "a string or a number"))
     }
 
     /// A field's list, item by item; `None` if it is missing or not a list.

@@ -28,6 +28,8 @@ pub mod draw;
 pub mod encode;
 pub mod example;
 pub mod method;
+mod parquet;
+pub mod published;
 pub mod read;
 pub mod schedule;
 pub mod shortcuts;

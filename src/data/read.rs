@@ -1,4 +1,4 @@
-//! Reading examples from files: JSON list, JSON lines, iCoT text, and ProntoQA as its authors publish it.
+//! Reading examples from files: JSON list, JSON lines, Parquet, iCoT text, and ProntoQA as its authors publish it.
 //!
 //! The format is told from the content, never from the file's name.
 
@@ -9,13 +9,16 @@ use serde_json::value::RawValue;
 use super::{
     Example,
     example::{FieldProblem, Fields},
+    parquet,
+    published::{self, icot_steps},
 };
 use crate::{Error, Result};
 
 /// Reads a file of examples, at most `max_size` of them, in the file's order.
 ///
 /// JSON may be a list of objects, an object that holds one such list, or objects one after the other, each on a line
-/// of its own or over several lines.
+/// of its own or over several lines. Objects, and rows of a Parquet table, may also be in the forms in which well-known
+/// sets are published.
 ///
 /// # Errors
 /// A file that is missing, empty, not UTF-8 or in no known format, by name where it is a known other one; JSON that
@@ -25,7 +28,16 @@ pub fn load(path: &Path, max_size: Option<usize>) -> Result<Vec<Example>> {
     if path.is_dir() {
         return Err(Error::input(path, "", "is a folder. Name a file of examples in it."));
     }
+    let limit = max_size.unwrap_or(usize::MAX);
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    if parquet::is_table(&bytes) {
+        let rows = parquet::rows(path, limit)?;
+        let rows: Vec<&RawValue> = rows.iter().map(AsRef::as_ref).collect();
+        return match rows.is_empty() && limit > 0 {
+            true => Err(empty(path)),
+            false => read_items(path, rows, limit),
+        };
+    }
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         if let Some(problem) = foreign(&bytes) {
             return Error::input(path, "", problem);
@@ -34,7 +46,6 @@ pub fn load(path: &Path, max_size: Option<usize>) -> Result<Vec<Example>> {
         Error::input(path, format!("line {line}"), "is not UTF-8 text. Convert the file to UTF-8.")
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let limit = max_size.unwrap_or(usize::MAX);
 
     let examples = match Format::of(text) {
         Some(Format::JsonList) => read_items(path, parse(path, text)?, limit)?,
@@ -85,8 +96,7 @@ const FOREIGN: [(&[u8], &str); 18] = [
     (b"<?xml", WEB_PAGE),
     (b"<html", WEB_PAGE),
 ];
-const PARQUET: &str = "is a Parquet table. Write it as JSON lines first, in Python: \
-    `pandas.read_parquet(\"FILE\").to_json(\"FILE.jsonl\", orient=\"records\", lines=True)`.";
+const PARQUET: &str = "is a Parquet table that is cut off. Fetch it again.";
 const ARROW: &str = "is an Arrow table. Write it as JSON lines first, in Python: \
     `datasets.Dataset.from_file(\"FILE\").to_json(\"FILE.jsonl\")`.";
 const UTF16: &str = "is UTF-16 text. Convert it to UTF-8: `iconv -f UTF-16 -t UTF-8 FILE > NEW`.";
@@ -228,7 +238,7 @@ fn not_json(path: &Path, line: usize, error: &serde_json::Error) -> Error {
 }
 
 fn example(path: &Path, place: &str, value: &RawValue) -> Result<Example> {
-    Example::from_json(value).map_err(|fault| field_error(path, place, fault))
+    published::from_json(value).map_err(|fault| field_error(path, place, fault))
 }
 
 fn field_error(path: &Path, place: &str, fault: FieldProblem) -> Error {
@@ -297,18 +307,6 @@ fn icot_example(line: &str) -> Option<Example> {
     // `1,450,000` and `1450000` are one number; only the second form can be told apart digit by digit.
     let answer = answer.trim().replace(',', "");
     (!answer.is_empty()).then(|| Example::new(question, icot_steps(steps), answer))
-}
-
-/// Steps are separated by blanks, except in multiplication, where every digit is a word of its own and
-/// the partial products are separated by ` + `.
-fn icot_steps(steps: &str) -> Vec<String> {
-    let mut symbols = steps.split_whitespace().peekable();
-    let is_symbol = |word: &str| matches!(word.as_bytes(), [b'0'..=b'9' | b'+' | b'(' | b')']);
-    if symbols.peek().is_some() && symbols.clone().all(is_symbol) {
-        steps.split(" + ").map(|step| step.trim().to_owned()).collect()
-    } else {
-        symbols.map(str::to_owned).collect()
-    }
 }
 
 #[cfg(test)]
@@ -402,7 +400,7 @@ mod tests {
             (b"\x28\xb5\x2f\xfd\x00", "is compressed with Zstandard"),
             (b"\xfd7zXZ\x00\x00", "is compressed with xz"),
             (b"BZh91AY&SY\xff", "is compressed with bzip2"),
-            (b"PAR1\x15\x04\x15\xff", "is a Parquet table"),
+            (b"PAR1\x15\x04\x15\xff", "is a Parquet table that is cut off"),
             (b"ARROW1\0\0\xff", "is an Arrow table"),
             (b"\xff\xff\xff\xff\x10", "is an Arrow table"),
             (b"\xff\xfe[\x00", "is UTF-16 text"),

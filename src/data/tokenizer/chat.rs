@@ -5,8 +5,8 @@ use std::sync::Arc;
 use coconut_jinja::{Error as TemplateError, Template, Value};
 use serde::{Deserialize, Serialize};
 
-use super::{NAMED_TOKENS, Tokenizer};
-use crate::{Error, Result};
+use super::{ANSWER_PREFIX, NAMED_TOKENS, Tokenizer};
+use crate::{Error, Result, data::Example};
 
 pub use coconut_jinja::Date;
 
@@ -21,6 +21,15 @@ pub struct PromptStyle {
     pub chat_template: bool,
     /// The day that the template sees as today's.
     pub template_date: Date,
+}
+
+/// What stands between one solved example and the next.
+const BETWEEN_SHOTS: &str = "\n\n";
+
+/// An example's steps, one a line, and its answer after the mark.
+fn solution(example: &Example) -> String {
+    let steps: String = example.steps.iter().map(|step| format!("{step}\n")).collect();
+    format!("{steps}{ANSWER_PREFIX} {}", example.answer)
 }
 
 /// A chat template that was read.
@@ -87,6 +96,16 @@ impl Tokenizer {
         Ok(self)
     }
 
+    /// The same tokenizer, showing solved examples before every question: as turns of a chat, or as text in the form of
+    /// training with a blank line after each, which then ends an answer.
+    pub fn with_shots(mut self, shots: Vec<Example>) -> Self {
+        if self.chat.is_none() && !shots.is_empty() {
+            self.stop_texts.push(BETWEEN_SHOTS.to_owned());
+        }
+        self.shots = shots;
+        self
+    }
+
     /// How questions are put.
     pub fn prompt_style(&self) -> &PromptStyle {
         &self.style
@@ -101,10 +120,18 @@ impl Tokenizer {
         let system = self.style.system_prompt.as_deref();
         let Some(chat) = &self.chat else {
             let before = system.map_or(String::new(), |system| format!("{}\n", system.trim_end()));
-            return Ok((format!("{before}{question}\n"), true));
+            let shot =
+                |shot: &Example| format!("{}\n{}{BETWEEN_SHOTS}", shot.question, solution(shot));
+            let shots: String = self.shots.iter().map(shot).collect();
+            return Ok((format!("{before}{shots}{question}\n"), true));
         };
+        let solutions: Vec<String> = self.shots.iter().map(solution).collect();
+        let shots = self.shots.iter().zip(&solutions);
+        let shots = shots.flat_map(|(shot, solution)| {
+            [("user", shot.question.as_str()), ("assistant", solution.as_str())]
+        });
         let turns = system.map(|system| ("system", system)).into_iter();
-        let turns: Vec<_> = turns.chain([("user", question)]).collect();
+        let turns: Vec<_> = turns.chain(shots).chain([("user", question)]).collect();
         let text = chat.render(&turns, true).map_err(|error| self.template_failed(&error))?;
         Ok((text, false))
     }

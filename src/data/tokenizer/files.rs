@@ -8,7 +8,9 @@ use std::{
 use serde_json::{Map, Value, json};
 use tokenizers::{AddedToken, ModelWrapper};
 
-use super::{END_LATENT, LATENT, START_LATENT, SpecialTokens, Tokenizer, beside};
+use super::{
+    END_LATENT, LATENT, START_LATENT, SpecialTokens, Tokenizer, beside, chat::PromptStyle,
+};
 use crate::{Error, Result, data::write::write_atomically, hub};
 
 /// Eos tokens of well-known families, for a `tokenizer.json` that comes without its configuration.
@@ -121,9 +123,19 @@ impl Tokenizer {
         }
         let markers = SpecialTokens { start_latent, end_latent, latent, eos, pad };
         let unknown = unknown_token(&inner, &config).and_then(|token| inner.token_to_id(token));
-        let (style, chat) = Default::default();
-        let stops = vec![eos];
-        Ok(Self { inner, markers, stops, unknown, loaded_size, style, chat, origin, config })
+        Ok(Self {
+            inner,
+            markers,
+            stops: vec![eos],
+            unknown,
+            loaded_size,
+            style: PromptStyle::default(),
+            shots: Vec::new(),
+            stop_texts: Vec::new(),
+            chat: None,
+            origin,
+            config,
+        })
     }
 
     /// Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json` into a folder.

@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 
 pub use build::Units;
 
+use super::Example;
 use crate::{Error, Result};
 
 /// The token that opens the continuous thoughts (`bot` in docs/method.md).
@@ -60,6 +61,10 @@ pub struct Tokenizer {
     /// One more than the largest id before the markers were added.
     loaded_size: usize,
     style: chat::PromptStyle,
+    /// Solved examples that stand before every question.
+    shots: Vec<Example>,
+    /// Texts that end a generation where they are said, besides the stops.
+    stop_texts: Vec<String>,
     chat: Option<chat::Chat>,
     origin: PathBuf,
     /// `tokenizer_config.json`, kept so that a loaded tokenizer is saved with all it came with.
@@ -123,6 +128,22 @@ impl Tokenizer {
     /// `generation_config.json` lists beside it.
     pub fn stops(&self) -> &[u32] {
         &self.stops
+    }
+
+    /// Texts that end a generation where they are said.
+    pub fn stop_texts(&self) -> &[String] {
+        &self.stop_texts
+    }
+
+    /// The same tokenizer, with texts that end a generation where they are said.
+    pub fn with_stop_texts(mut self, texts: impl IntoIterator<Item = String>) -> Self {
+        self.stop_texts.extend(texts.into_iter().filter(|text| !text.is_empty()));
+        self
+    }
+
+    /// Where the first of the stop texts stands in a generated text.
+    pub fn stop_in(&self, text: &str) -> Option<usize> {
+        self.stop_texts.iter().filter_map(|stop| text.find(stop.as_str())).min()
     }
 
     /// The markers that the files did not have: their embeddings are still to be started.

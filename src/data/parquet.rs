@@ -1,0 +1,76 @@
+//! Parquet tables, as the Hugging Face Hub serves data sets: each row as a JSON object.
+
+use std::{
+    cell::Cell,
+    fs::File,
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+    sync::Once,
+};
+
+use parquet::{
+    errors::ParquetError,
+    file::reader::{FileReader, SerializedFileReader},
+};
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::{Error, Result};
+
+/// What a Parquet file begins and ends with.
+const MAGIC: &[u8] = b"PAR1";
+
+/// Whether a file's content is a whole Parquet table.
+pub(super) fn is_table(bytes: &[u8]) -> bool {
+    bytes.len() > 2 * MAGIC.len() && bytes.starts_with(MAGIC) && bytes.ends_with(MAGIC)
+}
+
+/// The first `limit` rows of a table.
+///
+/// # Errors
+/// A file that cannot be read, and a table that is damaged or packed in a way that is not known here.
+pub(super) fn rows(path: &Path, limit: usize) -> Result<Vec<Box<RawValue>>> {
+    // The library panics at some damaged tables.
+    caught(|| read(path, limit)).unwrap_or_else(|| {
+        Err(Error::input(path, "", "is a damaged Parquet table. Fetch it again."))
+    })
+}
+
+thread_local! {
+    /// Whether this thread's panics are expected, and told as errors.
+    static EXPECTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What a function gives, or `None` if it panics, which is not printed.
+fn caught<T>(function: impl FnOnce() -> T) -> Option<T> {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !EXPECTED.get() {
+                print(info);
+            }
+        }));
+    });
+    EXPECTED.set(true);
+    let found = panic::catch_unwind(AssertUnwindSafe(function));
+    EXPECTED.set(false);
+    found.ok()
+}
+
+fn read(path: &Path, limit: usize) -> Result<Vec<Box<RawValue>>> {
+    let refused = |error: ParquetError| {
+        let problem = format!(
+            "cannot be read as a Parquet table: {error}. Fetch it again, or write it as JSON lines."
+        );
+        Error::input(path, "", problem)
+    };
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let table = SerializedFileReader::new(file).map_err(refused)?;
+    let rows = table.get_row_iter(None).map_err(refused)?;
+    rows.take(limit)
+        .map(|row| {
+            let row = row.map_err(refused)?.to_json_value();
+            to_raw_value(&row).map_err(|error| Error::Internal(format!("a row as JSON: {error}")))
+        })
+        .collect()
+}
