@@ -68,6 +68,9 @@ pub struct LatentInfo {
     /// Whether products round their operands to bf16, as they did in training.
     #[serde(default)]
     pub bf16: bool,
+    /// Whether the folder is one that another program wrote, so that nothing says how it thinks.
+    #[serde(skip)]
+    pub plain: bool,
 }
 
 impl LatentInfo {
@@ -87,6 +90,7 @@ impl LatentInfo {
             prompt: PromptStyle::default(),
             frozen: FrozenDtype::F32,
             bf16: false,
+            plain: true,
         }
     }
 
@@ -177,6 +181,17 @@ impl Checkpoint {
         let learner = Learner::load(model, latent.thinking.clone(), folder)?;
         let Learner { model, objective } = learner.with_precision(device::precision(latent.bf16));
         Ok(Self { model, objective, tokenizer, latent })
+    }
+
+    /// A plain folder's model with latents after each question, as training starts them: what a Coconut run has before
+    /// its first step.
+    pub fn with_untrained_latents(mut self) -> Self {
+        let LatentInfo { prompt, frozen, .. } = self.latent;
+        let thinking = LatentConfig::default();
+        self.model.config = thinking.clone();
+        let (method, stage) = (Method::Coconut, Stage(0));
+        self.latent = LatentInfo { method, stage, thinking, prompt, frozen, ..LatentInfo::plain() };
+        self
     }
 
     /// The network that reads its thoughts as words, if it has one.

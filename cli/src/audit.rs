@@ -11,7 +11,7 @@ use coconut::{
     audit::{self, Intervention, ModelRecord, Readings, Record, Role, States, Store, Subject},
     checkpoint::Checkpoint,
     data::Dataset,
-    eval::{Evaluator, Sampling},
+    eval::{Evaluator, Sampling, score::Scorer},
     latent::Thinking,
     model::Transformer,
     report,
@@ -215,6 +215,7 @@ impl Audit {
             batch_size: self.batch_size,
             max_new_tokens: self.max_new_tokens.unwrap_or_else(|| room(checkpoint, data)),
             sampling: Sampling::Greedy,
+            scorer: Scorer::Mark,
             seed: 0,
         }
     }

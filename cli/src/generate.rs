@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     edit::ByHand,
-    options::{Dials, ModelOptions, SamplingOptions},
+    options::{Dials, ModelOptions, PromptOptions, SamplingOptions, run_plain},
     verbs,
 };
 
@@ -30,6 +30,8 @@ pub struct Generate {
     prompt: Option<String>,
     #[command(flatten)]
     dials: Dials,
+    #[command(flatten)]
+    prompts: PromptOptions,
     /// Show each thought too: the 5 (or so many) likeliest tokens by the logit lens, and the length of the
     /// vector fed back; and what the step decoder reads, if the checkpoint has one.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "5", value_name = "TOKENS")]
@@ -53,7 +55,9 @@ pub struct Generate {
 
 impl Generate {
     pub fn run(self) -> Result<()> {
-        let mut checkpoint = self.model.open()?;
+        let latents = self.dials.latents.is_some();
+        let mut checkpoint = run_plain(self.model.open()?, &self.model.checkpoint, latents);
+        self.prompts.apply(&mut checkpoint)?;
         let stage = checkpoint.latent.stage;
         self.dials.set_iterations(&mut checkpoint, stage)?;
         let trained = checkpoint.trained();

@@ -1,16 +1,21 @@
 //! Options that several verbs share, and what follows from them.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use clap::Args;
 use coconut::{
     Error, Result,
     checkpoint::Checkpoint,
-    data::Stage,
+    data::{Example, Stage, read},
     device,
     eval::Sampling,
     latent::{Iterations, Thinking},
 };
+
+use crate::verbs;
 
 /// The model that a verb works on.
 #[derive(Args)]
@@ -59,6 +64,83 @@ impl ModelOptions {
     }
 }
 
+/// How questions are put to the model and where answers end, where that is to differ from training.
+#[derive(Args, Default)]
+pub struct PromptOptions {
+    /// Put each question as a turn of a chat, laid out by the model's own chat template.
+    #[arg(long)]
+    chat: bool,
+    /// The text before every question; with --chat, the system's turn.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Show the model so many solved examples before every question, the first ones of --shots-from.
+    #[arg(long, value_name = "N", requires = "shots_from", value_parser = verbs::at_least_one)]
+    shots: Option<usize>,
+    /// The file of solved examples; all of them are shown unless --shots says how many.
+    #[arg(long, value_name = "FILE")]
+    shots_from: Option<PathBuf>,
+    /// End an answer where this text is said, which is no part of it; may stand there several times.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+}
+
+impl PromptOptions {
+    /// A checkpoint whose tokenizer puts questions as is asked for, and the examples that are shown before each.
+    ///
+    /// # Errors
+    /// A model without a chat template, and a file of examples that cannot be read.
+    pub fn apply(&self, checkpoint: &mut Checkpoint) -> Result<Vec<Example>> {
+        let style = &mut checkpoint.latent.prompt;
+        style.chat_template |= self.chat;
+        if self.system.is_some() {
+            style.system_prompt.clone_from(&self.system);
+        }
+        let shots = match &self.shots_from {
+            Some(path) => read::load(path, self.shots)?,
+            None => Vec::new(),
+        };
+        if let (Some(asked), Some(path)) = (self.shots, &self.shots_from)
+            && shots.len() < asked
+        {
+            return Err(Error::Usage(format!(
+                "--shots {asked}: {} has {} examples.",
+                path.display(),
+                shots.len()
+            )));
+        }
+        let mut tokenizer = checkpoint.tokenizer.clone();
+        if self.chat || self.system.is_some() {
+            tokenizer = tokenizer.with_prompt(style)?;
+        }
+        let stops = self.stop.iter().map(|text| unescaped(text));
+        checkpoint.tokenizer = tokenizer.with_shots(shots.clone()).with_stop_texts(stops);
+        Ok(shots)
+    }
+}
+
+/// A text from the command line, in which `\n` stands for a newline and `\t` for a tab.
+fn unescaped(text: &str) -> String {
+    text.replace("\\n", "\n").replace("\\t", "\t")
+}
+
+/// Says in a line how a plain model's folder is run, and gives it latents if some are asked for.
+pub fn run_plain(checkpoint: Checkpoint, folder: &Path, latents: bool) -> Checkpoint {
+    let folder = folder.display();
+    match (checkpoint.latent.plain, latents) {
+        (false, _) => checkpoint,
+        (true, false) => {
+            eprintln!("note: {folder} is a plain model, run as `method: cot`: all steps in words");
+            checkpoint
+        }
+        (true, true) => {
+            eprintln!(
+                "note: {folder} is a plain model, run as `method: coconut` with latents that nobody trained"
+            );
+            checkpoint.with_untrained_latents()
+        }
+    }
+}
+
 /// Refuses products in bf16 on a device that would make them in f32.
 fn check_bf16(bf16: bool, device: &str) -> Result<()> {
     if bf16 && device != "cpu" {
@@ -97,7 +179,7 @@ impl FromStr for Span {
 }
 
 /// How much a model thinks, where that is to differ from training.
-#[derive(Args, Default)]
+#[derive(Args, Clone, Copy, Default)]
 pub struct Dials {
     /// Latents between question and answer; as many as in training if absent.
     #[arg(long, value_name = "K")]

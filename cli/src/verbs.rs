@@ -46,9 +46,13 @@ enum Command {
     Sweep(sweep::Sweep),
     /// Evaluate a checkpoint on a file of examples.
     ///
-    /// Example, after the quickstart:
+    /// Examples, after the quickstart:
     ///   coconut data generate arithmetic -n 1000 -o test.json -s operations=[4,4] -s value_steps=True
     ///   coconut eval runs/quickstart/checkpoints/latest --data test.json
+    ///
+    /// A folder of a pretrained model may stand in a checkpoint's place:
+    ///   coconut eval SmolLM2-135M-Instruct --chat --data gsm8k.jsonl,svamp.json --max-size 100
+    ///   coconut eval SmolLM2-135M --shots 8 --shots-from train.jsonl --data test.jsonl
     #[command(verbatim_doc_comment)]
     Eval(eval::Eval),
     /// Find out whether a checkpoint's thoughts do any work.

@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::{
+    evaluate::said,
     generate::{GenerateOptions, GenerationLoop, Sampling, forward_prompts},
     lens::{self, Reading},
     readout::readout,
@@ -150,13 +151,13 @@ pub fn answer_edited(
         _ => rows.iter().map(|ids| trained.readout(ids, &generation)).collect::<Result<_>>()?,
     };
     let mut speaking = GenerationLoop::after(model, &batch, trace, generation);
-    while !speaking.step()?.is_empty() {}
+    while !speaking.step_until(tokenizer)?.is_empty() {}
 
     let thoughts = thoughts.into_iter().zip(readouts);
     let found = questions.iter().zip(&prompts).zip(thoughts).zip(speaking.finish());
     found
         .map(|(((question, prompt_ids), (thoughts, readout)), generation)| {
-            let text = tokenizer.decode(&generation.ids)?;
+            let text = said(tokenizer, &generation.ids)?;
             Ok(Answer {
                 question: question.text.clone(),
                 prompt_ids: prompt_ids.clone(),

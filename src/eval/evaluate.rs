@@ -9,7 +9,7 @@ use super::{
     generate::{GenerateOptions, Generation, GenerationLoop, Sampling, prompt_problem},
     lens::{Reading, lens},
     readout::readout,
-    score,
+    score::{self, Scorer},
 };
 use crate::{
     Error, Result,
@@ -45,6 +45,8 @@ pub struct Evaluator<'a> {
     pub max_new_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// How answers are read and judged; graphs' are always read after their mark.
+    pub scorer: Scorer,
     /// Seed of the order of each graph's edges.
     pub seed: u64,
 }
@@ -288,10 +290,10 @@ impl Evaluator<'_> {
                 Error::Prompt { row, problem } => Error::Prompt { row: batch[row], problem },
                 other => other,
             })?;
-        let mut more = !speaking.step()?.is_empty();
+        let mut more = !speaking.step_until(self.tokenizer)?.is_empty();
         found.seconds_to_first_token += start.elapsed().as_secs_f64();
         while more {
-            more = !speaking.step()?.is_empty();
+            more = !speaking.step_until(self.tokenizer)?.is_empty();
         }
         found.seconds += start.elapsed().as_secs_f64();
         let generations = speaking.finish();
@@ -319,22 +321,26 @@ impl Evaluator<'_> {
         let example = &self.data.examples[index];
         let encoded = &self.data.encoded[index];
         let mark = encoded.answer_mark();
-        let ids = without_eos(generation);
+        let ids = without_stop(generation, self.tokenizer.stops());
         let (answer, spoken, text) = match encoded {
             Encoded::Text(text) => (
                 example.answer.clone(),
                 text.spoken_answer(self.tokenizer)?,
-                self.tokenizer.decode(ids)?,
+                said(self.tokenizer, ids)?,
             ),
             Encoded::Graph(graph) => {
                 let answer = self.tokenizer.token_strings(&[graph.target]).concat();
                 (answer, None, self.tokenizer.token_strings(ids).join(" "))
             }
         };
+        let scorer = match encoded {
+            Encoded::Text(_) => &self.scorer,
+            Encoded::Graph(_) => &Scorer::Mark,
+        };
         let prediction = if self.ends_with_mark(prompt, index) {
-            score::read_answer(&format!("{mark} {text}"), mark)
+            scorer.read(&format!("{mark} {text}"), mark)
         } else {
-            score::read_answer(&text, mark)
+            scorer.read(&text, mark)
         };
         let steps_correct = match encoded {
             Encoded::Text(encoded) => self.steps_correct(encoded, stage, &text, mark)?,
@@ -343,7 +349,7 @@ impl Evaluator<'_> {
         Ok(Sample {
             index,
             question: example.question.clone(),
-            correct: score::is_right(prediction.as_deref(), &answer, spoken.as_deref()),
+            correct: scorer.is_right(prediction.as_deref(), &answer, spoken.as_deref()),
             answer,
             generation: text,
             prediction,
@@ -458,11 +464,18 @@ pub(crate) fn answer_len(example: &Encoded) -> usize {
     }
 }
 
-fn without_eos(generation: &Generation) -> &[u32] {
+fn without_stop<'a>(generation: &'a Generation, stops: &[u32]) -> &'a [u32] {
     match generation.ids.split_last() {
-        Some((_, before)) if generation.finished => before,
+        Some((last, before)) if stops.contains(last) => before,
         _ => &generation.ids,
     }
+}
+
+/// The text of generated tokens up to a stop text.
+pub(super) fn said(tokenizer: &Tokenizer, ids: &[u32]) -> Result<String> {
+    let mut text = tokenizer.decode(ids)?;
+    text.truncate(tokenizer.stop_in(&text).unwrap_or(text.len()));
+    Ok(text)
 }
 
 /// Cross entropy over some tokens.

@@ -5,7 +5,9 @@ use coconut_kernels::TokenMask;
 use rand::Rng;
 
 use crate::{
-    Error, Result, device,
+    Error, Result,
+    data::Tokenizer,
+    device,
     latent::{
         self, LatentModel, PassPlan, ReadSet, Trace,
         batch::{Batch, Row},
@@ -69,7 +71,7 @@ pub struct NewToken {
 /// Why a row ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It said one of [`GenerateOptions::stops`].
+    /// It said one of [`GenerateOptions::stops`], or a stop text.
     Stop,
     /// It reached [`GenerateOptions::max_new_tokens`] or the end of the model's context.
     Length,
@@ -238,6 +240,25 @@ impl<'a> GenerationLoop<'a> {
             };
             row.ended = end.is_some();
             column.push(NewToken { row: number, id, end });
+        }
+        Ok(column)
+    }
+
+    /// As [`step`](Self::step), but a row also ends where it has said one of the tokenizer's stop texts.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step), and if the tokenizer fails.
+    pub fn step_until(&mut self, tokenizer: &Tokenizer) -> Result<Vec<NewToken>> {
+        let mut column = self.step()?;
+        if tokenizer.stop_texts().is_empty() {
+            return Ok(column);
+        }
+        for new in &mut column {
+            let row = &mut self.rows[new.row];
+            let said = || tokenizer.decode(&row.generation.ids);
+            if new.end.is_none() && tokenizer.stop_in(&said()?).is_some() {
+                (row.ended, row.generation.finished, new.end) = (true, true, Some(End::Stop));
+            }
         }
         Ok(column)
     }

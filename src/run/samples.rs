@@ -82,18 +82,22 @@ impl SampleGroup {
     }
 }
 
-/// Appends an evaluation's samples, one JSON line each.
+/// Appends an evaluation's samples, one JSON line each, with the file that they are of where there are several.
 pub fn append_samples(
     path: &Path,
     found: &Evaluation,
     stage: Stage,
     epoch: usize,
     method: Method,
+    data: Option<&str>,
 ) -> Result<()> {
     let mut lines = String::new();
     for sample in &found.answers.samples {
         let mut value =
             serde_json::json!({"stage": stage.0, "epoch": epoch, "method": method.to_string()});
+        if let Some(data) = data {
+            value["data"] = data.into();
+        }
         let fields = serde_json::to_value(sample).unwrap_or_default();
         if let (Some(object), Some(fields)) = (value.as_object_mut(), fields.as_object()) {
             object.extend(fields.clone());

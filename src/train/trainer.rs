@@ -21,7 +21,7 @@ use crate::{
         schedule::{Pace, StageAccuracy},
     },
     device,
-    eval::{Evaluator, Sampling},
+    eval::{Evaluator, Sampling, score::Scorer},
     memory,
     objective::{Learner, StepDecoder},
     optim::AdamW,
@@ -331,7 +331,8 @@ impl<'a> Trainer<'a> {
             ..Row::of(&found, stage, epoch, self.run.curriculum.method, reinject)
         };
         self.metrics.append(&row.to_record(self.state.step as u64))?;
-        append_samples(&self.folder.samples(), &found, stage, epoch, self.run.curriculum.method)?;
+        let method = self.run.curriculum.method;
+        append_samples(&self.folder.samples(), &found, stage, epoch, method, None)?;
         self.state.rows.push(row);
         self.write_results()?;
         if let Some(row) = self.state.rows.last() {
@@ -354,6 +355,7 @@ impl<'a> Trainer<'a> {
             batch_size: self.run.evaluation.batch_size,
             max_new_tokens: self.run.evaluation.max_new_tokens,
             sampling: Sampling::Greedy,
+            scorer: Scorer::Mark,
             seed: 0,
         }
     }
@@ -394,6 +396,7 @@ impl<'a> Trainer<'a> {
             prompt: self.run.data.prompt.clone(),
             frozen: self.run.frozen,
             bf16: self.run.recipe.bf16,
+            plain: false,
         };
         let folder = self.folder.checkpoints();
         let path = folder.join(place);

@@ -4,7 +4,7 @@ use coconut::{
     Error,
     config::{Resolved, RunConfig, resolved::ModelSource},
     data::{SampleKey, Stage},
-    eval::{Evaluator, Sample, Sampling},
+    eval::{Evaluator, Sample, Sampling, score::Scorer},
     latent::{
         self, LatentModel, PassPlan, ReadSet,
         batch::{Batch, Row},
@@ -37,6 +37,7 @@ fn each_thought_is_read_where_it_is_fed_back() {
         batch_size: 5,
         max_new_tokens: 2,
         sampling: Sampling::Greedy,
+        scorer: Scorer::Mark,
         seed: 0,
     };
     let stage = Stage(4);

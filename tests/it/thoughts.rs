@@ -57,6 +57,7 @@ fn untrained(more: Value) -> (Data, Checkpoint) {
         prompt: Default::default(),
         frozen: Default::default(),
         bf16: false,
+        plain: false,
     };
     let model = LatentModel::new(model, config.thinking(), Default::default()).unwrap();
     let tokenizer = data.tokenizer.clone();

@@ -1,5 +1,7 @@
 //! `coconut eval`, and recipes that only evaluate.
 
+mod tables;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -10,19 +12,18 @@ use coconut::{
     Error, Result,
     checkpoint::Checkpoint,
     config::RunConfig,
-    data::{Curriculum, Dataset, Format, Stage, encode_graphs, encode_texts, read},
-    eval::Evaluator,
+    data::{Curriculum, Dataset, Example, Format, Stage, encode_graphs, encode_texts, read},
+    eval::{Evaluator, score::Scorer},
     latent::LatentModel,
     report,
     run::{self, Results, append_samples},
     stats::Rate,
 };
-use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use crate::{
     log,
-    options::{Dials, ModelOptions, SamplingOptions, Span},
+    options::{Dials, ModelOptions, PromptOptions, SamplingOptions, Span, run_plain},
     progress::Progress,
     verbs,
 };
@@ -31,9 +32,9 @@ use crate::{
 pub struct Eval {
     #[command(flatten)]
     model: ModelOptions,
-    /// Examples to evaluate on.
-    #[arg(long)]
-    data: PathBuf,
+    /// Files of examples to evaluate on, one or several separated by commas.
+    #[arg(long, required = true, value_delimiter = ',', value_name = "FILE")]
+    data: Vec<PathBuf>,
     /// Evaluate at this stage instead of the checkpoint's (−1 is chain of thought in words).
     #[arg(long, allow_hyphen_values = true)]
     stage: Option<i32>,
@@ -63,11 +64,18 @@ pub struct Eval {
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
+    prompts: PromptOptions,
+    /// How answers are read: what stands after the last ### (mark), a number (number), one of the words that are answers
+    /// (choice), what \boxed holds (boxed), or the last line (line), the last four after ### too if it is there. What
+    /// the answers call for (auto) if absent and the model is a plain one, else mark.
+    #[arg(long, value_name = "NAME", value_parser = ["auto", "mark", "number", "choice", "boxed", "line"])]
+    scorer: Option<String>,
+    #[command(flatten)]
     sampling: SamplingOptions,
     /// Write each question with its generation and verdict to this file.
     #[arg(long)]
     samples: Option<PathBuf>,
-    /// Print the result as one line of JSON; a list if there are several numbers of latents or iterations.
+    /// Print the result as one line of JSON; a list if there are several files or numbers of latents or iterations.
     #[arg(long)]
     json: bool,
 }
@@ -79,8 +87,18 @@ pub enum By {
     Steps,
 }
 
-/// What was found with some numbers of latents and iterations.
+/// A file of examples, as a checkpoint is asked them.
+struct Set {
+    path: PathBuf,
+    data: Dataset,
+    scorer: Scorer,
+}
+
+/// What was found on a file with some numbers of latents and iterations.
 struct Point {
+    /// The file's name.
+    set: String,
+    scorer: &'static str,
     dials: Dials,
     row: run::Row,
     /// By number of steps.
@@ -89,9 +107,12 @@ struct Point {
 
 impl Eval {
     pub fn run(self) -> Result<()> {
-        let mut checkpoint = self.model.open()?;
+        let latents = self.latents.is_some();
+        let mut checkpoint = run_plain(self.model.open()?, &self.model.checkpoint, latents);
+        let shots = self.prompts.apply(&mut checkpoint)?;
         let stage = self.stage(checkpoint.latent.stage, &checkpoint.latent.curriculum())?;
-        let data = examples(&checkpoint, &self.data, self.max_size, self.strict)?;
+        let open = |path: &PathBuf| self.set(&checkpoint, path, &shots);
+        let sets: Vec<Set> = self.data.iter().map(open).collect::<Result<_>>()?;
         let dials = self.dials();
         if self.figure.is_some() && dials.len() == 1 {
             return Err(Error::Usage(
@@ -100,18 +121,24 @@ impl Eval {
         }
         for dials in &dials {
             dials.set_iterations(&mut checkpoint, stage)?;
-            self.check(&checkpoint, &data, dials, stage)?;
+            for set in &sets {
+                self.check(&checkpoint, set, dials, stage)?;
+            }
         }
+        let questions: usize = sets.iter().map(|set| set.data.encoded.len()).sum();
         let progress =
-            Progress::new("evaluating", "questions", 0, (dials.len() * data.encoded.len()) as u64);
+            Progress::new("evaluating", "questions", 0, (dials.len() * questions) as u64);
         let mut points = Vec::new();
-        for dials in dials {
-            dials.set_iterations(&mut checkpoint, stage)?;
-            points.push(self.point(&checkpoint, &data, dials, stage, &progress)?);
+        for set in &sets {
+            for &dials in &dials {
+                dials.set_iterations(&mut checkpoint, stage)?;
+                points.push(self.point(&checkpoint, set, dials, stage, &progress)?);
+            }
         }
         drop(progress);
         if let Some(path) = &self.figure {
-            let svg = report::rates_svg(&curves(&points), axis(&points), "accuracy, %");
+            let svg =
+                report::rates_svg(&tables::curves(&points), tables::axis(&points), "accuracy, %");
             let svg = svg.ok_or_else(|| Error::Internal("the figure could not be drawn".into()))?;
             std::fs::write(path, svg).map_err(Error::io("write", path))?;
         }
@@ -133,67 +160,116 @@ impl Eval {
     fn evaluator<'a>(
         &self,
         checkpoint: &'a Checkpoint,
-        data: &'a Dataset,
+        set: &'a Set,
         dials: &Dials,
         stage: Stage,
     ) -> Result<Evaluator<'a>> {
         let latents = dials.latents(checkpoint, stage)?;
         Ok(Evaluator {
-            data,
+            data: &set.data,
             decoder: checkpoint.decoder(),
             tokenizer: &checkpoint.tokenizer,
             curriculum: Curriculum { latents, ..checkpoint.latent.curriculum() },
             batch_size: self.batch_size,
             max_new_tokens: self.max_new_tokens,
             sampling: self.sampling.sampling(),
+            scorer: set.scorer.clone(),
             seed: 0,
         })
     }
 
+    /// A file's examples, without those that are shown before every question.
+    fn set(&self, checkpoint: &Checkpoint, path: &Path, shots: &[Example]) -> Result<Set> {
+        let Dataset { examples, encoded } = examples(checkpoint, path, self.max_size, self.strict)?;
+        let all = examples.len();
+        let shown = |example: &Example| shots.iter().any(|shot| shot.question == example.question);
+        let asked = examples.into_iter().zip(encoded).filter(|(example, _)| !shown(example));
+        let (examples, encoded): (Vec<_>, Vec<_>) = asked.unzip();
+        if examples.len() < all {
+            eprintln!(
+                "note: {}: {} of {all} questions are among those shown with their answers; they are left out",
+                path.display(),
+                all - examples.len()
+            );
+        }
+        if examples.is_empty() {
+            return Err(Error::input(
+                path,
+                "",
+                "has no questions but those that are shown with their answers. Name another file with `--data` or `--shots-from`.",
+            ));
+        }
+        let default = if checkpoint.latent.plain { "auto" } else { "mark" };
+        let name = self.scorer.as_deref().unwrap_or(default);
+        let answers = examples.iter().map(|example| example.answer.as_str());
+        let scorer = Scorer::named(name, answers)
+            .ok_or_else(|| Error::Internal(format!("no scorer {name}")))?;
+        if name == "auto" {
+            let name = scorer.name();
+            eprintln!("note: {}: answers are read with `--scorer {name}`", path.display());
+        }
+        Ok(Set { path: path.to_owned(), data: Dataset { examples, encoded }, scorer })
+    }
+
     /// Refuses what cannot be evaluated, before anything is.
-    fn check(
-        &self,
-        checkpoint: &Checkpoint,
-        data: &Dataset,
-        dials: &Dials,
-        stage: Stage,
-    ) -> Result<()> {
-        let evaluator = self.evaluator(checkpoint, data, dials, stage)?;
+    fn check(&self, checkpoint: &Checkpoint, set: &Set, dials: &Dials, stage: Stage) -> Result<()> {
+        let evaluator = self.evaluator(checkpoint, set, dials, stage)?;
         check_room(dials, &evaluator, &checkpoint.model, stage)?;
-        evaluator.check(&checkpoint.model, stage, &self.data)
+        evaluator.check(&checkpoint.model, stage, &set.path)
     }
 
     fn point(
         &self,
         checkpoint: &Checkpoint,
-        data: &Dataset,
+        set: &Set,
         dials: Dials,
         stage: Stage,
         progress: &Progress,
     ) -> Result<Point> {
         let Checkpoint { model, latent, .. } = checkpoint;
-        let evaluator = self.evaluator(checkpoint, data, &dials, stage)?;
+        let evaluator = self.evaluator(checkpoint, set, &dials, stage)?;
         let found = evaluator.evaluate(model, stage, |n| {
             progress.advance(n as u64);
             Ok(())
         })?;
         if let Some(path) = &self.samples {
-            append_samples(path, &found, stage, 0, latent.method)?;
+            let several = self.data.len() > 1;
+            let name = several.then(|| set.path.display().to_string());
+            append_samples(path, &found, stage, 0, latent.method, name.as_deref())?;
         }
         let mut by_steps: BTreeMap<usize, Rate> = BTreeMap::new();
         for sample in &found.answers.samples {
-            let steps = data.examples[sample.index].steps.len();
+            let steps = set.data.examples[sample.index].steps.len();
             by_steps.entry(steps).or_default().add(sample.correct);
         }
         let reinject = model.config.feeds_back().then(|| latent.thinking.feedback.to_string());
         let row = run::Row::of(&found, stage, 0, latent.method, reinject);
-        Ok(Point { dials, row, by_steps })
+        let name = set.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Point { set: name, scorer: set.scorer.name(), dials, row, by_steps })
+    }
+
+    fn to_json(&self, point: &Point) -> Value {
+        let mut object = json!(point.row);
+        if self.data.len() > 1 {
+            object["data"] = json!(point.set);
+        }
+        if point.scorer != Scorer::Mark.name() {
+            object["scorer"] = json!(point.scorer);
+        }
+        if let Some(iterations) = point.dials.iterations {
+            object["iterations"] = json!(iterations);
+        }
+        if self.by.is_some() {
+            object["by_steps"] = json!(point.by_steps);
+        }
+        object
     }
 
     fn print(&self, points: &[Point]) {
         let by_steps = self.by.is_some();
         if self.json {
-            let all: Vec<Value> = points.iter().map(|point| point.to_json(by_steps)).collect();
+            let all = points.iter().map(|point| self.to_json(point));
+            let all: Vec<Value> = all.collect();
             match &all[..] {
                 [one] => verbs::print_json(one),
                 several => verbs::print_json(&json!(several)),
@@ -208,110 +284,19 @@ impl Eval {
                 say!("iterations: {iterations}");
             }
         } else {
-            say!("{}", curve_table(points));
+            say!("{}", tables::curve(points));
         }
         if by_steps {
-            say!("\n{}", steps_table(points));
+            say!("\n{}", tables::by_steps(points));
         }
     }
 }
 
 impl Point {
-    fn to_json(&self, by_steps: bool) -> Value {
-        let mut object = json!(self.row);
-        if let Some(iterations) = self.dials.iterations {
-            object["iterations"] = json!(iterations);
-        }
-        if by_steps {
-            object["by_steps"] = json!(self.by_steps);
-        }
-        object
-    }
-
     fn accuracy(&self) -> Rate {
         let n = self.row.n.unwrap_or(0);
         Rate { hits: self.by_steps.values().map(|rate| rate.hits).sum(), n }
     }
-}
-
-/// What a dial stands at, for a table.
-fn stands(dial: Option<usize>) -> String {
-    dial.map_or("as trained".into(), |value| value.to_string())
-}
-
-fn percent(rate: Rate) -> [String; 2] {
-    let text = |share: f64| format!("{:.1}", 100.0 * share);
-    let interval = rate.interval().map(|[low, high]| format!("{}–{}", text(low), text(high)));
-    [rate.rate().map_or("–".into(), text), interval.unwrap_or("–".into())]
-}
-
-fn curve_table(points: &[Point]) -> String {
-    let head = [
-        "latents",
-        "iterations",
-        "n",
-        "accuracy\n%",
-        "95 %\ninterval",
-        "tokens",
-        "ms per\nquestion",
-    ];
-    let rows = points.iter().map(|point| {
-        let [rate, interval] = percent(point.accuracy());
-        let number = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.1}"));
-        let cells = [
-            stands(point.dials.latents),
-            stands(point.dials.iterations),
-            point.accuracy().n.to_string(),
-            rate,
-            interval,
-            number(point.row.eval_tokens),
-            number(point.row.eval_ms_per_question),
-        ];
-        cells.into_iter().map(Cell::new).collect()
-    });
-    report::table::drawn(&head, rows, &[], verbs::styled())
-}
-
-fn steps_table(points: &[Point]) -> String {
-    let head = ["latents", "iterations", "steps", "n", "accuracy\n%", "95 %\ninterval"];
-    let rows = points.iter().flat_map(|point| {
-        point.by_steps.iter().map(|(steps, rate)| {
-            let [share, interval] = percent(*rate);
-            let dials = [stands(point.dials.latents), stands(point.dials.iterations)];
-            let [latents, iterations] = dials;
-            let cells =
-                [latents, iterations, steps.to_string(), rate.n.to_string(), share, interval];
-            cells.into_iter().map(Cell::new).collect()
-        })
-    });
-    report::table::drawn(&head, rows, &[], verbs::styled())
-}
-
-/// What a figure shows across: iterations if only they vary.
-fn axis(points: &[Point]) -> &'static str {
-    let varies = points.windows(2).any(|two| two[0].dials.latents != two[1].dials.latents);
-    if varies { "latents" } else { "iterations" }
-}
-
-/// A curve for each value of the dial that is not across.
-fn curves(points: &[Point]) -> Vec<(String, Vec<(f64, Rate)>)> {
-    let across = axis(points);
-    let mut curves: Vec<(String, Vec<(f64, Rate)>)> = Vec::new();
-    for point in points {
-        let Dials { latents, iterations } = point.dials;
-        let (x, name) = match across {
-            "latents" => {
-                (latents, iterations.map_or("accuracy".into(), |r| format!("iterations: {r}")))
-            }
-            _ => (iterations, latents.map_or("accuracy".into(), |k| format!("latents: {k}"))),
-        };
-        let at = (x.unwrap_or(0) as f64, point.accuracy());
-        match curves.iter_mut().find(|(of, _)| *of == name) {
-            Some((_, points)) => points.push(at),
-            None => curves.push((name, vec![at])),
-        }
-    }
-    curves
 }
 
 /// Refuses more latents than fit beside the questions.
@@ -382,7 +367,7 @@ pub fn evaluate_recipe(config: &RunConfig, json: bool) -> Result<()> {
             device: config.device.clone(),
             bf16: config.bf16,
         },
-        data: data.clone(),
+        data: vec![data.clone()],
         stage: None,
         latents: None,
         iterations: None,
@@ -392,6 +377,8 @@ pub fn evaluate_recipe(config: &RunConfig, json: bool) -> Result<()> {
         max_new_tokens: config.max_new_tokens,
         max_size: None,
         strict: false,
+        prompts: PromptOptions::default(),
+        scorer: None,
         sampling: SamplingOptions::default(),
         samples: None,
         json,

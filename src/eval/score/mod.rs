@@ -1,6 +1,137 @@
 //! Reading an answer out of generated text, and judging it (docs/method.md 12.1).
 
+mod math;
+mod number;
+
 use tokenizers::NormalizedString;
+
+use number::Fraction;
+
+use crate::data::published::boxed;
+
+/// How a set's answers are read out of generated text and compared with the right ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Scorer {
+    /// What stands after the last answer mark, as models write it that were trained here; none without a mark.
+    #[default]
+    Mark,
+    /// A number, compared by value: the first one after the last mark, or else the last one in the last `\boxed`, or
+    /// else the last one of all.
+    Number,
+    /// One of a few words, such as `A` to `E` or `True` and `False`, that stands alone: the first one after the last
+    /// mark, or else the last one of all.
+    Choice(Vec<String>),
+    /// What the last `\boxed` holds, or else what stands after the last mark, compared as MATH's scorer does.
+    Boxed,
+    /// What stands after the last mark, or else the last line.
+    Line,
+}
+
+impl Scorer {
+    /// The scorer that the right answers of a set call for.
+    pub fn of<'a>(answers: impl IntoIterator<Item = &'a str>) -> Self {
+        const FEW: usize = 10;
+        let answers: Vec<String> = answers.into_iter().map(normalized).collect();
+        let is_word = |text: &String| !text.is_empty() && text.chars().all(char::is_alphabetic);
+        let mut choices = answers.clone();
+        choices.sort();
+        choices.dedup();
+        if answers.iter().all(|answer| Fraction::parse(answer).is_some()) {
+            Self::Number
+        } else if choices.iter().all(is_word) && choices.len() <= FEW.min(answers.len()) {
+            Self::Choice(choices)
+        } else if answers.iter().any(|answer| answer.contains('\\')) {
+            Self::Boxed
+        } else {
+            Self::Line
+        }
+    }
+
+    /// The scorer of a name; `choice` takes its words from the right answers.
+    pub fn named<'a>(name: &str, answers: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        Some(match name {
+            "auto" => Self::of(answers),
+            "mark" => Self::Mark,
+            "number" => Self::Number,
+            "choice" => {
+                let mut choices: Vec<String> = answers.into_iter().map(normalized).collect();
+                choices.sort();
+                choices.dedup();
+                Self::Choice(choices)
+            }
+            "boxed" => Self::Boxed,
+            "line" => Self::Line,
+            _ => return None,
+        })
+    }
+
+    /// Its name, as [`Scorer::named`] takes it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Mark => "mark",
+            Self::Number => "number",
+            Self::Choice(_) => "choice",
+            Self::Boxed => "boxed",
+            Self::Line => "line",
+        }
+    }
+
+    /// The answer in a text; `None` if there is none. `mark` stands before answers.
+    pub fn read(&self, text: &str, mark: &str) -> Option<String> {
+        let marked = text.rsplit_once(mark).map(|(_, after)| after);
+        match self {
+            Self::Mark => read_answer(text, mark),
+            Self::Number => {
+                let after = marked.and_then(number::first);
+                let in_box = || boxed(text).and_then(number::last);
+                let found = after.or_else(in_box).or_else(|| number::last(text));
+                found.map(|number| normalized(number).replace('−', "-").replace('$', ""))
+            }
+            Self::Choice(choices) => {
+                let after = marked.and_then(|after| chosen(after, choices).into_iter().next());
+                after.or_else(|| chosen(text, choices).pop())
+            }
+            Self::Boxed => boxed(text).or(marked).map(|answer| answer.trim().to_owned()),
+            Self::Line => {
+                let last = || text.lines().rfind(|line| !line.trim().is_empty());
+                marked.or_else(last).map(normalized)
+            }
+        }
+    }
+
+    /// Whether a prediction is the right answer; `spoken` as in [`is_right`].
+    pub fn is_right(&self, prediction: Option<&str>, answer: &str, spoken: Option<&str>) -> bool {
+        match (self, prediction) {
+            (Self::Boxed, Some(prediction)) => math::equivalent(prediction, answer),
+            _ => is_right(prediction, answer, spoken),
+        }
+    }
+}
+
+/// Those of a few words that stand alone in a text, in its order. Words of several letters are found in any case; a
+/// letter that is a word of its own, as in `A dog`, is none of them.
+fn chosen(text: &str, choices: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    loop {
+        let length = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(length);
+        let goes_on =
+            after.strip_prefix(' ').is_some_and(|next| next.starts_with(char::is_lowercase));
+        let is_article = goes_on && (word == "A" || word == "I");
+        let is_one = |choice: &&String| match word.chars().count() {
+            0 => false,
+            1 => choice.as_str() == word && !is_article,
+            _ => choice.to_lowercase() == word.to_lowercase(),
+        };
+        found.extend(choices.iter().find(is_one).cloned());
+        let mut characters = after.chars();
+        if characters.next().is_none() {
+            return found;
+        }
+        rest = characters.as_str();
+    }
+}
 
 /// The answer in a text: what stands after its last mark, normalized. `None` if there is no mark.
 pub fn read_answer(text: &str, mark: &str) -> Option<String> {
@@ -61,86 +192,6 @@ fn composed(text: &str) -> String {
         return text.to_owned();
     }
     NormalizedString::from(text).nfc().get().to_owned()
-}
-
-/// A number as it may be written: one decimal over another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Fraction {
-    numerator: Decimal,
-    denominator: Decimal,
-}
-
-/// An exact decimal number, ± digits · 10^exponent. Digits neither begin nor end with a zero, so that equal numbers
-/// have equal fields; zero has none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Decimal {
-    negative: bool,
-    digits: Vec<u8>,
-    exponent: i64,
-}
-
-impl Fraction {
-    fn parse(text: &str) -> Option<Self> {
-        let (numerator, denominator) = text.split_once('/').unwrap_or((text, "1"));
-        let numerator = Decimal::parse(numerator.trim_end())?;
-        let denominator = Decimal::parse(denominator.trim_start())?;
-        (!denominator.digits.is_empty()).then_some(Self { numerator, denominator })
-    }
-
-    fn equals(&self, other: &Self) -> bool {
-        self.numerator.times(&other.denominator) == other.numerator.times(&self.denominator)
-    }
-}
-
-impl Decimal {
-    fn parse(text: &str) -> Option<Self> {
-        let (negative, text) = match text.strip_prefix(['-', '−']) {
-            Some(rest) => (true, rest.trim_start()),
-            None => (false, text.strip_prefix('+').unwrap_or(text)),
-        };
-        let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-            Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
-            None => (text, 0),
-        };
-        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        let digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).collect();
-        if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-            return None;
-        }
-        let digits = digits.into_iter().map(|digit| digit - b'0').collect();
-        Some(Self::new(negative, digits, i64::from(exponent) - fraction.len() as i64))
-    }
-
-    fn new(negative: bool, mut digits: Vec<u8>, mut exponent: i64) -> Self {
-        let leading = digits.iter().take_while(|&&digit| digit == 0).count();
-        digits.drain(..leading);
-        while digits.last() == Some(&0) {
-            digits.pop();
-            exponent += 1;
-        }
-        if digits.is_empty() {
-            return Self { negative: false, digits, exponent: 0 };
-        }
-        Self { negative, digits, exponent }
-    }
-
-    /// The product, as it is worked out on paper.
-    fn times(&self, other: &Self) -> Self {
-        let mut columns = vec![0_u64; self.digits.len() + other.digits.len()]; // from the ones up
-        for (i, &a) in self.digits.iter().rev().enumerate() {
-            for (column, &b) in columns[i..].iter_mut().zip(other.digits.iter().rev()) {
-                *column += u64::from(a) * u64::from(b);
-            }
-        }
-        let mut carry = 0;
-        for column in &mut columns {
-            carry += *column;
-            *column = carry % 10;
-            carry /= 10;
-        }
-        let digits = columns.into_iter().rev().map(|digit| digit as u8).collect();
-        Self::new(self.negative != other.negative, digits, self.exponent + other.exponent)
-    }
 }
 
 #[cfg(test)]
