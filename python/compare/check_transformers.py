@@ -1,16 +1,16 @@
 """Check that what coconut trains is what transformers loads, for every family.
 
     cargo build --release
-    venv/bin/python python/compare/check_transformers.py [COCONUT]
+    venv/bin/python python/compare/check_transformers.py [COCONUT [FAMILY …]]
 
-For GPT-2, Qwen2, Qwen3 and Llama: transformers writes a folder with a tiny random model and a byte-level
+For every family, or those that are named: transformers writes a folder with a tiny random model and a byte-level
 tokenizer; `coconut train` trains it for some steps; AutoModelForCausalLM and AutoTokenizer load the
 checkpoint, whose logits must equal those of `coconut logits` to 1e-4, and must differ from the start's.
 Then the same with adapters, on a folder that does not know the markers yet: PeftModel.from_pretrained on
 the base and the checkpoint must give those logits, and so must the folder of `coconut merge`.
 Last the other way round: folders that transformers, peft and safetensors write, without a word of this
 program's in them, are read by `logits`, `generate`, `eval` and `merge`, and a merged one is trained.
-COCONUT is the binary, by default target/release/coconut. Run by hand; takes about two minutes.
+COCONUT is the binary, by default target/release/coconut. Run by hand; takes about five minutes.
 """
 
 import json
@@ -52,6 +52,10 @@ FAMILIES = {
     "qwen2": LLAMA_STYLE | dict(tie_word_embeddings=True),
     "qwen3": LLAMA_STYLE | dict(head_dim=12, tie_word_embeddings=True),
     "llama": LLAMA_STYLE | dict(head_dim=12, rope_parameters=LLAMA3),
+    "mistral": LLAMA_STYLE | dict(sliding_window=None),
+    "smollm3": LLAMA_STYLE | dict(no_rope_layers=[1, 0]),
+    "olmo2": LLAMA_STYLE,
+    "gemma3_text": LLAMA_STYLE | dict(head_dim=12, query_pre_attn_scalar=16, sliding_window=128),
 }
 
 
@@ -136,7 +140,7 @@ def check(family, dtype):
             start = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
             moved = (start(input_ids=torch.tensor([ids])).logits[0] - theirs).abs().max().item()
         off = (ours - theirs).abs().max().item()
-        print(f"{family:<6} {str(dtype).removeprefix('torch.'):<9} logits off by {off:.1e}; training moved them by {moved:.1f}")
+        print(f"{family:<11} {str(dtype).removeprefix('torch.'):<9} logits off by {off:.1e}; training moved them by {moved:.1f}")
         assert off < 1e-4 and moved > 0.1
 
 
@@ -163,7 +167,7 @@ def check_adapters(family, targets):
             with adapted.disable_adapter():
                 moved = (adapted(input_ids=torch.tensor([ids])).logits[0] - theirs[0]).abs().max().item()
         off = [(ours - logits).abs().max().item() for logits in theirs]
-        print(f"{family:<6} adapters: logits off by {off[0]:.1e}, merged by {off[1]:.1e}; training moved them by {moved:.1f}")
+        print(f"{family:<11} adapters: logits off by {off[0]:.1e}, merged by {off[1]:.1e}; training moved them by {moved:.1f}")
         assert max(off) < 1e-4 and moved > 0.1
 
 
@@ -225,14 +229,14 @@ def check_plain_folders(family):
             started = run("train", recipe, "--dry-run", "-s", f"load_model_path={adapters}", "-s", "model_id=null")
             assert "coconut merge" in started, started
         run("train", folder / "recipe.yaml", "-s", "model_id=null", "-s", f"load_model_path={merged}", "-s", "num_epochs=1")
-        print(f"{family:<6} plain   : logits off by", ", ".join(f"{off:.1e} ({name})" for name, off in offs.items()))
+        print(f"{family:<11} plain   : logits off by", ", ".join(f"{off:.1e} ({name})" for name, off in offs.items()))
         assert max(offs.values()) < 1e-4
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
-    for family in FAMILIES:
+    for family in sys.argv[2:] or FAMILIES:
         for dtype in (torch.float32, torch.bfloat16):
             check(family, dtype)
         for targets in ("all-linear", None):

@@ -3,7 +3,7 @@
 use coconut_kernels::{Heads, Precision};
 use serde_json::{Map, Value, json};
 
-use super::positions::Rotary;
+use super::rotary::{LayerRotary, Rotary};
 
 /// A pretrained family, as `model_type` in `config.json` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,11 +16,28 @@ pub enum Family {
     Qwen2,
     /// Qwen3 (arXiv 2505.09388): Llama with norms of each query and key head.
     Qwen3,
+    /// Mistral (arXiv 2310.06825): Llama, its context as long as its window.
+    Mistral,
+    /// SmolLM3: Llama, in every fourth layer without positions.
+    SmolLm3,
+    /// OLMo 2 (arXiv 2501.00656): norms after attention and MLP, and of queries and keys over all heads.
+    Olmo2,
+    /// Gemma 3's text models (arXiv 2503.19786): norms on both sides, two kinds of rotary positions, scaled embeddings.
+    Gemma3,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 4] = [Self::Gpt2, Self::Llama, Self::Qwen2, Self::Qwen3];
+    pub const ALL: [Self; 8] = [
+        Self::Gpt2,
+        Self::Llama,
+        Self::Qwen2,
+        Self::Qwen3,
+        Self::Mistral,
+        Self::SmolLm3,
+        Self::Olmo2,
+        Self::Gemma3,
+    ];
 
     /// The family's `model_type`.
     pub fn name(self) -> &'static str {
@@ -29,6 +46,10 @@ impl Family {
             Self::Llama => "llama",
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
+            Self::Mistral => "mistral",
+            Self::SmolLm3 => "smollm3",
+            Self::Olmo2 => "olmo2",
+            Self::Gemma3 => "gemma3_text",
         }
     }
 
@@ -58,13 +79,37 @@ pub struct Biases {
     pub mlp: bool,
 }
 
-/// The form of the Gaussian error linear unit (Hendrycks and Gimpel 2016, arXiv 1606.08415) in GPT-2's MLP.
+/// The function in a block's MLP. In Llama-style families it is the gate's (Shazeer 2020, arXiv 2002.05202).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gelu {
-    /// `x · Φ(x)`, with the error function.
-    Exact,
+pub enum Activation {
+    /// `x · Φ(x)`, with the error function (Hendrycks and Gimpel 2016, arXiv 1606.08415).
+    Gelu,
     /// With a hyperbolic tangent in its place: what GPT-2 was trained with.
-    Tanh,
+    GeluTanh,
+    /// `x · σ(x)`.
+    Silu,
+}
+
+/// Where the norms of a block's two parts stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norms {
+    /// Before each part.
+    Before,
+    /// After each part, before it is added to the residual stream.
+    After,
+    /// Both.
+    Around,
+}
+
+/// What queries and keys are normed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// They are not.
+    None,
+    /// Each head over its own width.
+    Heads,
+    /// All heads side by side.
+    Whole,
 }
 
 /// Probabilities of dropout in training.
@@ -98,16 +143,28 @@ pub struct ModelConfig {
     pub heads: Heads,
     /// Width of the hidden layer of a block's MLP, `d_ff`.
     pub d_ff: usize,
-    /// The form of GELU in the MLP; families other than GPT-2 have SwiGLU there.
-    pub gelu: Gelu,
+    /// The function in the MLP.
+    pub activation: Activation,
     /// ε, added to the variance or mean square in every norm.
     pub norm_eps: f64,
     /// Rotary positions; without them, positions are learned embeddings.
     pub rotary: Option<Rotary>,
+    /// The rotary positions of layers that were trained with a window.
+    pub local_rotary: Option<Rotary>,
+    /// Which of them each layer has; the first of them everywhere if this is empty.
+    pub layer_rotary: Vec<LayerRotary>,
+    /// Where the norms of a block stand.
+    pub norms: Norms,
+    /// What is added to the weight of every norm.
+    pub norm_offset: f64,
+    /// The factor of token embeddings as they enter; thoughts enter as they are.
+    pub embedding_scale: f64,
+    /// The factor of attention's scores beside `1/√dim`.
+    pub score_scale: f64,
     /// Which linear layers carry a bias.
     pub biases: Biases,
-    /// Whether each query and key head is normed over its own width.
-    pub qk_norm: bool,
+    /// How queries and keys are normed.
+    pub qk_norm: QkNorm,
     /// Whether the output head is the token embedding.
     pub tie_word_embeddings: bool,
     /// Dropout in training.
@@ -151,17 +208,28 @@ impl ModelConfig {
             n_layer,
             heads,
             d_ff: 4 * d_model,
-            gelu: Gelu::Tanh,
+            activation: Activation::GeluTanh,
             norm_eps: 1e-5,
             rotary: None,
+            local_rotary: None,
+            layer_rotary: Vec::new(),
+            norms: Norms::Before,
+            norm_offset: 0.0,
+            embedding_scale: 1.0,
+            score_scale: 1.0,
             biases: Biases { qkv: true, output: true, mlp: true },
-            qk_norm: false,
+            qk_norm: QkNorm::None,
             tie_word_embeddings: true,
             dropout: Dropout { embedding: 0.0, attention: 0.0, residual: 0.0 },
             precision: Precision::F32,
             initializer_range: 0.02,
             json: json.as_object().cloned().unwrap_or_default(),
         }
+    }
+
+    /// Which rotary positions a layer has.
+    pub fn rotary_of(&self, layer: usize) -> LayerRotary {
+        self.layer_rotary.get(layer).copied().unwrap_or(LayerRotary::Global)
     }
 
     /// Sets all three dropout probabilities.

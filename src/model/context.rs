@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use coconut_kernels::{self as kernels, TokenMask};
 
-use super::{LastReads, ModelConfig, Positions};
+use super::{LastReads, ModelConfig, positions::Rotation};
 
 /// What one block needs beside the residual stream that enters it.
 pub(super) struct BlockContext<'a> {
@@ -11,8 +11,8 @@ pub(super) struct BlockContext<'a> {
     pub config: &'a ModelConfig,
     /// The queries, keys and values of earlier columns at this layer, oldest first, each `[batch, columns, qkv]`.
     pub past: &'a [Tensor<3>],
-    /// The positions of the new columns.
-    pub positions: &'a Positions,
+    /// What the new columns' queries and keys are turned by at this layer, if they are.
+    pub rotation: Option<&'a Rotation>,
     /// Which of all the columns, earlier and new, hold tokens.
     pub attention_mask: &'a TokenMask,
     /// The tokens whose result is read, in the last block if they are few.

@@ -2,14 +2,12 @@
 //! are the checkpoint's keys.
 
 use burn::{module::Module, tensor::Tensor};
-use coconut_kernels as kernels;
 
 use super::{
     ModelConfig,
-    config::Gelu,
     context::BlockContext,
     init::Make,
-    layers::{Conv1d, Embedding, LayerNorm, LinearMut, dropout, exact_gelu},
+    layers::{Conv1d, Embedding, LayerNorm, LinearMut, dropout},
     positions::Positions,
 };
 
@@ -123,17 +121,14 @@ impl Gpt2 {
 impl Block {
     /// `x: [batch, new, d_model]` → the same, at the tokens that are read; and the new columns' queries, keys and values.
     pub(super) fn forward(&self, x: Tensor<3>, context: &BlockContext) -> (Tensor<3>, Tensor<3>) {
-        let ModelConfig { norm_eps: eps, dropout: p, precision, gelu, .. } = *context.config;
+        let ModelConfig { norm_eps: eps, dropout: p, precision, activation, .. } = *context.config;
 
         let qkv = self.attn.c_attn.forward(self.ln_1.forward(x.clone(), eps), precision); // [batch, new, qkv]
         let [x, attn_out] = context.attention(x, qkv.clone());
         let x = x + dropout(self.attn.c_proj.forward(attn_out, precision), p.residual);
 
         let hidden = self.mlp.c_fc.forward(self.ln_2.forward(x.clone(), eps), precision); // [batch, new, d_ff]
-        let hidden = match gelu {
-            Gelu::Exact => exact_gelu(hidden),
-            Gelu::Tanh => kernels::gelu(hidden),
-        };
+        let hidden = activation.of(hidden);
         (x + dropout(self.mlp.c_proj.forward(hidden, precision), p.residual), qkv)
     }
 }

@@ -53,7 +53,7 @@ impl Make<'_> {
         }
     }
 
-    pub(super) fn rms_norm(&mut self, name: &str, width: usize) -> RmsNorm {
-        RmsNorm { weight: self.param(&format!("{name}.weight"), [width]) }
+    pub(super) fn rms_norm(&mut self, name: &str, width: usize, offset: f64) -> RmsNorm {
+        RmsNorm { weight: self.param(&format!("{name}.weight"), [width]), offset }
     }
 }

@@ -2,9 +2,11 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{DType, Distribution, Int, Tensor},
+    tensor::{DType, Distribution, Int, Tensor, activation},
 };
 use coconut_kernels::{self as kernels, Precision, RowOverride, Table, Weight};
+
+use super::config::Activation;
 
 /// A table of vectors, `weight: [rows, d_model]`.
 #[derive(Module, Debug)]
@@ -222,20 +224,37 @@ impl LayerNorm {
 pub struct RmsNorm {
     /// `[width]`.
     pub weight: Param<Tensor<1>>,
+    /// What is added to the weight: 1 in Gemma, whose weights are kept as what they differ from it.
+    #[module(skip)]
+    pub offset: f64,
 }
 
 impl RmsNorm {
     /// Shape kept.
     pub fn forward(&self, x: Tensor<3>, eps: f64) -> Tensor<3> {
-        kernels::rms_norm(x, self.weight.val(), eps)
+        kernels::rms_norm(x, self.scale(), eps)
+    }
+
+    /// What the normed values are multiplied by, `[width]`.
+    pub fn scale(&self) -> Tensor<1> {
+        let weight = self.weight.val();
+        if self.offset == 0.0 { weight } else { weight + self.offset }
     }
 }
 
-/// `x · Φ(x) = ½x(1 + erf(x/√2))`, shape kept: GELU itself (Hendrycks and Gimpel 2016, arXiv 1606.08415), of
-/// which [`kernels::gelu`] is the tanh form.
-pub fn exact_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let cdf = ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
-    x * cdf
+impl Activation {
+    /// Shape kept.
+    pub fn of<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            // x · Φ(x) = ½x(1 + erf(x/√2))
+            Self::Gelu => {
+                let cdf = ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
+                x * cdf
+            }
+            Self::GeluTanh => kernels::gelu(x),
+            Self::Silu => activation::silu(x),
+        }
+    }
 }
 
 /// Zeroes elements with probability `p` and scales the rest by `1 / (1 − p)`.

@@ -14,6 +14,7 @@ pub mod llama;
 pub mod lora;
 pub mod parameters;
 pub mod positions;
+pub mod rotary;
 pub mod tensors;
 pub mod transformer;
 pub mod weights;

@@ -4,118 +4,63 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::TokenInts;
-
-/// Rotary positions (Su et al. 2021, arXiv 2104.09864): pair `i` of a head of width `dim` turns by
-/// `position · theta^(−2i/dim)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rotary {
-    /// The base, `rope_theta`.
-    pub theta: f64,
-    /// Changed frequencies for a longer context.
-    pub scaling: Option<Llama3>,
-}
-
-/// Llama 3.1's scaling: slow pairs turn `factor` times slower, fast ones as before, and those between
-/// by a mixture (arXiv 2407.21783; the constants are in each `config.json`).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Llama3 {
-    /// By how much slow pairs are slowed.
-    pub factor: f64,
-    /// Pairs whose wavelength is longer than `original_context / low_freq_factor` are slow.
-    pub low_freq_factor: f64,
-    /// Pairs whose wavelength is shorter than `original_context / high_freq_factor` are fast.
-    pub high_freq_factor: f64,
-    /// The context before scaling, in tokens.
-    pub original_context: f64,
-}
-
-impl Rotary {
-    /// Radians a position, for each of the `dim / 2` pairs of a head.
-    pub fn frequencies(&self, dim: usize) -> Vec<f64> {
-        let plain = |pair: usize| self.theta.powf(-2.0 * pair as f64 / dim as f64);
-        (0..dim / 2)
-            .map(|pair| self.scaling.map_or(plain(pair), |s| s.scale(plain(pair))))
-            .collect()
-    }
-}
-
-impl Llama3 {
-    fn scale(&self, frequency: f64) -> f64 {
-        let wavelength = std::f64::consts::TAU / frequency;
-        let waves = self.original_context / wavelength; // in the original context
-        if waves > self.high_freq_factor {
-            frequency
-        } else if waves < self.low_freq_factor {
-            frequency / self.factor
-        } else {
-            let (low, high) = (self.low_freq_factor, self.high_freq_factor);
-            let fast = (waves - low) / (high - low);
-            (1.0 - fast) * frequency / self.factor + fast * frequency
-        }
-    }
-}
+use super::{
+    ModelConfig, TokenInts,
+    rotary::{LayerRotary, Rotary},
+};
 
 /// The positions of one pass's columns: made once, read by every block.
 #[derive(Clone, Debug)]
 pub struct Positions {
     /// `[batch, new]`.
     pub ids: Tensor<2, Int>,
-    /// Of rotary families: cosines and sines of each pair's angle, `[batch, new, dim / 2]` each.
-    pub rotation: Option<[Tensor<3>; 2]>,
+    /// Of rotary families: what [`ModelConfig::rotary`](super::ModelConfig::rotary) turns heads by.
+    pub global: Option<Rotation>,
+    /// The same of its `local_rotary`.
+    pub local: Option<Rotation>,
 }
+
+/// Cosines and sines of each pair's angle, `[batch, new, dim / 2]` each.
+pub type Rotation = [Tensor<3>; 2];
 
 impl Positions {
-    /// Of learned positions, which have no angles, on `device`.
-    pub fn learned(ids: &TokenInts, device: &Device) -> Self {
-        Self { ids: ids.tensor(device), rotation: None }
+    /// Of a model's columns, on `device`.
+    pub fn new(config: &ModelConfig, ids: &TokenInts, device: &Device) -> Self {
+        let turns = |rotary: &Rotary| rotation(rotary, config.heads.dim, ids, device);
+        let (global, local) = (config.rotary.as_ref(), config.local_rotary.as_ref());
+        Self { ids: ids.tensor(device), global: global.map(turns), local: local.map(turns) }
     }
 
-    /// Of rotary positions in heads of width `dim`, on `device`.
-    pub fn rotary(rotary: &Rotary, dim: usize, ids: &TokenInts, device: &Device) -> Self {
-        let [batch, new] = ids.shape;
-        let frequencies = rotary.frequencies(dim);
-        // Angles in double precision: an f32 is off by a hundredth of a turn at position 100,000.
-        // Rows share positions, so each one's are computed once.
-        let mut seen: BTreeMap<i32, Vec<(f32, f32)>> = BTreeMap::new();
-        let mut cos = Vec::with_capacity(ids.values.len() * frequencies.len());
-        let mut sin = Vec::with_capacity(ids.values.len() * frequencies.len());
-        for &position in &ids.values {
-            let turns = seen.entry(position).or_insert_with(|| {
-                let angle = |frequency: &f64| (f64::from(position) * frequency).sin_cos();
-                let pair = |(sin, cos): (f64, f64)| (cos as f32, sin as f32);
-                frequencies.iter().map(|frequency| pair(angle(frequency))).collect()
-            });
-            cos.extend(turns.iter().map(|turn| turn.0));
-            sin.extend(turns.iter().map(|turn| turn.1));
+    /// What a layer turns heads by; `None` if it does not turn them.
+    pub(super) fn rotation(&self, layer: LayerRotary) -> Option<&Rotation> {
+        match layer {
+            LayerRotary::Global => self.global.as_ref(),
+            LayerRotary::Local => self.local.as_ref(),
+            LayerRotary::None => None,
         }
-        let tensor = |values: Vec<f32>| {
-            Tensor::from_data(TensorData::new(values, [batch, new, frequencies.len()]), device)
-        };
-        Self { ids: ids.tensor(device), rotation: Some([tensor(cos), tensor(sin)]) }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn llama3_leaves_fast_pairs_and_slows_slow_ones() {
-        // Wavelengths by hand: fast below 8192/4 = 2048 tokens, slow above 8192/1.
-        let scaling = Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 8192.0,
-        };
-        let at = |wavelength: f64| {
-            let frequency = std::f64::consts::TAU / wavelength;
-            scaling.scale(frequency) / frequency
-        };
-        assert_eq!(at(2000.0), 1.0);
-        assert!((at(10_000.0) - 1.0 / 8.0).abs() < 1e-12);
-        // Halfway between 1 and 4 waves, 2.5 of them: the mean of 1 and 1/8.
-        assert!((at(8192.0 / 2.5) - 0.5625).abs() < 1e-12);
+/// The angles of columns in heads of width `dim`, on `device`.
+fn rotation(rotary: &Rotary, dim: usize, ids: &TokenInts, device: &Device) -> Rotation {
+    let [batch, new] = ids.shape;
+    let frequencies = rotary.frequencies(dim);
+    // Angles in double precision: an f32 is off by a hundredth of a turn at position 100,000.
+    // Rows share positions, so each one's are computed once.
+    let mut seen: BTreeMap<i32, Vec<(f32, f32)>> = BTreeMap::new();
+    let mut cos = Vec::with_capacity(ids.values.len() * frequencies.len());
+    let mut sin = Vec::with_capacity(ids.values.len() * frequencies.len());
+    for &position in &ids.values {
+        let turns = seen.entry(position).or_insert_with(|| {
+            let angle = |frequency: &f64| (f64::from(position) * frequency).sin_cos();
+            let pair = |(sin, cos): (f64, f64)| (cos as f32, sin as f32);
+            frequencies.iter().map(|frequency| pair(angle(frequency))).collect()
+        });
+        cos.extend(turns.iter().map(|turn| turn.0));
+        sin.extend(turns.iter().map(|turn| turn.1));
     }
+    let tensor = |values: Vec<f32>| {
+        Tensor::from_data(TensorData::new(values, [batch, new, frequencies.len()]), device)
+    };
+    [tensor(cos), tensor(sin)]
 }

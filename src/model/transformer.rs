@@ -40,17 +40,19 @@ pub struct Transformer {
 pub enum Body {
     /// GPT-2.
     Gpt2(Gpt2),
-    /// Llama, Qwen2 and Qwen3.
+    /// Llama and all families of its style.
     Llama(Llama),
 }
 
 impl Transformer {
     /// Input embeddings of tokens: `[batch, seq]` → `[batch, seq, d_model]`.
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.tokens().forward(ids)
+        let x = self.tokens().forward(ids);
+        if self.config.embedding_scale == 1.0 { x } else { x * self.config.embedding_scale }
     }
 
-    /// The token embeddings, `[vocab, d_model]`.
+    /// The token embeddings, `[vocab, d_model]`, without their factor
+    /// [`embedding_scale`](ModelConfig::embedding_scale).
     pub fn embeddings(&self) -> Table {
         self.tokens().table(self.config.precision)
     }
@@ -102,11 +104,7 @@ impl Transformer {
 
     /// What [`Transformer::embed_positions`] and every [`Transformer::block`] of a pass need of its positions.
     pub fn positions(&self, layout: &PassLayout) -> Positions {
-        let (ids, device) = (&layout.position_ids, self.device());
-        match &self.config.rotary {
-            None => Positions::learned(ids, &device),
-            Some(rotary) => Positions::rotary(rotary, self.config.heads.dim, ids, &device),
-        }
+        Positions::new(&self.config, &layout.position_ids, &self.device())
     }
 
     /// The residual stream before the first block: `[batch, new, d_model]`, shape kept.
@@ -139,7 +137,8 @@ impl Transformer {
         let config = &self.config;
         let reads = layout.reads.as_ref().filter(|_| layer + 1 == config.n_layer);
         let attention_mask = reads.map_or(&layout.attention_mask, |reads| &reads.attention_mask);
-        let context = BlockContext { config, past, positions, attention_mask, reads };
+        let rotation = positions.rotation(config.rotary_of(layer));
+        let context = BlockContext { config, past, rotation, attention_mask, reads };
         match &self.body {
             Body::Gpt2(body) => body.transformer.h[layer].forward(x, &context),
             Body::Llama(body) => body.model.layers[layer].forward(x, &context),

@@ -31,12 +31,13 @@ impl Transformer {
         let mut rng = rng::stream(seed, &[rng::WEIGHTS]);
         let std = config.initializer_range as f32;
         let residual_std = std / (2.0 * config.n_layer as f32).sqrt();
+        let norm = 1.0 - config.norm_offset as f32;
         build(config, device, &mut |name, shape| {
             let elements = shape.iter().product();
             let values = if name.ends_with(".bias") {
                 vec![0.0; elements]
             } else if shape.len() == 1 {
-                vec![1.0; elements]
+                vec![norm; elements]
             } else {
                 let std = if name.ends_with("c_proj.weight") { residual_std } else { std };
                 (0..elements).map(|_| std * rng::standard_normal(&mut rng)).collect()
@@ -239,9 +240,7 @@ fn build(config: ModelConfig, device: &Device, source: TensorSource) -> Transfor
     let mut make = Make { source, device };
     let body = match config.family {
         Family::Gpt2 => Body::Gpt2(Gpt2::new(&config, &mut make)),
-        Family::Llama | Family::Qwen2 | Family::Qwen3 => {
-            Body::Llama(Llama::new(&config, &mut make))
-        }
+        _ => Body::Llama(Llama::new(&config, &mut make)),
     };
     let lm_head = (!config.tie_word_embeddings)
         .then(|| make.embedding(HEAD, config.vocab_size, config.d_model));

@@ -18,7 +18,8 @@ use serde::Deserialize;
 
 use crate::torch::{Case, fixtures, json, largest_difference, logits, tensors, thinking};
 
-const FAMILIES: [&str; 3] = ["qwen2", "qwen3", "llama"];
+const FAMILIES: [&str; 7] =
+    ["qwen2", "qwen3", "llama", "mistral", "smollm3", "olmo2", "gemma3_text"];
 
 fn load(folder: &str) -> LatentModel {
     thinking(Transformer::load(&fixtures().join(folder), &Device::flex()).unwrap())
@@ -166,7 +167,7 @@ struct Generations {
 /// whole row for each token.
 #[test]
 fn two_hundred_prompts_generate_the_same_tokens() {
-    for family in ["gpt2", "qwen2", "qwen3", "llama"] {
+    for family in ["gpt2"].into_iter().chain(FAMILIES) {
         let folder = if family == "gpt2" { family.into() } else { format!("families/{family}") };
         let model = load(&folder);
         let about: Generations = json(&format!("generate_{family}"));

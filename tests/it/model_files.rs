@@ -66,6 +66,16 @@ fn fields_that_would_change_the_result_are_refused_by_name() {
         ("families/llama", "head_dim", json!(7)),
         ("families/llama", "num_hidden_layers", json!(1_000_000_000u64)),
         ("families/llama", "model_type", json!("gemma2")),
+        ("families/gemma3_text", "final_logit_softcapping", json!(30.0)),
+        ("families/gemma3_text", "attn_logit_softcapping", json!(50.0)),
+        ("families/gemma3_text", "use_bidirectional_attention", json!(true)),
+        ("families/gemma3_text", "hidden_activation", json!("silu")),
+        ("families/gemma3_text", "query_pre_attn_scalar", json!(0)),
+        ("families/gemma3_text", "layer_types", json!(["full_attention"])),
+        ("families/gemma3_text", "rope_parameters", json!({"rope_type": "default"})),
+        ("families/mistral", "layer_types", json!(["chunked_attention"])),
+        ("families/smollm3", "no_rope_layers", json!([1])),
+        ("families/olmo2", "hidden_act", json!("gelu")),
         ("gpt2", "activation_function", json!("gelu_10")),
         ("gpt2", "activation_function", json!("relu")),
         ("gpt2", "scale_attn_by_inverse_layer_idx", json!(true)),
@@ -101,6 +111,61 @@ fn both_spellings_of_rotary_positions_mean_the_same() {
     reshape(place.path(), &before);
     assert_eq!(ModelConfig::load(place.path()).unwrap().rotary, now.rotary);
     assert!(now.rotary.unwrap().scaling.is_some());
+}
+
+/// Gemma 3's folders of transformers 4 name two bases and a pattern of layers.
+#[test]
+fn both_spellings_of_two_kinds_of_layers_mean_the_same() {
+    let now = ModelConfig::load(&fixtures().join("families/gemma3_text")).unwrap();
+    let place = copy("families/gemma3_text");
+    let before = [
+        ("rope_parameters", Value::Null),
+        ("rope_theta", json!(5000.0)),
+        ("rope_local_base_freq", json!(100.0)),
+        ("layer_types", Value::Null),
+        ("sliding_window_pattern", json!(2)),
+    ];
+    reshape(place.path(), &before);
+    let then = ModelConfig::load(place.path()).unwrap();
+    assert_eq!((then.rotary, then.local_rotary), (now.rotary, now.local_rotary));
+    assert_eq!(then.layer_rotary, now.layer_rotary);
+    let thetas = [now.rotary, now.local_rotary].map(|rotary| rotary.unwrap().theta);
+    assert_eq!(thetas, [5000.0, 100.0]);
+}
+
+/// A longer row would need windows, which are not computed.
+#[test]
+fn a_context_is_as_long_as_its_window() {
+    for (family, changes, context) in [
+        ("mistral", vec![], 48),
+        ("mistral", vec![("sliding_window", json!(20))], 20),
+        ("mistral", vec![("sliding_window", json!(100))], 48),
+        ("gemma3_text", vec![("sliding_window", json!(20))], 20),
+        (
+            "gemma3_text",
+            vec![
+                ("sliding_window", json!(20)),
+                ("layer_types", json!(["full_attention", "full_attention", "full_attention"])),
+            ],
+            48,
+        ),
+        ("smollm3", vec![("sliding_window", json!(20))], 48),
+        (
+            "smollm3",
+            vec![
+                ("sliding_window", json!(20)),
+                ("layer_types", json!(["full_attention", "sliding_attention", "full_attention"])),
+            ],
+            20,
+        ),
+        ("llama", vec![("sliding_window", json!(20))], 48),
+    ] {
+        let place = copy(&format!("families/{family}"));
+        reshape(place.path(), &changes);
+        let config = ModelConfig::load(place.path()).unwrap();
+        assert_eq!(config.n_positions, context, "{family}, {changes:?}");
+        assert_eq!(config.to_json()["max_position_embeddings"], 48, "written as it was read");
+    }
 }
 
 #[derive(Deserialize)]

@@ -175,7 +175,8 @@ impl FeedbackContext<'_> {
                 let [batch, thoughts, d] = last.dims();
                 let logits = self.transformer.logits(last.reshape([batch * thoughts, d]));
                 let shares = activation::softmax(logits / *temperature, 1); // [batch · thoughts, vocab]
-                self.transformer.embeddings().mix(shares).reshape([batch, thoughts, d])
+                let mixed = self.transformer.embeddings().mix(shares).reshape([batch, thoughts, d]);
+                mixed * self.transformer.config.embedding_scale
             }
             Term::Zero => self.zero(),
             Term::Pause(number) => {
@@ -235,7 +236,8 @@ impl FeedbackContext<'_> {
 /// The mean length of the token embeddings, `[1]`: a constant, so that embeddings do not grow to be fed
 /// back larger.
 pub fn mean_length(model: &Transformer) -> Tensor<1> {
-    model.embeddings().whole().detach().square().sum_dim(1).sqrt().mean()
+    let lengths = model.embeddings().whole().detach().square().sum_dim(1).sqrt();
+    lengths.mean() * model.config.embedding_scale
 }
 
 /// An orthonormal basis of the span of the head's rows, `[rank, d_model]`, by Gram–Schmidt in double

@@ -132,7 +132,7 @@ impl Targets {
     pub fn default_for(family: Family) -> Self {
         let names: &[&str] = match family {
             Family::Gpt2 => &["c_attn"],
-            Family::Llama | Family::Qwen2 | Family::Qwen3 => &["q_proj", "v_proj"],
+            _ => &["q_proj", "v_proj"],
         };
         Self::Many(names.iter().map(|&name| name.into()).collect())
     }
