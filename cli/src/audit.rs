@@ -206,6 +206,7 @@ impl Audit {
         Ok(data)
     }
 
+    /// How a model is asked; it is given no room to answer yet.
     fn evaluator<'a>(&self, checkpoint: &'a Checkpoint, data: &'a Dataset) -> Evaluator<'a> {
         Evaluator {
             data,
@@ -213,7 +214,7 @@ impl Audit {
             tokenizer: &checkpoint.tokenizer,
             curriculum: checkpoint.latent.curriculum(),
             batch_size: self.batch_size,
-            max_new_tokens: self.max_new_tokens.unwrap_or_else(|| room(checkpoint, data)),
+            max_new_tokens: 0,
             sampling: Sampling::Greedy,
             seed: 0,
         }
@@ -227,10 +228,12 @@ impl Audit {
         stop: &AtomicBool,
     ) -> Result<ModelRecord> {
         let Opened { name, role, checkpoint } = model;
-        let evaluator = self.evaluator(checkpoint, data);
-        let stage = checkpoint.latent.stage;
-        let subject =
-            Subject { evaluator: &evaluator, model: &checkpoint.model, stage, seed: self.seed };
+        let roomless = self.evaluator(checkpoint, data);
+        let (stage, seed) = (checkpoint.latent.stage, self.seed);
+        let subject = Subject { evaluator: &roomless, model: &checkpoint.model, stage, seed };
+        let max_new_tokens = self.max_new_tokens.unwrap_or_else(|| 2 * subject.longest_right() + 8);
+        let evaluator = Evaluator { max_new_tokens, ..roomless.clone() };
+        let subject = Subject { evaluator: &evaluator, ..subject };
         let stopped = || match stop.load(Ordering::Relaxed) {
             true => Err(Error::Interrupted(
                 "Stopped. What was found is kept; the same command goes on from there.".into(),
@@ -313,20 +316,6 @@ fn check_data(data: &Dataset, path: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Room for generated tokens: twice what the longest right continuation of a prompt takes.
-fn room(checkpoint: &Checkpoint, data: &Dataset) -> usize {
-    let curriculum = checkpoint.latent.curriculum();
-    let markers = checkpoint.tokenizer.special_tokens();
-    let stage = checkpoint.latent.stage;
-    let lengths = data.encoded.iter().map(|example| curriculum.max_len(example, &[stage], markers));
-    let prompts = data.encoded.iter().map(|example| {
-        let key = coconut::data::SampleKey { seed: 0, epoch: 0, index: 0 };
-        curriculum.prompt(example, stage, markers, key).ids.len()
-    });
-    let longest = lengths.zip(prompts).map(|(whole, prompt)| whole.saturating_sub(prompt)).max();
-    2 * longest.unwrap_or(1) + 8
 }
 
 /// Random weights of a checkpoint's shape.

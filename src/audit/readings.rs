@@ -3,19 +3,19 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Int, Tensor, TensorData, activation::log_softmax};
-use rand::seq::SliceRandom;
+use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Plain, Subject, Values,
     attention::{AttentionReading, attention},
+    lens::{LensReading, lens},
     states::States,
 };
 use crate::{
     Result,
     data::{Encoded, superposition::NodeClass},
-    device, rng,
+    device,
     stats::{
         Rate, Spread, benjamini_hochberg, effective_rank,
         probe::{CrossValidation, Features, Folds, Labels, Probe, Selectivity},
@@ -29,8 +29,6 @@ const FOLDS: usize = 5;
 const ALPHA: f64 = 10.0;
 /// Questions at least that a probe is fitted on.
 const FEWEST: usize = 30;
-/// Logits computed at once, in numbers.
-const MOST_LOGITS: usize = 1 << 24;
 
 /// Everything that was read. Positions count from 0, the end of the question; 1 is the first latent. Layers are those of
 /// `hidden_states`: 0 is what is fed, the last one what the head reads.
@@ -89,29 +87,6 @@ pub struct SelectivityReading {
     pub value: f64,
     /// Questions that have both.
     pub n: usize,
-}
-
-/// What the head reads of a step's value.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LensReading {
-    /// The hidden state.
-    pub layer: usize,
-    /// The position.
-    pub position: usize,
-    /// The step, from 1.
-    pub step: usize,
-    /// Questions whose likeliest token is the value's first.
-    pub top: Rate,
-    /// The same with another question's value in its place.
-    pub top_shuffled: Rate,
-    /// Mean probability of the value's first token.
-    pub probability: f64,
-    /// The same with another question's value in its place.
-    pub shuffled: f64,
-    /// Median rank of it, from 1.
-    pub rank: f64,
-    /// Mean entropy of what the head reads, in nats.
-    pub entropy: f64,
 }
 
 /// How far the vectors fed at a position differ over questions.
@@ -173,8 +148,8 @@ pub fn readings(
                 let known = vec![None; thoughts.len()];
                 right.push(read.as_ref().map_or(known, |(_, right)| right.clone()));
                 readings.probes.extend(read.map(|(reading, _)| reading));
-                readings.lens.extend(lens(subject, states, values, target)?);
             }
+            readings.lens.extend(lens(subject, states, values, layer, position)?);
             readings.selectivity.extend(selectivity(values, &right, layer, position));
             advance()?;
         }
@@ -197,7 +172,7 @@ struct Target {
 }
 
 /// The rows of a position whose questions have the step: row and question.
-fn having(values: &Values, questions: &[usize], step: usize) -> Vec<(usize, usize)> {
+pub(super) fn having(values: &Values, questions: &[usize], step: usize) -> Vec<(usize, usize)> {
     let numbered = questions.iter().copied().enumerate();
     numbered.filter(|(_, question)| values.of_steps[*question].len() > step).collect()
 }
@@ -270,85 +245,6 @@ fn selectivity(
         value: found.value(),
         n: found.pairs.n(),
     })
-}
-
-/// What the head reads of a step's value.
-fn lens(
-    subject: &Subject<'_>,
-    states: &States,
-    values: &Values,
-    Target { layer, position, step }: Target,
-) -> Result<Option<LensReading>> {
-    let (questions, vectors) = states.at(layer, position);
-    let d = states.d_model;
-    let token = |question: usize| -> Result<Option<u32>> {
-        let value = &values.of_steps[question][step];
-        Ok(subject.evaluator.tokenizer.encode(value, false)?.ids.first().copied())
-    };
-    let mut rows: Vec<(usize, u32)> = Vec::new();
-    for (row, question) in having(values, questions, step) {
-        rows.extend(token(question)?.map(|token| (row, token)));
-    }
-    if rows.len() < 2 {
-        return Ok(None);
-    }
-    let mut others: Vec<u32> = rows.iter().map(|&(_, token)| token).collect();
-    others.shuffle(&mut rng::stream(subject.seed, &[rng::EDITS, step as u64]));
-    let transformer = &subject.model.transformer;
-    let at_once = (MOST_LOGITS / transformer.config.vocab_size.max(1)).max(1);
-    let (mut found, mut shuffled) = (Vec::new(), Vec::new());
-    let mut entropy = 0.0;
-    for (rows, others) in rows.chunks(at_once).zip(others.chunks(at_once)) {
-        let of_row = |&(row, _): &(usize, u32)| vectors[row * d..(row + 1) * d].to_vec();
-        let states_of: Vec<f32> = rows.iter().flat_map(of_row).collect();
-        let device = subject.model.device();
-        let hidden =
-            Tensor::<3>::from_data(TensorData::new(states_of, [1, rows.len(), d]), &device);
-        // The last state is behind the final norm already.
-        let hidden =
-            if layer + 1 == states.layers { hidden } else { transformer.final_norm(hidden) };
-        let logits = transformer.logits(hidden.reshape([rows.len(), d]));
-        let log_probs = log_softmax(logits.clone(), 1);
-        let entropies: Vec<f32> =
-            device::to_host(-(log_probs.clone().exp() * log_probs.clone()).sum_dim(1))?;
-        entropy += entropies.into_iter().map(f64::from).sum::<f64>();
-        let own: Vec<u32> = rows.iter().map(|&(_, token)| token).collect();
-        found.extend(read(&log_probs, &own)?);
-        shuffled.extend(read(&log_probs, others)?);
-    }
-    let n = found.len() as f64;
-    let mean = |read: &[(f64, usize)]| read.iter().map(|(p, _)| p).sum::<f64>() / n;
-    let top = |read: &[(f64, usize)]| read.iter().map(|&(_, rank)| rank == 1).collect();
-    let mut ranks: Vec<usize> = found.iter().map(|&(_, rank)| rank).collect();
-    ranks.sort_unstable();
-    let middle = [ranks[(ranks.len() - 1) / 2], ranks[ranks.len() / 2]];
-    Ok(Some(LensReading {
-        layer,
-        position,
-        step: step + 1,
-        top: top(&found),
-        top_shuffled: top(&shuffled),
-        probability: mean(&found),
-        shuffled: mean(&shuffled),
-        rank: (middle[0] + middle[1]) as f64 / 2.0,
-        entropy: entropy / n,
-    }))
-}
-
-/// Probability and rank of a token a row, given `log_probs: [rows, vocab]`.
-fn read(log_probs: &Tensor<2>, tokens: &[u32]) -> Result<Vec<(f64, usize)>> {
-    let ids: Vec<i32> = tokens.iter().map(|&id| id as i32).collect();
-    let ids =
-        Tensor::<2, Int>::from_data(TensorData::new(ids, [tokens.len(), 1]), &log_probs.device());
-    let own = log_probs.clone().gather(1, ids); // [rows, 1]
-    let above = log_probs.clone().greater(own.clone().expand(log_probs.dims())).int().sum_dim(1);
-    let own: Vec<f32> = device::to_host(own)?;
-    let above: Vec<f32> = device::to_host(above.float())?;
-    Ok(own
-        .into_iter()
-        .zip(above)
-        .map(|(p, above)| (f64::from(p).exp(), above as usize + 1))
-        .collect())
 }
 
 /// How far thoughts differ, by position.
