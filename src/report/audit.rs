@@ -88,6 +88,11 @@ pub(crate) fn figures(record: &Record) -> Vec<(&'static str, &'static str, Strin
             model.readings.as_ref().and_then(plot::audit::probes),
         ),
         (
+            "audit_selectivity.svg",
+            "Selectivity of probes, in points: a latent's own step's value less the other step's that is read best there, by layer (0 is what is fed) and position.",
+            model.readings.as_ref().and_then(plot::audit::selectivity),
+        ),
+        (
             "audit_lens.svg",
             "Questions whose likeliest token, by the head at the last layer, is a step's value, in percent, by position.",
             model.readings.as_ref().and_then(plot::audit::lens),
@@ -344,6 +349,11 @@ pub fn markdown(record: &Record) -> String {
             model.name, model.method, model.stage, model.plain.n
         );
         text += &table::piped(&HEAD, model.cells.iter().map(row));
+        if model.role == Role::Audited {
+            for (name, caption, _) in figures(record) {
+                text += &format!("\n![{caption}]({name})\n");
+            }
+        }
         if let Some(sufficiency) = &model.sufficiency {
             text += "\nWith t thoughts, and with every number from there on, the answer is the one that all give:\n\n";
             let rows = sufficiency.from.iter().enumerate().map(|(t, rate)| {

@@ -184,6 +184,12 @@ fn controls_stand_beside_the_model() {
     coconut(["report"]).arg(&run).assert().success();
     let html = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(html.contains("do the thoughts do any work?") && html.contains("zero@all"));
+    // With `zero@all` and `mean@1` alone neither numbers of latents nor donors can be drawn.
+    for (caption, drawn) in
+        [("Change of accuracy", true), ("Selectivity", true), ("follow the question whose", false)]
+    {
+        assert_eq!(html.contains(caption), drawn, "{caption}");
+    }
 }
 
 /// What is written for a notebook is what is fed, and what the model computed.
@@ -270,6 +276,51 @@ fn seeds_that_touched_other_numbers_of_questions_have_no_mean() {
     assert!((same[0].p.unwrap() - p).abs() < 1e-9, "{:?}", same[0].p);
     assert!(over_seeds(&of(&[model(10, 6), model(9, 8)])).is_empty());
     assert!(over_seeds(&of(&[model(10, 6)])).is_empty());
+}
+
+#[test]
+fn selectivity_is_drawn_by_layer_and_position() {
+    let selectivity = |layer: usize, position: usize, value: f64| json!({"layer": layer, "position": position, "own": 1, "against": 2, "value": value, "n": 50});
+    let found = [
+        selectivity(0, 1, -0.25),
+        selectivity(0, 3, 0.0),
+        selectivity(2, 1, 0.5),
+        selectivity(2, 3, 1.0),
+    ];
+    let record = |selectivity: &[Value]| -> Record {
+        let readings = json!({"probes": [], "selectivity": selectivity, "lens": [], "spread": []});
+        let model = json!({
+            "name": "m", "role": "audited", "method": "coconut", "stage": 1, "thoughts": 3,
+            "plain": {"hits": 50, "n": 50}, "cells": [], "sufficiency": null, "readings": readings,
+        });
+        serde_json::from_value(json!({"settings": {}, "models": [model], "words": []})).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    report::audit::write(&record(&found), folder.path()).unwrap();
+    let svg = fs::read_to_string(folder.path().join("audit_selectivity.svg")).unwrap();
+    let texts: Vec<&str> = svg
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with('<') && !line.is_empty())
+        .collect();
+    let expected = [
+        "1",
+        "3",
+        "layer 2",
+        "50",
+        "100",
+        "layer 0",
+        "−25",
+        "0",
+        "position, from the first latent on",
+    ];
+    assert_eq!(texts, expected);
+    let table = fs::read_to_string(folder.path().join("audit.md")).unwrap();
+    assert!(table.contains("(audit_selectivity.svg)") && !table.contains("(audit_places.svg)"));
+
+    let none = tempfile::tempdir().unwrap();
+    report::audit::write(&record(&[]), none.path()).unwrap();
+    assert!(!none.path().join("audit_selectivity.svg").exists());
 }
 
 /// Against the cross entropy of whole rows.
