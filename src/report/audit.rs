@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     Error, Result,
-    audit::{Cell, Intervention, ModelRecord, Readings, Record, Role, With, place_name},
+    audit::{
+        Cell, Intervention, ModelRecord, Readings, Record, Role, With, attention::AttentionReading,
+        pieces::TokenClass, place_name,
+    },
     latent::Places,
     run::file,
     stats::{LEVEL, Rate},
@@ -308,20 +311,7 @@ fn readings_tables(readings: &Readings) -> String {
     });
     text += &table::piped(&["latent", "n", "length", "cosine", "entropy", "effective rank"], rows);
     if !readings.attention.is_empty() {
-        text += "\nWhere attention looks, in percent, mean over heads; the last position is the end of the prompt:\n\n";
-        let share = |share: f64| format!("{:.1}", 100.0 * share);
-        let rows = readings.attention.iter().map(|of| {
-            vec![
-                format!("block {}, position {}", of.layer, of.position),
-                of.n.to_string(),
-                share(of.question),
-                share(of.markers),
-                share(of.latents),
-                share(of.itself),
-            ]
-        });
-        let head = ["from", "n", "question", "markers", "earlier latents", "itself"];
-        text += &table::piped(&head, rows);
+        text += &attention_table(&readings.attention);
     }
     if !readings.nodes.is_empty() {
         text += "\nInner products of thoughts with embeddings of nodes:\n\n";
@@ -335,6 +325,34 @@ fn readings_tables(readings: &Readings) -> String {
         text += &table::piped(&["nodes", "n", "mean"], rows);
     }
     text
+}
+
+/// Where attention looks, as Markdown: of the question also by class of token, beside what would be even.
+fn attention_table(attention: &[AttentionReading]) -> String {
+    let share = |share: f64| format!("{:.1}", 100.0 * share);
+    let of_class =
+        |of: &AttentionReading, class| of.classes.iter().find(|of| of.class == class).copied();
+    let mut classes = TokenClass::ALL.to_vec();
+    classes.retain(|&class| attention.iter().any(|of| of_class(of, class).is_some()));
+    let rows = attention.iter().map(|of| {
+        let by_class = classes.iter().map(|&class| {
+            let found = of_class(of, class);
+            found.map_or("–".into(), |of| format!("{} ({})", share(of.share), share(of.even)))
+        });
+        let from = [format!("block {}, position {}", of.layer, of.position), of.n.to_string()];
+        let after = [of.markers, of.latents, of.itself].map(share);
+        from.into_iter().chain([share(of.question)]).chain(by_class).chain(after).collect()
+    });
+    let named = classes.iter().map(|class| match class {
+        TokenClass::Number => "numbers",
+        TokenClass::Name => "names",
+        TokenClass::Word => "other words",
+        TokenClass::Symbol => "symbols",
+    });
+    let head = ["from", "n", "question"].into_iter().chain(named);
+    let head: Vec<&str> = head.chain(["markers", "earlier latents", "itself"]).collect();
+    let text = "\nWhere attention looks, in percent, mean over heads; the last position is the end of the prompt. Of the question: numbers, names (words that are the value of a step in the file), other words, and symbols, each beside (in brackets) what it would get if all tokens of the question got as much:\n\n";
+    text.to_owned() + &table::piped(&head, rows)
 }
 
 /// Everything, as Markdown.
