@@ -8,7 +8,10 @@ use std::{
 use clap::Args;
 use coconut::{
     Error, Result,
-    audit::{self, Intervention, ModelRecord, Readings, Record, Role, States, Store, Subject},
+    audit::{
+        self, Intervention, ModelRecord, ReadingOptions, Readings, Record, Role, States, Store,
+        Subject,
+    },
     checkpoint::Checkpoint,
     data::Dataset,
     eval::{Evaluator, Sampling},
@@ -52,6 +55,9 @@ pub struct Audit {
     /// Shuffles in the permutation test of each probe; 0 leaves all readings of thoughts out.
     #[arg(long, default_value_t = 199)]
     shuffles: usize,
+    /// Read hidden states with the output head also through a map of each layer to the last one, fitted on other questions.
+    #[arg(long)]
+    tuned_lens: bool,
     /// Write what is fed, and all hidden states from the question's end to the last latent, to thoughts.safetensors, with
     /// thoughts.jsonl to say whose they are.
     #[arg(long)]
@@ -187,6 +193,7 @@ impl Audit {
             "noise": self.noise,
             "draws": self.draws,
             "shuffles": self.shuffles,
+            "tuned_lens": self.tuned_lens,
             "batch_size": self.batch_size,
             "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
@@ -290,9 +297,10 @@ impl Audit {
         if self.shuffles == 0 {
             return Ok(None);
         }
-        let places = (states.layers * states.positions) as u64;
+        let options = ReadingOptions { shuffles: self.shuffles, tuned_lens: self.tuned_lens };
+        let places = options.places(&states) as u64;
         let progress = Progress::new(format!("reading {name}"), "places", 0, places);
-        let readings = audit::readings(subject, plain, &states, self.shuffles, || {
+        let readings = audit::readings(subject, plain, &states, options, || {
             progress.advance(1);
             stopped()
         })?;

@@ -41,18 +41,40 @@ struct Looked {
     entropy: f64,
 }
 
-/// What the head reads of every step's value at a layer and position.
+/// The states of a layer and position as the head reads them, `[rows, d_model]`.
+pub(super) fn as_read(
+    subject: &Subject<'_>,
+    states: &States,
+    layer: usize,
+    position: usize,
+) -> Tensor<2> {
+    let (_, vectors) = states.at(layer, position);
+    let hidden = tensor(subject, vectors, states.d_model);
+    // The last state is behind the final norm already.
+    if layer + 1 == states.layers {
+        return hidden;
+    }
+    subject.model.transformer.final_norm(hidden.unsqueeze()).squeeze_dim(0)
+}
+
+/// Vectors of width `d`, one after the other, `[rows, d]`.
+pub(super) fn tensor(subject: &Subject<'_>, vectors: &[f32], d: usize) -> Tensor<2> {
+    let values = TensorData::new(vectors.to_vec(), [vectors.len() / d, d]);
+    Tensor::from_data(values, &subject.model.device())
+}
+
+/// What the head reads of every step's value at a layer and position, whose states belong to `questions` and are read
+/// as `hidden: [rows, d_model]`.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::Error::Internal) if the device failed.
 pub(super) fn lens(
     subject: &Subject<'_>,
-    states: &States,
     values: &Values,
-    layer: usize,
-    position: usize,
+    (layer, position): (usize, usize),
+    questions: &[usize],
+    hidden: &Tensor<2>,
 ) -> Result<Vec<LensReading>> {
-    let (questions, vectors) = states.at(layer, position);
     let steps = questions.iter().map(|&question| values.of_steps[question].len()).max();
     let looked = (0..steps.unwrap_or(0)).map(|step| Looked::new(subject, values, questions, step));
     let mut looked: Vec<Looked> = looked.collect::<Result<_>>()?;
@@ -60,14 +82,7 @@ pub(super) fn lens(
     if looked.is_empty() {
         return Ok(Vec::new());
     }
-    let transformer = &subject.model.transformer;
-    let shape = [1, questions.len(), states.d_model];
-    let hidden = TensorData::new(vectors.to_vec(), shape);
-    let hidden = Tensor::<3>::from_data(hidden, &subject.model.device());
-    // The last state is behind the final norm already.
-    let hidden = if layer + 1 == states.layers { hidden } else { transformer.final_norm(hidden) };
-    let hidden = hidden.reshape([questions.len(), states.d_model]);
-    log_probs_by_rows(transformer, &hidden, |rows, log_probs| {
+    log_probs_by_rows(&subject.model.transformer, hidden, |rows, log_probs| {
         let [_, vocab] = log_probs.dims();
         let entropies = -(log_probs.clone().exp() * log_probs.clone()).sum_dim(1);
         let entropies: Vec<f32> = device::to_host(entropies)?;

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     Plain, Subject, Values,
     attention::{AttentionReading, attention},
-    lens::{LensReading, lens},
+    lens::{LensReading, as_read, lens},
     states::States,
+    tuned::{TunedReading, tuned},
 };
 use crate::{
     Result,
@@ -24,11 +25,11 @@ use crate::{
 };
 
 /// Folds of cross-validation.
-const FOLDS: usize = 5;
+pub(super) const FOLDS: usize = 5;
 /// The penalty of ridge probes.
-const ALPHA: f64 = 10.0;
+pub(super) const ALPHA: f64 = 10.0;
 /// Questions at least that a probe is fitted on.
-const FEWEST: usize = 30;
+pub(super) const FEWEST: usize = 30;
 
 /// Everything that was read. Positions count from 0, the end of the question; 1 is the first latent. Layers are those of
 /// `hidden_states`: 0 is what is fed, the last one what the head reads.
@@ -40,6 +41,9 @@ pub struct Readings {
     pub selectivity: Vec<SelectivityReading>,
     /// By the output head.
     pub lens: Vec<LensReading>,
+    /// The same through a map of each layer's states to the last layer's, if it was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tuned: Vec<TunedReading>,
     /// How far thoughts of different questions differ, by position.
     pub spread: Vec<SpreadReading>,
     /// Where attention looks, by layer and position.
@@ -119,8 +123,25 @@ pub struct NodeReading {
     pub mean: f64,
 }
 
-/// Reads all states of a subject; `shuffles` is the number of permutations of each probe's test. `advance` is told of
-/// each layer and position; its error ends it.
+/// What is read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadingOptions {
+    /// Permutations in each probe's test.
+    pub shuffles: usize,
+    /// Whether the head also reads states through maps to the last layer's.
+    pub tuned_lens: bool,
+}
+
+impl ReadingOptions {
+    /// How often [`readings`] tells of what it has read.
+    pub fn places(self, states: &States) -> usize {
+        let mapped = if self.tuned_lens { states.layers - 1 } else { 0 };
+        states.layers * states.positions + mapped
+    }
+}
+
+/// Reads all states of a subject. `advance` is told of each layer and position, and of each layer that is mapped; its
+/// error ends it.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::Error::Internal) if the device failed.
@@ -128,7 +149,7 @@ pub fn readings(
     subject: &Subject<'_>,
     plain: &Plain,
     states: &States,
-    shuffles: usize,
+    options: ReadingOptions,
     mut advance: impl FnMut() -> Result<()>,
 ) -> Result<Readings> {
     let Plain { values, thoughts, .. } = plain;
@@ -144,15 +165,20 @@ pub fn readings(
             let mut right: Vec<Vec<Option<bool>>> = Vec::new();
             for step in 0..steps {
                 let target = Target { layer, position, step };
-                let read = probe(subject, states, values, target, shuffles)?;
+                let read = probe(subject, states, values, target, options.shuffles)?;
                 let known = vec![None; thoughts.len()];
                 right.push(read.as_ref().map_or(known, |(_, right)| right.clone()));
                 readings.probes.extend(read.map(|(reading, _)| reading));
             }
-            readings.lens.extend(lens(subject, states, values, layer, position)?);
+            let (here, _) = states.at(layer, position);
+            let hidden = as_read(subject, states, layer, position);
+            readings.lens.extend(lens(subject, values, (layer, position), here, &hidden)?);
             readings.selectivity.extend(selectivity(values, &right, layer, position));
             advance()?;
         }
+    }
+    if options.tuned_lens {
+        readings.tuned = tuned(subject, states, values, advance)?;
     }
     let p: Vec<f64> = readings.probes.iter().map(|reading| reading.p).collect();
     readings
@@ -340,6 +366,21 @@ impl Readings {
             }
         }
         best.into_values().collect()
+    }
+
+    /// What the head reads of each position and step through the map of the layer that is read best, beside what it reads
+    /// of the same states without.
+    pub fn best_tuned(&self) -> Vec<(&LensReading, &LensReading)> {
+        let mut best: BTreeMap<(usize, usize), &LensReading> = BTreeMap::new();
+        for reading in self.tuned.iter().flat_map(|of| &of.steps) {
+            let entry = best.entry((reading.position, reading.step)).or_insert(reading);
+            if reading.top.rate() > entry.top.rate() {
+                *entry = reading;
+            }
+        }
+        let of = |lens: &LensReading| (lens.layer, lens.position, lens.step);
+        let plain = |tuned| self.lens.iter().find(|lens| of(lens) == of(tuned));
+        best.into_values().filter_map(|tuned| Some((tuned, plain(tuned)?))).collect()
     }
 
     /// What the head reads of the last layer.

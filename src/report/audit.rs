@@ -298,6 +298,7 @@ fn readings_tables(readings: &Readings) -> String {
         &["value", "n", "likeliest %", "another's %", "p", "another's p", "median rank", "entropy"],
         rows,
     );
+    text += &tuned_tables(readings);
     text += "\nHow far thoughts of different questions differ; lengths in those of a token embedding, rank about the mean:\n\n";
     let rows = readings.spread.iter().map(|of| {
         vec![
@@ -325,6 +326,46 @@ fn readings_tables(readings: &Readings) -> String {
         text += &table::piped(&["nodes", "n", "mean"], rows);
     }
     text
+}
+
+/// What the head reads through maps to the last layer, as Markdown; nothing without maps.
+fn tuned_tables(readings: &Readings) -> String {
+    if readings.tuned.is_empty() {
+        return String::new();
+    }
+    let percent = |share: Option<f64>| share.map_or("–".into(), |x| format!("{:.1}", 100.0 * x));
+    let mut text = String::from(
+        "\nThe same through an affine map of each layer's states to the last layer's, fitted on other questions, and the share of the last states' variance that it explains of those it was not fitted on:\n\n",
+    );
+    let rows = readings
+        .tuned
+        .iter()
+        .map(|of| vec![of.layer.to_string(), of.n.to_string(), percent(of.explained)]);
+    text += &table::piped(&["layer", "states", "explained %"], rows);
+    text += "\nAt the layer that is read best through its map, and what the head reads there without:\n\n";
+    let rows = readings.best_tuned().into_iter().map(|(tuned, plain)| {
+        vec![
+            format!("position {}, step {}", tuned.position, tuned.step),
+            tuned.layer.to_string(),
+            tuned.top.n.to_string(),
+            percent(tuned.top.rate()),
+            percent(tuned.top_shuffled.rate()),
+            percent(plain.top.rate()),
+            format!("{:.3}", tuned.probability),
+            format!("{}", tuned.rank),
+        ]
+    });
+    let head = [
+        "value",
+        "layer",
+        "n",
+        "likeliest %",
+        "another's %",
+        "without a map %",
+        "p",
+        "median rank",
+    ];
+    text + &table::piped(&head, rows)
 }
 
 /// Where attention looks, as Markdown: of the question also by class of token, beside what would be even.

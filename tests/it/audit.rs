@@ -10,7 +10,7 @@ use std::{
 use assert_cmd::assert::OutputAssertExt;
 use burn::tensor::Device;
 use coconut::{
-    audit::{Intervention, ModelRecord, Record, Role, With, over_seeds},
+    audit::{Intervention, ModelRecord, Record, Role, With, lens::LensReading, over_seeds},
     eval::{Continuation, log_probs},
     latent::{self, Batch, PassPlan, Places, ReadSet, batch::Row},
     model::Transformer,
@@ -222,6 +222,29 @@ fn thoughts_are_written_for_others_to_read() {
         }
     }
     assert!(read(&folder).models[0].readings.is_none());
+}
+
+#[test]
+fn the_tuned_lens_is_read_on_request() {
+    let (place, checkpoint, data) = trained("coconut");
+    let folder = place.path("audit");
+    let mut audit = command(&checkpoint, &data, &folder);
+    audit.args(["--tuned-lens", "--only=zero@1", "--shuffles=1", "--draws=0"]).assert().success();
+    let readings = read(&folder).models[0].readings.clone().unwrap();
+    let steps = steps(&data);
+    // One block: of the two states the first is mapped. A state at the question's end and at each latent.
+    let [tuned] = readings.tuned.as_slice() else { panic!("{:?}", readings.tuned) };
+    assert_eq!((tuned.layer, tuned.n), (0, steps.iter().map(|n| 1 + 2 * n).sum()));
+    assert!(tuned.explained.unwrap() > 0.2, "{tuned:?}");
+    let places = |of: &[LensReading]| -> Vec<(usize, usize, usize)> {
+        of.iter().map(|of| (of.position, of.step, of.top.n)).collect()
+    };
+    let plain: Vec<LensReading> =
+        readings.lens.iter().filter(|lens| lens.layer == 0).cloned().collect();
+    assert_eq!(places(&tuned.steps), places(&plain), "the same questions as without a map");
+    assert_ne!(tuned.steps, plain);
+    let table = fs::read_to_string(folder.join("audit.md")).unwrap();
+    assert!(table.contains("| layer | states | explained % |"), "{table}");
 }
 
 #[test]
