@@ -4,7 +4,9 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use assert_cmd::assert::OutputAssertExt;
@@ -152,6 +154,56 @@ fn a_stopped_audit_goes_on_and_finds_the_same() {
     refused(another, &["audit", "other settings", "--overwrite"]);
     command(&checkpoint, &data, &folder).args(["--noise=2", "--overwrite"]).assert().success();
     assert!(read(&folder).models[0].cells[0].intervention == Intervention::control(2.0));
+}
+
+/// Ctrl-C leaves what was finished, and the same command goes on from there.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_audit_goes_on_and_finds_the_same() {
+    let (place, checkpoint, data) = trained("coconut");
+    let whole = place.path("whole");
+    let slowly = |folder: &Path| {
+        let mut audit = command(&checkpoint, &data, folder);
+        audit.args(["--batch-size=1", "--shuffles=9"]);
+        audit
+    };
+    slowly(&whole).assert().success();
+
+    let folder = place.path("audit");
+    let effects = folder.join("effects.jsonl");
+    let lines = |path: &Path| -> Vec<String> {
+        fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+    };
+    let mut audit = slowly(&folder);
+    let child = audit.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while lines(&effects).len() < 5 {
+        assert!(start.elapsed() < Duration::from_secs(60), "no 4 effects within a minute");
+        sleep(Duration::from_millis(1));
+    }
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{told}");
+    assert!(told.contains("What was found is kept"), "{told}");
+    assert!(!folder.join("audit.json").exists());
+    let (kept, all) = (lines(&effects), lines(&whole.join("effects.jsonl")));
+    assert!(kept.len() < all.len(), "it was not left");
+    assert_eq!(kept, all[..kept.len()]);
+
+    slowly(&folder).assert().success();
+    let found = read(&folder);
+    assert_eq!(found, read(&whole));
+    // What was finished is not done again: another finding in its place is what is counted.
+    let (right, wrong) = ("\"correct\":true", "\"correct\":false");
+    let forged = match all[1].contains(right) {
+        true => all.join("\n").replacen(right, wrong, 1),
+        false => all.join("\n").replacen(wrong, right, 1),
+    };
+    fs::write(&effects, forged).unwrap();
+    slowly(&folder).assert().success();
+    assert_ne!(read(&folder).models[0].cells[0].right, found.models[0].cells[0].right);
 }
 
 #[test]
