@@ -10,12 +10,12 @@ use coconut::{
     Error, Result,
     audit::{
         self, Intervention, ModelRecord, ReadingOptions, Readings, Record, Role, States, Store,
-        Subject,
+        Subject, With,
     },
     checkpoint::Checkpoint,
     data::Dataset,
     eval::{Evaluator, Sampling},
-    latent::Thinking,
+    latent::{Places, Thinking},
     model::Transformer,
     report,
 };
@@ -49,7 +49,11 @@ pub struct Audit {
     /// The length of noise, in lengths of what it is added to.
     #[arg(long, default_value_t = 1.0, value_parser = noise)]
     noise: f64,
-    /// Answers to each question with noise on all thoughts, for the chance that one of several is right and for a vote.
+    /// The chance of each number of a thought to be dropped, where answers are sampled under dropout.
+    #[arg(long, default_value_t = 0.1, value_parser = rate)]
+    dropout: f64,
+    /// Answers to each question with noise on all thoughts, and with dropout, for the chance that one of several is right
+    /// and for a vote.
     #[arg(long, default_value_t = 8)]
     draws: usize,
     /// Shuffles in the permutation test of each probe; 0 leaves all readings of thoughts out.
@@ -92,6 +96,11 @@ const FEWEST: usize = 6;
 fn noise(text: &str) -> Result<f64, String> {
     let noise = text.parse::<f64>().ok().filter(|noise| noise.is_finite() && *noise > 0.0);
     noise.ok_or_else(|| "expected a number above 0".into())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| *rate > 0.0 && *rate < 1.0);
+    rate.ok_or_else(|| "expected a number between 0 and 1".into())
 }
 
 /// A model of an audit, opened.
@@ -191,6 +200,7 @@ impl Audit {
             "max_size": self.max_size,
             "only": self.only,
             "noise": self.noise,
+            "dropout": self.dropout,
             "draws": self.draws,
             "shuffles": self.shuffles,
             "tuned_lens": self.tuned_lens,
@@ -256,25 +266,30 @@ impl Audit {
                 std::iter::once(control).chain(only).collect()
             }
         };
+        let sampled = [With::Noise(self.noise), With::Dropout(self.dropout)]
+            .map(|with| Intervention::edit(with, Places::All));
         let progress = Progress::new(
             format!("auditing {name}"),
             "interventions",
             0,
-            (plan.len() + self.draws) as u64,
+            (plan.len() + sampled.len() * self.draws) as u64,
         );
         let effects = audit::effects(&subject, &plain, &plan, (store, name), || {
             progress.advance(1);
             stopped()
         })?;
-        let noisy = audit::noisy(&subject, &plain, self.noise, self.draws, || {
-            progress.advance(1);
-            stopped()
-        })?;
+        let mut samples = Vec::new();
+        for under in sampled {
+            samples.extend(audit::samples(&subject, &plain, under, self.draws, || {
+                progress.advance(1);
+                stopped()
+            })?);
+        }
         drop(progress);
         let readings = self.readings(model, &subject, &plain, &stopped)?;
         let method = checkpoint.latent.method.to_string();
         let method = if name == "untrained" { name } else { &method };
-        let record = ModelRecord::new((name, *role, method), &subject, &plain, &effects, noisy);
+        let record = ModelRecord::new((name, *role, method), &subject, &plain, &effects, samples);
         Ok(ModelRecord { readings, ..record })
     }
 

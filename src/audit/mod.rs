@@ -38,7 +38,7 @@ pub mod words;
 pub use cell::{Cell, Sufficiency, cells, sufficiency};
 pub use intervention::{Intervention, With, place_name};
 pub use readings::{ReadingOptions, Readings, readings};
-pub use record::{ModelRecord, Noisy, OverSeeds, Record, Role, effects, noisy, over_seeds};
+pub use record::{ModelRecord, OverSeeds, Record, Role, Samples, effects, over_seeds, samples};
 pub use states::States;
 pub use store::Store;
 pub use subject::{Effect, Outcome, Plain, Subject, Touched, permuted};

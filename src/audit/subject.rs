@@ -250,6 +250,7 @@ impl Subject<'_> {
         let rows: Vec<Vec<Vec<f32>>> = match with {
             With::Zero => return Replacement::Zero,
             With::Noise(scale) => return Replacement::Noise { scale, seeds: seeds() },
+            With::Dropout(rate) => return Replacement::Dropout { rate, seeds: seeds() },
             With::Random => return Replacement::Random { seeds: seeds() },
             With::Mean => questions.iter().map(|&q| plain.means_without(q)).collect(),
             With::Permute => {

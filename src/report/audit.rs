@@ -427,15 +427,15 @@ pub fn markdown(record: &Record) -> String {
         if let Some(readings) = &model.readings {
             text += &readings_tables(readings);
         }
-        if let Some(noisy) = &model.noisy {
+        for samples in &model.samples {
             text += &format!(
-                "\nWith noise of {} lengths on all thoughts, drawn {} times for each of {} questions: the most frequent answer is right in {:.1} %; one of k answers is:\n\n",
-                noisy.noise,
-                noisy.pass_at.len(),
-                noisy.n,
-                100.0 * noisy.vote.rate().unwrap_or(0.0)
+                "\nUnder `{}`, drawn {} times for each of {} questions: the most frequent answer is right in {:.1} %; one of k answers is:\n\n",
+                samples.under,
+                samples.pass_at.len(),
+                samples.n,
+                100.0 * samples.vote.rate().unwrap_or(0.0)
             );
-            let rows = (1..).zip(&noisy.pass_at);
+            let rows = (1..).zip(&samples.pass_at);
             let rows = rows.map(|(k, pass)| vec![k.to_string(), format!("{:.1}", 100.0 * pass)]);
             text += &table::piped(&["k", "%"], rows);
         }
