@@ -112,6 +112,11 @@ struct Opened {
 
 impl Audit {
     pub fn run(self) -> Result<()> {
+        if self.tuned_lens && self.shuffles == 0 {
+            return Err(Error::Usage(
+                "--tuned-lens is a reading of thoughts, and --shuffles 0 leaves all of them out. Give one of the two.".into(),
+            ));
+        }
         let models = self.open()?;
         let data: Vec<Dataset> =
             models.iter().map(|model| self.questions(model)).collect::<Result<_>>()?;

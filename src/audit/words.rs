@@ -193,7 +193,7 @@ fn necessity(model: &ModelRecord) -> Option<String> {
         )
     });
     Some(format!(
-        "Without latents and asked for the answer at once it gets {}. That is no proof that thoughts are needed: on such rows it was hardly trained, or not at all.{}",
+        "Without latents and asked for the answer at once it gets {}. That is no proof that thoughts are needed: on such rows it was hardly trained, or not at all; a model trained without (`method: no_thoughts`) says what they are worth.{}",
         rate(cell),
         words.unwrap_or_default()
     ))

@@ -317,6 +317,8 @@ fn wrong_use_gets_one_sentence_and_leaves_nothing() {
     refused_with(&["--only=blank@all"], &["`blank` is not known"]);
     refused_with(&["--only=latents[999]"], &["999", "context"]);
     refused_with(&["--noise=0"], &["--noise"]);
+    refused_with(&["--dropout=1"], &["--dropout", "between 0 and 1"]);
+    refused_with(&["--tuned-lens", "--shuffles=0"], &["--tuned-lens", "--shuffles 0"]);
     refused_with(&["--control=nowhere"], &["nowhere"]);
     let (_cot_place, cot, _) = trained("cot");
     refused(command(&cot, &data, &folder), &["method: cot", "no latents"]);
