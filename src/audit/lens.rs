@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::{Subject, Values, readings::having, states::States};
+use super::{Subject, Values, states::States};
 use crate::{Result, device, eval::head::log_probs_by_rows, rng, stats::Rate};
 
 /// What the head reads of a step's value.
@@ -109,7 +109,7 @@ impl Looked {
         step: usize,
     ) -> Result<Self> {
         let mut own: Vec<(usize, u32)> = Vec::new();
-        for (row, question) in having(values, questions, step) {
+        for (row, question) in values.having(questions, step) {
             let value = subject.evaluator.tokenizer.encode(&values.of_steps[question][step], false);
             own.extend(value?.ids.first().map(|&token| (row, token)));
         }

@@ -11,7 +11,7 @@
 //! | whose thoughts a question is given | `donors.rs` |
 //! | what a step works out, and which thought stands for it | [`values`] |
 //! | how it is run | [`subject`] |
-//! | what is read off thoughts | [`readings`](mod@readings), of [`states`]; [`mod@lens`], [`mod@tuned`], [`attention`], by [`pieces`] of text |
+//! | what is read off thoughts | [`readings`](mod@readings), of [`states`]; [`mod@probes`], [`mod@lens`], [`mod@tuned`], [`attention`], by [`pieces`] of text |
 //! | how it is counted | [`cell`], [`record`] |
 //! | what is said of it | [`words`] |
 //! | how the field's figures come out when the wrong rows are counted | [`miscount`] |
@@ -25,6 +25,7 @@ pub mod lens;
 pub mod miscount;
 pub mod pieces;
 pub mod plan;
+pub mod probes;
 pub mod readings;
 pub mod record;
 pub mod states;

@@ -10,6 +10,7 @@ use super::{
     Plain, Subject, Values,
     attention::{AttentionReading, attention},
     lens::{LensReading, as_read, lens},
+    probes::{ProbeReading, SelectivityReading, probes},
     states::States,
     tuned::{TunedReading, tuned},
 };
@@ -17,19 +18,8 @@ use crate::{
     Result,
     data::{Encoded, superposition::NodeClass},
     device,
-    stats::{
-        Rate, Spread, benjamini_hochberg, effective_rank,
-        probe::{CrossValidation, Features, Folds, Labels, Probe, Selectivity},
-        unit,
-    },
+    stats::{Spread, benjamini_hochberg, effective_rank, unit},
 };
-
-/// Folds of cross-validation.
-pub(super) const FOLDS: usize = 5;
-/// The penalty of ridge probes.
-pub(super) const ALPHA: f64 = 10.0;
-/// Questions at least that a probe is fitted on.
-pub(super) const FEWEST: usize = 30;
 
 /// Everything that was read. Positions count from 0, the end of the question; 1 is the first latent. Layers are those of
 /// `hidden_states`: 0 is what is fed, the last one what the head reads.
@@ -52,45 +42,6 @@ pub struct Readings {
     /// Of graphs: where thoughts point, by position.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeReading>,
-}
-
-/// Whether a probe reads a step's value.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ProbeReading {
-    /// The hidden state.
-    pub layer: usize,
-    /// The position.
-    pub position: usize,
-    /// The step, from 1.
-    pub step: usize,
-    /// Values that were read rightly, each by a probe that never saw its question.
-    pub right: Rate,
-    /// The most frequent value: what needs no state.
-    pub most_frequent: Rate,
-    /// Mean share that is right on shuffled values.
-    pub shuffled: f64,
-    /// p of the permutation test.
-    pub p: f64,
-    /// The same after Benjamini and Hochberg's correction for all probes of the model: among those below a level, that
-    /// share is expected to be false. Holm's would ask for thousands of shuffles of each.
-    pub p_corrected: f64,
-}
-
-/// Whether a latent holds its own step's value rather than all.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SelectivityReading {
-    /// The hidden state.
-    pub layer: usize,
-    /// The position.
-    pub position: usize,
-    /// The latent's own step, from 1.
-    pub own: usize,
-    /// The other step that is read best.
-    pub against: usize,
-    /// Right on the own step's value less right on the other's.
-    pub value: f64,
-    /// Questions that have both.
-    pub n: usize,
 }
 
 /// How far the vectors fed at a position differ over questions.
@@ -153,7 +104,6 @@ pub fn readings(
     mut advance: impl FnMut() -> Result<()>,
 ) -> Result<Readings> {
     let Plain { values, thoughts, .. } = plain;
-    let steps = values.of_steps.iter().map(Vec::len).max().unwrap_or(0);
     let mut readings = Readings {
         spread: spread(subject, thoughts)?,
         attention: attention(subject, plain)?,
@@ -162,18 +112,13 @@ pub fn readings(
     };
     for layer in 0..states.layers {
         for position in 0..states.positions {
-            let mut right: Vec<Vec<Option<bool>>> = Vec::new();
-            for step in 0..steps {
-                let target = Target { layer, position, step };
-                let read = probe(subject, states, values, target, options.shuffles)?;
-                let known = vec![None; thoughts.len()];
-                right.push(read.as_ref().map_or(known, |(_, right)| right.clone()));
-                readings.probes.extend(read.map(|(reading, _)| reading));
-            }
+            let at = (layer, position);
+            let (probes, selectivity) = probes(subject, states, values, at, options.shuffles)?;
+            readings.probes.extend(probes);
+            readings.selectivity.extend(selectivity);
             let (here, _) = states.at(layer, position);
             let hidden = as_read(subject, states, layer, position);
-            readings.lens.extend(lens(subject, values, (layer, position), here, &hidden)?);
-            readings.selectivity.extend(selectivity(values, &right, layer, position));
+            readings.lens.extend(lens(subject, values, at, here, &hidden)?);
             advance()?;
         }
     }
@@ -187,90 +132,6 @@ pub fn readings(
         .zip(benjamini_hochberg(&p))
         .for_each(|(reading, p)| reading.p_corrected = p);
     Ok(readings)
-}
-
-/// A value that is looked for, and where; all from 0.
-#[derive(Clone, Copy)]
-struct Target {
-    layer: usize,
-    position: usize,
-    step: usize,
-}
-
-/// The rows of a position whose questions have the step: row and question.
-pub(super) fn having(values: &Values, questions: &[usize], step: usize) -> Vec<(usize, usize)> {
-    let numbered = questions.iter().copied().enumerate();
-    numbered.filter(|(_, question)| values.of_steps[*question].len() > step).collect()
-}
-
-/// A probe's reading, and for each question whether it was right; `None` where there is too little to fit one on.
-fn probe(
-    subject: &Subject<'_>,
-    states: &States,
-    values: &Values,
-    Target { layer, position, step }: Target,
-    shuffles: usize,
-) -> Result<Option<(ProbeReading, Vec<Option<bool>>)>> {
-    let (questions, vectors) = states.at(layer, position);
-    let rows = having(values, questions, step);
-    let d = states.d_model;
-    if rows.len() < FEWEST {
-        return Ok(None);
-    }
-    let own: Vec<&str> = rows.iter().map(|&(_, q)| values.of_steps[q][step].as_str()).collect();
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    own.iter().for_each(|value| *counts.entry(value).or_default() += 1);
-    let vectors: Vec<f32> =
-        rows.iter().flat_map(|&(row, _)| vectors[row * d..(row + 1) * d].to_vec()).collect();
-    let same = vectors.chunks(d).all(|vector| vector == &vectors[..d]);
-    // As many classes as questions cannot be learned from others.
-    if same || counts.len() < 2 || 2 * counts.len() > rows.len() {
-        return Ok(None);
-    }
-    let labels = Labels::new(&own)?;
-    let folds = Folds::stratified(&labels, FOLDS, subject.seed)?;
-    let questions = CrossValidation::new(&Features::new(&vectors, d)?, &folds)?;
-    let probe = Probe::Ridge { alpha: ALPHA };
-    let test =
-        questions.permutation_test(&labels, probe, &folds.permutations(shuffles, subject.seed))?;
-    let mut right = vec![None; values.of_steps.len()];
-    let read = questions.classes(&labels, probe)?;
-    for ((&(_, question), read), label) in rows.iter().zip(read).zip(labels.classes()) {
-        right[question] = Some(read == *label);
-    }
-    let shuffled: f64 = test.shuffled.iter().filter_map(|rate| rate.rate()).sum();
-    let most = counts.values().copied().max().unwrap_or(0);
-    let reading = ProbeReading {
-        layer,
-        position,
-        step: step + 1,
-        right: test.found,
-        most_frequent: Rate { hits: most, n: rows.len() },
-        shuffled: shuffled / test.shuffled.len().max(1) as f64,
-        p: test.p,
-        p_corrected: test.p,
-    };
-    Ok(Some((reading, right)))
-}
-
-/// Of a latent that stands for the same step in all questions.
-fn selectivity(
-    values: &Values,
-    right: &[Vec<Option<bool>>],
-    layer: usize,
-    position: usize,
-) -> Option<SelectivityReading> {
-    let place = position.checked_sub(1)?;
-    let own = (0..values.of_steps.len()).find_map(|question| values.step(question, place))?;
-    let found = Selectivity::of(right, own).ok()?;
-    Some(SelectivityReading {
-        layer,
-        position,
-        own: own + 1,
-        against: found.against + 1,
-        value: found.value(),
-        n: found.pairs.n(),
-    })
 }
 
 /// How far thoughts differ, by position.

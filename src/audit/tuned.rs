@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Subject, Values,
     lens::{LensReading, lens, tensor},
-    readings::{ALPHA, FEWEST, FOLDS},
+    probes::{ALPHA, FEWEST, FOLDS},
     states::States,
 };
 use crate::{

@@ -1,7 +1,7 @@
 //! What an audit showed, what it did not, and what it could not tell, in sentences.
 
 use super::{
-    Cell, Intervention, ModelRecord, Role, Samples, With, place_name, readings::ProbeReading,
+    Cell, Intervention, ModelRecord, Role, Samples, With, place_name, probes::ProbeReading,
 };
 use crate::{latent::Places, stats::LEVEL};
 
