@@ -8,11 +8,14 @@ use std::{
 use clap::Args;
 use coconut::{
     Error, Result,
-    audit::{self, Intervention, ModelRecord, Readings, Record, Role, States, Store, Subject},
+    audit::{
+        self, Intervention, ModelRecord, ReadingOptions, Readings, Record, Role, States, Store,
+        Subject, With,
+    },
     checkpoint::Checkpoint,
     data::Dataset,
     eval::{Evaluator, Sampling, score::Scorer},
-    latent::Thinking,
+    latent::{Places, Thinking},
     model::Transformer,
     report,
 };
@@ -46,12 +49,19 @@ pub struct Audit {
     /// The length of noise, in lengths of what it is added to.
     #[arg(long, default_value_t = 1.0, value_parser = noise)]
     noise: f64,
-    /// Answers to each question with noise on all thoughts, for the chance that one of several is right and for a vote.
+    /// The chance of each number of a thought to be dropped, where answers are sampled under dropout.
+    #[arg(long, default_value_t = 0.1, value_parser = rate)]
+    dropout: f64,
+    /// Answers to each question with noise on all thoughts, and with dropout, for the chance that one of several is right
+    /// and for a vote.
     #[arg(long, default_value_t = 8)]
     draws: usize,
     /// Shuffles in the permutation test of each probe; 0 leaves all readings of thoughts out.
     #[arg(long, default_value_t = 199)]
     shuffles: usize,
+    /// Read hidden states with the output head also through a map of each layer to the last one, fitted on other questions.
+    #[arg(long)]
+    tuned_lens: bool,
     /// Write what is fed, and all hidden states from the question's end to the last latent, to thoughts.safetensors, with
     /// thoughts.jsonl to say whose they are.
     #[arg(long)]
@@ -88,6 +98,11 @@ fn noise(text: &str) -> Result<f64, String> {
     noise.ok_or_else(|| "expected a number above 0".into())
 }
 
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| *rate > 0.0 && *rate < 1.0);
+    rate.ok_or_else(|| "expected a number between 0 and 1".into())
+}
+
 /// A model of an audit, opened.
 struct Opened {
     name: String,
@@ -97,6 +112,11 @@ struct Opened {
 
 impl Audit {
     pub fn run(self) -> Result<()> {
+        if self.tuned_lens && self.shuffles == 0 {
+            return Err(Error::Usage(
+                "--tuned-lens is a reading of thoughts, and --shuffles 0 leaves all of them out. Give one of the two.".into(),
+            ));
+        }
         let models = self.open()?;
         let data: Vec<Dataset> =
             models.iter().map(|model| self.questions(model)).collect::<Result<_>>()?;
@@ -185,8 +205,10 @@ impl Audit {
             "max_size": self.max_size,
             "only": self.only,
             "noise": self.noise,
+            "dropout": self.dropout,
             "draws": self.draws,
             "shuffles": self.shuffles,
+            "tuned_lens": self.tuned_lens,
             "batch_size": self.batch_size,
             "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
@@ -206,6 +228,7 @@ impl Audit {
         Ok(data)
     }
 
+    /// How a model is asked; it is given no room to answer yet.
     fn evaluator<'a>(&self, checkpoint: &'a Checkpoint, data: &'a Dataset) -> Evaluator<'a> {
         Evaluator {
             data,
@@ -213,7 +236,7 @@ impl Audit {
             tokenizer: &checkpoint.tokenizer,
             curriculum: checkpoint.latent.curriculum(),
             batch_size: self.batch_size,
-            max_new_tokens: self.max_new_tokens.unwrap_or_else(|| room(checkpoint, data)),
+            max_new_tokens: 0,
             sampling: Sampling::Greedy,
             scorer: Scorer::Mark,
             seed: 0,
@@ -228,10 +251,12 @@ impl Audit {
         stop: &AtomicBool,
     ) -> Result<ModelRecord> {
         let Opened { name, role, checkpoint } = model;
-        let evaluator = self.evaluator(checkpoint, data);
-        let stage = checkpoint.latent.stage;
-        let subject =
-            Subject { evaluator: &evaluator, model: &checkpoint.model, stage, seed: self.seed };
+        let roomless = self.evaluator(checkpoint, data);
+        let (stage, seed) = (checkpoint.latent.stage, self.seed);
+        let subject = Subject { evaluator: &roomless, model: &checkpoint.model, stage, seed };
+        let max_new_tokens = self.max_new_tokens.unwrap_or_else(|| 2 * subject.longest_right() + 8);
+        let evaluator = Evaluator { max_new_tokens, ..roomless.clone() };
+        let subject = Subject { evaluator: &evaluator, ..subject };
         let stopped = || match stop.load(Ordering::Relaxed) {
             true => Err(Error::Interrupted(
                 "Stopped. What was found is kept; the same command goes on from there.".into(),
@@ -247,25 +272,30 @@ impl Audit {
                 std::iter::once(control).chain(only).collect()
             }
         };
+        let sampled = [With::Noise(self.noise), With::Dropout(self.dropout)]
+            .map(|with| Intervention::edit(with, Places::All));
         let progress = Progress::new(
             format!("auditing {name}"),
             "interventions",
             0,
-            (plan.len() + self.draws) as u64,
+            (plan.len() + sampled.len() * self.draws) as u64,
         );
         let effects = audit::effects(&subject, &plain, &plan, (store, name), || {
             progress.advance(1);
             stopped()
         })?;
-        let noisy = audit::noisy(&subject, &plain, self.noise, self.draws, || {
-            progress.advance(1);
-            stopped()
-        })?;
+        let mut samples = Vec::new();
+        for under in sampled {
+            samples.extend(audit::samples(&subject, &plain, under, self.draws, || {
+                progress.advance(1);
+                stopped()
+            })?);
+        }
         drop(progress);
         let readings = self.readings(model, &subject, &plain, &stopped)?;
         let method = checkpoint.latent.method.to_string();
         let method = if name == "untrained" { name } else { &method };
-        let record = ModelRecord::new((name, *role, method), &subject, &plain, &effects, noisy);
+        let record = ModelRecord::new((name, *role, method), &subject, &plain, &effects, samples);
         Ok(ModelRecord { readings, ..record })
     }
 
@@ -288,9 +318,10 @@ impl Audit {
         if self.shuffles == 0 {
             return Ok(None);
         }
-        let places = (states.layers * states.positions) as u64;
+        let options = ReadingOptions { shuffles: self.shuffles, tuned_lens: self.tuned_lens };
+        let places = options.places(&states) as u64;
         let progress = Progress::new(format!("reading {name}"), "places", 0, places);
-        let readings = audit::readings(subject, plain, &states, self.shuffles, || {
+        let readings = audit::readings(subject, plain, &states, options, || {
             progress.advance(1);
             stopped()
         })?;
@@ -314,20 +345,6 @@ fn check_data(data: &Dataset, path: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Room for generated tokens: twice what the longest right continuation of a prompt takes.
-fn room(checkpoint: &Checkpoint, data: &Dataset) -> usize {
-    let curriculum = checkpoint.latent.curriculum();
-    let markers = checkpoint.tokenizer.special_tokens();
-    let stage = checkpoint.latent.stage;
-    let lengths = data.encoded.iter().map(|example| curriculum.max_len(example, &[stage], markers));
-    let prompts = data.encoded.iter().map(|example| {
-        let key = coconut::data::SampleKey { seed: 0, epoch: 0, index: 0 };
-        curriculum.prompt(example, stage, markers, key).ids.len()
-    });
-    let longest = lengths.zip(prompts).map(|(whole, prompt)| whole.saturating_sub(prompt)).max();
-    2 * longest.unwrap_or(1) + 8
 }
 
 /// Random weights of a checkpoint's shape.

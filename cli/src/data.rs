@@ -112,6 +112,10 @@ pub struct Generate {
     /// The setting that makes the shift is printed; with `-s` it does the same.
     #[arg(long, value_name = "NAME", value_parser = shift, verbatim_doc_comment)]
     shift: Option<Shift>,
+    /// Write nothing if a trivial rule is right more often than chance, by more than so many points and than two standard
+    /// errors.
+    #[arg(long, value_name = "POINTS", value_parser = points)]
+    max_shortcut: Option<f64>,
     /// Print what was made as one line of JSON.
     #[arg(long)]
     json: bool,
@@ -120,6 +124,11 @@ pub struct Generate {
 fn shift(name: &str) -> Result<Shift, String> {
     let names = Shift::ALL.map(Shift::name).join(", ");
     Shift::named(name).ok_or_else(|| format!("expected one of {names}"))
+}
+
+fn points(text: &str) -> Result<f64, String> {
+    let points = text.parse::<f64>().ok().filter(|points| (0.0..=100.0).contains(points));
+    points.ok_or_else(|| "expected a number of points, 0 to 100".into())
 }
 
 impl Data {
@@ -163,9 +172,22 @@ impl Generate {
             exclude.extend(tasks::keys(&read::load(path, None)?));
         }
         let examples = tasks::generate(&task, self.n, self.seed, &exclude)?;
+        let shortcuts = Shortcuts::of(&examples);
+        shortcuts.as_ref().map_or(Ok(()), |shortcuts| self.check(shortcuts))?;
         write::write_json(&self.output, &examples)?;
-        self.tell(&examples.len(), setting, Shortcuts::of(&examples));
+        self.tell(&examples.len(), setting, shortcuts);
         Ok(())
+    }
+
+    /// Refuses examples that a trivial rule answers better than is allowed.
+    fn check(&self, shortcuts: &Shortcuts) -> Result<()> {
+        let Some(points) = self.max_shortcut else { return Ok(()) };
+        let Some(above) = shortcuts.above(points / 100.0) else { return Ok(()) };
+        Err(Error::Usage(format!(
+            "{} is not written: with `--max-shortcut {points}` no trivial rule may be right more than {points} points above chance ({:.1} %), and these are: {above}. Change the task's settings, or allow more.",
+            self.output.display(),
+            100.0 * shortcuts.chance,
+        )))
     }
 
     /// The task, and the keys of the examples that its recipe trains on.

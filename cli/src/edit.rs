@@ -65,6 +65,9 @@ impl ByHand {
             Self::Edit(With::Noise(scale), _) => {
                 Replacement::Noise { scale: *scale, seeds: vec![SEED] }
             }
+            Self::Edit(With::Dropout(rate), _) => {
+                Replacement::Dropout { rate: *rate, seeds: vec![SEED] }
+            }
             Self::Edit(With::Random, _) => Replacement::Random { seeds: vec![SEED] },
             Self::Edit(With::Permute, _) => given(permuted(&own, places, SEED)),
             Self::Edit(..) => Replacement::Zero,

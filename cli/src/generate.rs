@@ -36,8 +36,8 @@ pub struct Generate {
     /// vector fed back; and what the step decoder reads, if the checkpoint has one.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "5", value_name = "TOKENS")]
     thoughts: Option<NonZeroUsize>,
-    /// Change thoughts before they are fed: zero, noise[σ], random or permute, or donor:FILE for the thoughts of the
-    /// question in a file's first line, then `@` and a place: all, a number from 1 on, first[k] or last[k].
+    /// Change thoughts before they are fed: zero, noise[σ], dropout[p], random or permute, or donor:FILE for the thoughts
+    /// of the question in a file's first line, then `@` and a place: all, a number from 1 on, first[k] or last[k].
     #[arg(long, value_name = "EDIT")]
     edit: Option<ByHand>,
     /// Most tokens generated.

@@ -1,15 +1,20 @@
 //! Where attention looks: from the end of the question, from each latent and from the end of the prompt, by layer.
 
+use std::collections::BTreeMap;
+
 use coconut_kernels::Heads;
 use serde::{Deserialize, Serialize};
 
-use super::{Plain, Subject, subject::PlainBatch};
+use super::{
+    Plain, Subject,
+    pieces::{self, TokenClass},
+    subject::PlainBatch,
+};
 use crate::{
     Result,
     data::Sequence,
     device,
     latent::{Batch, Trace},
-    model::ModelConfig,
 };
 
 /// What a position attends to in a layer, as shares of 1: means over heads and over the questions that have it.
@@ -29,6 +34,20 @@ pub struct AttentionReading {
     pub latents: f64,
     /// To itself, if it is a latent.
     pub itself: f64,
+    /// What `question` is made of: the classes of tokens that a question has.
+    #[serde(default)]
+    pub classes: Vec<ClassShare>,
+}
+
+/// What goes to one class of a question's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassShare {
+    /// The class.
+    pub class: TokenClass,
+    /// Its share.
+    pub share: f64,
+    /// The share that it would have if each token of the question got as much as any other.
+    pub even: f64,
 }
 
 /// Sums of shares, to become means.
@@ -36,6 +55,8 @@ pub struct AttentionReading {
 struct Sums {
     n: usize,
     shares: [f64; 4],
+    /// Of the question's share, by class: found, and if it were even.
+    classes: BTreeMap<TokenClass, [f64; 2]>,
 }
 
 /// What attends to what in a plain run, from the queries and keys that it left.
@@ -46,17 +67,24 @@ pub(super) fn attention(subject: &Subject<'_>, plain: &Plain) -> Result<Vec<Atte
     let config = &subject.model.transformer.config;
     let (most, layers) = (plain.most_thoughts(), config.n_layer);
     let mut sums = vec![Sums::default(); layers * (most + 2)];
+    let classes = pieces::of_questions(subject, plain)?;
     for PlainBatch { questions, layout, trace } in &plain.batches {
         for layer in 0..layers {
             let columns = columns(layout, trace, layer)?;
             for (row, &question) in questions.iter().enumerate() {
                 let here = &mut sums[layer * (most + 2)..][..most + 2];
-                of_row(config, &columns[row], &plain.asked[question].prompt, here);
+                let prompt = &plain.asked[question].prompt;
+                of_row(config.heads, &columns[row], prompt, &classes[question], here);
             }
         }
     }
     let reading = |(at, sums): (usize, Sums)| {
-        let share = |class: usize| sums.shares[class] / sums.n as f64;
+        let share = |kind: usize| sums.shares[kind] / sums.n as f64;
+        let classes = sums.classes.iter().map(|(&class, &[share, even])| ClassShare {
+            class,
+            share: share / sums.n as f64,
+            even: even / sums.n as f64,
+        });
         AttentionReading {
             layer: at / (most + 2) + 1,
             position: at % (most + 2),
@@ -65,6 +93,7 @@ pub(super) fn attention(subject: &Subject<'_>, plain: &Plain) -> Result<Vec<Atte
             markers: share(1),
             latents: share(2),
             itself: share(3),
+            classes: classes.collect(),
         }
     };
     let some = sums.into_iter().enumerate().filter(|(_, sums)| sums.n > 0);
@@ -95,23 +124,31 @@ fn columns(batch: &Batch, trace: &Trace, layer: usize) -> Result<Vec<Vec<Vec<f32
     Ok(by_column.into_iter().enumerate().map(of_row).collect())
 }
 
-/// Adds what a row's positions attend to.
-fn of_row(config: &ModelConfig, tokens: &[Vec<f32>], prompt: &Sequence, sums: &mut [Sums]) {
-    let Heads { query: heads, key_value: groups, dim } = config.heads;
+/// Adds what a row's positions attend to; `classes` are its question's tokens'.
+fn of_row(
+    Heads { query: heads, key_value: groups, dim }: Heads,
+    tokens: &[Vec<f32>],
+    prompt: &Sequence,
+    classes: &[TokenClass],
+    sums: &mut [Sums],
+) {
     let latents = prompt.latents();
     if prompt.n_latents == 0 || tokens.len() < 2 {
         return;
     }
-    let class = |from: usize, to: usize| match to {
+    let kind = |from: usize, to: usize| match to {
         _ if latents.contains(&to) && to == from => 3,
         _ if latents.contains(&to) => 2,
         _ if to + 1 < latents.start => 0,
         _ => 1,
     };
+    let question = &classes[..latents.start - 1];
     let positions = (latents.start - 1..latents.end).chain([tokens.len() - 1]);
     let numbers = (0..=prompt.n_latents).chain([sums.len() - 1]);
     for (from, number) in positions.zip(numbers) {
-        sums[number].n += 1;
+        let sums = &mut sums[number];
+        sums.n += 1;
+        let mut to_question = 0.0;
         for head in 0..heads {
             let query = &tokens[from][head * dim..(head + 1) * dim];
             let key_at = (heads + head * groups / heads) * dim;
@@ -124,7 +161,59 @@ fn of_row(config: &ModelConfig, tokens: &[Vec<f32>], prompt: &Sequence, sums: &m
             let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let total: f64 = scores.iter().map(|score| (score - top).exp()).sum();
             for (to, score) in scores.iter().enumerate() {
-                sums[number].shares[class(from, to)] += (score - top).exp() / total / heads as f64;
+                let share = (score - top).exp() / total / heads as f64;
+                sums.shares[kind(from, to)] += share;
+                if let Some(&class) = question.get(to) {
+                    sums.classes.entry(class).or_default()[0] += share;
+                    to_question += share;
+                }
+            }
+        }
+        for &class in question {
+            sums.classes.entry(class).or_default()[1] += to_question / question.len() as f64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TokenClass::*, *};
+
+    /// One head of width 1: with the query 1 and the key ln w, a token gets w of the sum.
+    #[test]
+    fn shares_by_hand() {
+        let heads = Heads { query: 1, key_value: 1, dim: 1 };
+        // `3 + 4`, bot, two latents, eot.
+        let tokens: Vec<Vec<f32>> =
+            [1.0f32, 2.0, 3.0, 4.0, 5.0, 5.0, 20.0].map(|w| vec![1.0, w.ln(), 0.0]).into();
+        let prompt = Sequence {
+            ids: vec![0; 7],
+            labels: vec![None; 7],
+            n_latents: 2,
+            latent_start: 4,
+            prompt_len: 7,
+            replaced: Vec::new(),
+            anchor: 0,
+        };
+        let mut sums = vec![Sums::default(); 4];
+        of_row(heads, &tokens, &prompt, &[Number, Symbol, Number], &mut sums);
+        let near = |found: f64, expected: f64| {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}")
+        };
+        // By position: the sum, then question, markers, latents and itself, then numbers and symbols.
+        let expected = [
+            (10.0, [6.0, 4.0, 0.0, 0.0], [4.0, 2.0]),
+            (15.0, [6.0, 4.0, 0.0, 5.0], [4.0, 2.0]),
+            (20.0, [6.0, 4.0, 5.0, 5.0], [4.0, 2.0]),
+            (40.0, [6.0, 24.0, 10.0, 0.0], [4.0, 2.0]),
+        ];
+        for (sums, (all, shares, classes)) in sums.iter().zip(expected) {
+            assert_eq!(sums.n, 1);
+            shares.iter().zip(sums.shares).for_each(|(share, found)| near(found, share / all));
+            for (class, share, even) in [(Number, classes[0], 4.0), (Symbol, classes[1], 2.0)] {
+                let [found, evenly] = sums.classes[&class];
+                near(found, share / all);
+                near(evenly, even / all); // two of three tokens, and one, of 6
             }
         }
     }

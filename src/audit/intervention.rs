@@ -33,6 +33,8 @@ pub enum With {
     Mean,
     /// The thought plus a random vector of so many times its length.
     Noise(f64),
+    /// The thought with each of its numbers zero by that chance, and the others enlarged to keep the mean.
+    Dropout(f64),
     /// A random vector of the thought's length.
     Random,
     /// The row's own thoughts in another order.
@@ -46,8 +48,8 @@ pub enum With {
 }
 
 /// What there is, for messages.
-const FORMS: &str = "Write one of zero, mean, noise[σ], random, permute, transplant, patch[same], patch[other], then \
-                     `@` and a place: all, a number from 1 on, first[k], last[k], or question (noise only); or \
+const FORMS: &str = "Write one of zero, mean, noise[σ], dropout[p], random, permute, transplant, patch[same], \
+                     patch[other], then `@` and a place: all, a number from 1 on, first[k], last[k], or question (noise only); or \
                      latents[k] or early[k]";
 
 impl With {
@@ -80,6 +82,7 @@ impl fmt::Display for With {
             Self::Zero => f.write_str("zero"),
             Self::Mean => f.write_str("mean"),
             Self::Noise(scale) => write!(f, "noise[{scale:?}]"),
+            Self::Dropout(rate) => write!(f, "dropout[{rate:?}]"),
             Self::Random => f.write_str("random"),
             Self::Permute => f.write_str("permute"),
             Self::Transplant => f.write_str("transplant"),
@@ -145,6 +148,10 @@ fn with(text: &str) -> Option<With> {
             let scale = scale.parse::<f64>().ok();
             With::Noise(scale.filter(|scale| scale.is_finite() && *scale >= 0.0)?)
         }
+        ("dropout", Some(rate)) => {
+            let rate = rate.parse::<f64>().ok();
+            With::Dropout(rate.filter(|rate| (0.0..1.0).contains(rate))?)
+        }
         ("random", None) => With::Random,
         ("permute", None) => With::Permute,
         ("transplant", None) => With::Transplant,
@@ -201,6 +208,7 @@ mod tests {
             "mean@3",
             "noise[1.0]@2",
             "noise[0.5]@question",
+            "dropout[0.1]@all",
             "random@first[2]",
             "permute@all",
             "transplant@last[4]",
@@ -233,6 +241,11 @@ mod tests {
             "noise@all",
             "noise[-1]@all",
             "noise[nan]@all",
+            "dropout@all",
+            "dropout[1]@all",
+            "dropout[-0.1]@all",
+            "dropout[nan]@all",
+            "dropout[0.1]@question",
             "patch@1",
             "patch[x]@1",
             "latents",

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::stats::wilson_interval;
+use crate::stats::Rate;
 
 /// The rows of an evaluation: latents, and whether the answer was right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,14 +23,8 @@ pub struct Place {
     pub latent: usize,
     /// The rate as miscounted: right answers of the rows that have this latent, divided by all rows.
     pub miscounted: f64,
-    /// The rows that have it: the only ones that an edit touches, and the denominator of the rate.
-    pub touched: usize,
-    /// Right answers among them.
-    pub right: usize,
-    /// Their rate.
-    pub rate: f64,
-    /// Its 95 % Wilson interval.
-    pub interval: [f64; 2],
+    /// Right answers of the rows that have it, divided by these: the only ones that an edit touches.
+    pub of_touched: Rate,
 }
 
 /// Counts each latent up to the most that a row has; empty if no row has any.
@@ -40,14 +34,7 @@ pub fn by_place(rows: &[Row]) -> Vec<Place> {
 }
 
 fn place(rows: &[Row], latent: usize) -> Place {
-    let touched: Vec<&Row> = rows.iter().filter(|row| row.latents >= latent).collect();
-    let right = touched.iter().filter(|row| row.right).count();
-    Place {
-        latent,
-        miscounted: right as f64 / rows.len() as f64,
-        touched: touched.len(),
-        right,
-        rate: right as f64 / touched.len() as f64,
-        interval: wilson_interval(right, touched.len()),
-    }
+    let touched = rows.iter().filter(|row| row.latents >= latent);
+    let of_touched: Rate = touched.map(|row| row.right).collect();
+    Place { latent, miscounted: of_touched.hits as f64 / rows.len() as f64, of_touched }
 }

@@ -11,7 +11,7 @@
 //! | whose thoughts a question is given | `donors.rs` |
 //! | what a step works out, and which thought stands for it | [`values`] |
 //! | how it is run | [`subject`] |
-//! | what is read off thoughts | [`readings`](mod@readings), of [`states`]; [`attention`] |
+//! | what is read off thoughts | [`readings`](mod@readings), of [`states`]; [`mod@probes`], [`mod@lens`], [`mod@tuned`], [`attention`], by [`pieces`] of text |
 //! | how it is counted | [`cell`], [`record`] |
 //! | what is said of it | [`words`] |
 //! | how the field's figures come out when the wrong rows are counted | [`miscount`] |
@@ -21,21 +21,25 @@ pub mod attention;
 pub mod cell;
 mod donors;
 pub mod intervention;
+pub mod lens;
 pub mod miscount;
+pub mod pieces;
 pub mod plan;
+pub mod probes;
 pub mod readings;
 pub mod record;
 pub mod states;
 pub mod store;
 pub mod subject;
 mod thoughts_file;
+pub mod tuned;
 pub mod values;
 pub mod words;
 
 pub use cell::{Cell, Sufficiency, cells, sufficiency};
 pub use intervention::{Intervention, With, place_name};
-pub use readings::{Readings, readings};
-pub use record::{ModelRecord, Noisy, OverSeeds, Record, Role, effects, noisy, over_seeds};
+pub use readings::{ReadingOptions, Readings, readings};
+pub use record::{ModelRecord, OverSeeds, Record, Role, Samples, effects, over_seeds, samples};
 pub use states::States;
 pub use store::Store;
 pub use subject::{Effect, Outcome, Plain, Subject, Touched, permuted};

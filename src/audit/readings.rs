@@ -3,34 +3,23 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Int, Tensor, TensorData, activation::log_softmax};
-use rand::seq::SliceRandom;
+use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Plain, Subject, Values,
     attention::{AttentionReading, attention},
+    lens::{LensReading, as_read, lens},
+    probes::{ProbeReading, SelectivityReading, probes},
     states::States,
+    tuned::{TunedReading, tuned},
 };
 use crate::{
     Result,
     data::{Encoded, superposition::NodeClass},
-    device, rng,
-    stats::{
-        Rate, Spread, benjamini_hochberg, effective_rank,
-        probe::{CrossValidation, Features, Folds, Labels, Probe, Selectivity},
-        unit,
-    },
+    device,
+    stats::{Spread, benjamini_hochberg, effective_rank, unit},
 };
-
-/// Folds of cross-validation.
-const FOLDS: usize = 5;
-/// The penalty of ridge probes.
-const ALPHA: f64 = 10.0;
-/// Questions at least that a probe is fitted on.
-const FEWEST: usize = 30;
-/// Logits computed at once, in numbers.
-const MOST_LOGITS: usize = 1 << 24;
 
 /// Everything that was read. Positions count from 0, the end of the question; 1 is the first latent. Layers are those of
 /// `hidden_states`: 0 is what is fed, the last one what the head reads.
@@ -42,6 +31,9 @@ pub struct Readings {
     pub selectivity: Vec<SelectivityReading>,
     /// By the output head.
     pub lens: Vec<LensReading>,
+    /// The same through a map of each layer's states to the last layer's, if it was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tuned: Vec<TunedReading>,
     /// How far thoughts of different questions differ, by position.
     pub spread: Vec<SpreadReading>,
     /// Where attention looks, by layer and position.
@@ -50,68 +42,6 @@ pub struct Readings {
     /// Of graphs: where thoughts point, by position.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeReading>,
-}
-
-/// Whether a probe reads a step's value.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ProbeReading {
-    /// The hidden state.
-    pub layer: usize,
-    /// The position.
-    pub position: usize,
-    /// The step, from 1.
-    pub step: usize,
-    /// Values that were read rightly, each by a probe that never saw its question.
-    pub right: Rate,
-    /// The most frequent value: what needs no state.
-    pub most_frequent: Rate,
-    /// Mean share that is right on shuffled values.
-    pub shuffled: f64,
-    /// p of the permutation test.
-    pub p: f64,
-    /// The same after Benjamini and Hochberg's correction for all probes of the model: among those below a level, that
-    /// share is expected to be false. Holm's would ask for thousands of shuffles of each.
-    pub p_corrected: f64,
-}
-
-/// Whether a latent holds its own step's value rather than all.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SelectivityReading {
-    /// The hidden state.
-    pub layer: usize,
-    /// The position.
-    pub position: usize,
-    /// The latent's own step, from 1.
-    pub own: usize,
-    /// The other step that is read best.
-    pub against: usize,
-    /// Right on the own step's value less right on the other's.
-    pub value: f64,
-    /// Questions that have both.
-    pub n: usize,
-}
-
-/// What the head reads of a step's value.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LensReading {
-    /// The hidden state.
-    pub layer: usize,
-    /// The position.
-    pub position: usize,
-    /// The step, from 1.
-    pub step: usize,
-    /// Questions whose likeliest token is the value's first.
-    pub top: Rate,
-    /// The same with another question's value in its place.
-    pub top_shuffled: Rate,
-    /// Mean probability of the value's first token.
-    pub probability: f64,
-    /// The same with another question's value in its place.
-    pub shuffled: f64,
-    /// Median rank of it, from 1.
-    pub rank: f64,
-    /// Mean entropy of what the head reads, in nats.
-    pub entropy: f64,
 }
 
 /// How far the vectors fed at a position differ over questions.
@@ -144,8 +74,25 @@ pub struct NodeReading {
     pub mean: f64,
 }
 
-/// Reads all states of a subject; `shuffles` is the number of permutations of each probe's test. `advance` is told of
-/// each layer and position; its error ends it.
+/// What is read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadingOptions {
+    /// Permutations in each probe's test.
+    pub shuffles: usize,
+    /// Whether the head also reads states through maps to the last layer's.
+    pub tuned_lens: bool,
+}
+
+impl ReadingOptions {
+    /// How often [`readings`] tells of what it has read.
+    pub fn places(self, states: &States) -> usize {
+        let mapped = if self.tuned_lens { states.layers - 1 } else { 0 };
+        states.layers * states.positions + mapped
+    }
+}
+
+/// Reads all states of a subject. `advance` is told of each layer and position, and of each layer that is mapped; its
+/// error ends it.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::Error::Internal) if the device failed.
@@ -153,11 +100,10 @@ pub fn readings(
     subject: &Subject<'_>,
     plain: &Plain,
     states: &States,
-    shuffles: usize,
+    options: ReadingOptions,
     mut advance: impl FnMut() -> Result<()>,
 ) -> Result<Readings> {
     let Plain { values, thoughts, .. } = plain;
-    let steps = values.of_steps.iter().map(Vec::len).max().unwrap_or(0);
     let mut readings = Readings {
         spread: spread(subject, thoughts)?,
         attention: attention(subject, plain)?,
@@ -166,18 +112,18 @@ pub fn readings(
     };
     for layer in 0..states.layers {
         for position in 0..states.positions {
-            let mut right: Vec<Vec<Option<bool>>> = Vec::new();
-            for step in 0..steps {
-                let target = Target { layer, position, step };
-                let read = probe(subject, states, values, target, shuffles)?;
-                let known = vec![None; thoughts.len()];
-                right.push(read.as_ref().map_or(known, |(_, right)| right.clone()));
-                readings.probes.extend(read.map(|(reading, _)| reading));
-                readings.lens.extend(lens(subject, states, values, target)?);
-            }
-            readings.selectivity.extend(selectivity(values, &right, layer, position));
+            let at = (layer, position);
+            let (probes, selectivity) = probes(subject, states, values, at, options.shuffles)?;
+            readings.probes.extend(probes);
+            readings.selectivity.extend(selectivity);
+            let (here, _) = states.at(layer, position);
+            let hidden = as_read(subject, states, layer, position);
+            readings.lens.extend(lens(subject, values, at, here, &hidden)?);
             advance()?;
         }
+    }
+    if options.tuned_lens {
+        readings.tuned = tuned(subject, states, values, advance)?;
     }
     let p: Vec<f64> = readings.probes.iter().map(|reading| reading.p).collect();
     readings
@@ -186,169 +132,6 @@ pub fn readings(
         .zip(benjamini_hochberg(&p))
         .for_each(|(reading, p)| reading.p_corrected = p);
     Ok(readings)
-}
-
-/// A value that is looked for, and where; all from 0.
-#[derive(Clone, Copy)]
-struct Target {
-    layer: usize,
-    position: usize,
-    step: usize,
-}
-
-/// The rows of a position whose questions have the step: row and question.
-fn having(values: &Values, questions: &[usize], step: usize) -> Vec<(usize, usize)> {
-    let numbered = questions.iter().copied().enumerate();
-    numbered.filter(|(_, question)| values.of_steps[*question].len() > step).collect()
-}
-
-/// A probe's reading, and for each question whether it was right; `None` where there is too little to fit one on.
-fn probe(
-    subject: &Subject<'_>,
-    states: &States,
-    values: &Values,
-    Target { layer, position, step }: Target,
-    shuffles: usize,
-) -> Result<Option<(ProbeReading, Vec<Option<bool>>)>> {
-    let (questions, vectors) = states.at(layer, position);
-    let rows = having(values, questions, step);
-    let d = states.d_model;
-    if rows.len() < FEWEST {
-        return Ok(None);
-    }
-    let own: Vec<&str> = rows.iter().map(|&(_, q)| values.of_steps[q][step].as_str()).collect();
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    own.iter().for_each(|value| *counts.entry(value).or_default() += 1);
-    let vectors: Vec<f32> =
-        rows.iter().flat_map(|&(row, _)| vectors[row * d..(row + 1) * d].to_vec()).collect();
-    let same = vectors.chunks(d).all(|vector| vector == &vectors[..d]);
-    // As many classes as questions cannot be learned from others.
-    if same || counts.len() < 2 || 2 * counts.len() > rows.len() {
-        return Ok(None);
-    }
-    let labels = Labels::new(&own)?;
-    let folds = Folds::stratified(&labels, FOLDS, subject.seed)?;
-    let questions = CrossValidation::new(&Features::new(&vectors, d)?, &folds)?;
-    let probe = Probe::Ridge { alpha: ALPHA };
-    let test =
-        questions.permutation_test(&labels, probe, &folds.permutations(shuffles, subject.seed))?;
-    let mut right = vec![None; values.of_steps.len()];
-    let read = questions.classes(&labels, probe)?;
-    for ((&(_, question), read), label) in rows.iter().zip(read).zip(labels.classes()) {
-        right[question] = Some(read == *label);
-    }
-    let shuffled: f64 = test.shuffled.iter().filter_map(|rate| rate.rate()).sum();
-    let most = counts.values().copied().max().unwrap_or(0);
-    let reading = ProbeReading {
-        layer,
-        position,
-        step: step + 1,
-        right: test.found,
-        most_frequent: Rate { hits: most, n: rows.len() },
-        shuffled: shuffled / test.shuffled.len().max(1) as f64,
-        p: test.p,
-        p_corrected: test.p,
-    };
-    Ok(Some((reading, right)))
-}
-
-/// Of a latent that stands for the same step in all questions.
-fn selectivity(
-    values: &Values,
-    right: &[Vec<Option<bool>>],
-    layer: usize,
-    position: usize,
-) -> Option<SelectivityReading> {
-    let place = position.checked_sub(1)?;
-    let own = (0..values.of_steps.len()).find_map(|question| values.step(question, place))?;
-    let found = Selectivity::of(right, own).ok()?;
-    Some(SelectivityReading {
-        layer,
-        position,
-        own: own + 1,
-        against: found.against + 1,
-        value: found.value(),
-        n: found.pairs.n(),
-    })
-}
-
-/// What the head reads of a step's value.
-fn lens(
-    subject: &Subject<'_>,
-    states: &States,
-    values: &Values,
-    Target { layer, position, step }: Target,
-) -> Result<Option<LensReading>> {
-    let (questions, vectors) = states.at(layer, position);
-    let d = states.d_model;
-    let token = |question: usize| -> Result<Option<u32>> {
-        let value = &values.of_steps[question][step];
-        Ok(subject.evaluator.tokenizer.encode(value, false)?.ids.first().copied())
-    };
-    let mut rows: Vec<(usize, u32)> = Vec::new();
-    for (row, question) in having(values, questions, step) {
-        rows.extend(token(question)?.map(|token| (row, token)));
-    }
-    if rows.len() < 2 {
-        return Ok(None);
-    }
-    let mut others: Vec<u32> = rows.iter().map(|&(_, token)| token).collect();
-    others.shuffle(&mut rng::stream(subject.seed, &[rng::EDITS, step as u64]));
-    let transformer = &subject.model.transformer;
-    let at_once = (MOST_LOGITS / transformer.config.vocab_size.max(1)).max(1);
-    let (mut found, mut shuffled) = (Vec::new(), Vec::new());
-    let mut entropy = 0.0;
-    for (rows, others) in rows.chunks(at_once).zip(others.chunks(at_once)) {
-        let of_row = |&(row, _): &(usize, u32)| vectors[row * d..(row + 1) * d].to_vec();
-        let states_of: Vec<f32> = rows.iter().flat_map(of_row).collect();
-        let device = subject.model.device();
-        let hidden =
-            Tensor::<3>::from_data(TensorData::new(states_of, [1, rows.len(), d]), &device);
-        // The last state is behind the final norm already.
-        let hidden =
-            if layer + 1 == states.layers { hidden } else { transformer.final_norm(hidden) };
-        let logits = transformer.logits(hidden.reshape([rows.len(), d]));
-        let log_probs = log_softmax(logits.clone(), 1);
-        let entropies: Vec<f32> =
-            device::to_host(-(log_probs.clone().exp() * log_probs.clone()).sum_dim(1))?;
-        entropy += entropies.into_iter().map(f64::from).sum::<f64>();
-        let own: Vec<u32> = rows.iter().map(|&(_, token)| token).collect();
-        found.extend(read(&log_probs, &own)?);
-        shuffled.extend(read(&log_probs, others)?);
-    }
-    let n = found.len() as f64;
-    let mean = |read: &[(f64, usize)]| read.iter().map(|(p, _)| p).sum::<f64>() / n;
-    let top = |read: &[(f64, usize)]| read.iter().map(|&(_, rank)| rank == 1).collect();
-    let mut ranks: Vec<usize> = found.iter().map(|&(_, rank)| rank).collect();
-    ranks.sort_unstable();
-    let middle = [ranks[(ranks.len() - 1) / 2], ranks[ranks.len() / 2]];
-    Ok(Some(LensReading {
-        layer,
-        position,
-        step: step + 1,
-        top: top(&found),
-        top_shuffled: top(&shuffled),
-        probability: mean(&found),
-        shuffled: mean(&shuffled),
-        rank: (middle[0] + middle[1]) as f64 / 2.0,
-        entropy: entropy / n,
-    }))
-}
-
-/// Probability and rank of a token a row, given `log_probs: [rows, vocab]`.
-fn read(log_probs: &Tensor<2>, tokens: &[u32]) -> Result<Vec<(f64, usize)>> {
-    let ids: Vec<i32> = tokens.iter().map(|&id| id as i32).collect();
-    let ids =
-        Tensor::<2, Int>::from_data(TensorData::new(ids, [tokens.len(), 1]), &log_probs.device());
-    let own = log_probs.clone().gather(1, ids); // [rows, 1]
-    let above = log_probs.clone().greater(own.clone().expand(log_probs.dims())).int().sum_dim(1);
-    let own: Vec<f32> = device::to_host(own)?;
-    let above: Vec<f32> = device::to_host(above.float())?;
-    Ok(own
-        .into_iter()
-        .zip(above)
-        .map(|(p, above)| (f64::from(p).exp(), above as usize + 1))
-        .collect())
 }
 
 /// How far thoughts differ, by position.
@@ -444,6 +227,21 @@ impl Readings {
             }
         }
         best.into_values().collect()
+    }
+
+    /// What the head reads of each position and step through the map of the layer that is read best, beside what it reads
+    /// of the same states without.
+    pub fn best_tuned(&self) -> Vec<(&LensReading, &LensReading)> {
+        let mut best: BTreeMap<(usize, usize), &LensReading> = BTreeMap::new();
+        for reading in self.tuned.iter().flat_map(|of| &of.steps) {
+            let entry = best.entry((reading.position, reading.step)).or_insert(reading);
+            if reading.top.rate() > entry.top.rate() {
+                *entry = reading;
+            }
+        }
+        let of = |lens: &LensReading| (lens.layer, lens.position, lens.step);
+        let plain = |tuned| self.lens.iter().find(|lens| of(lens) == of(tuned));
+        best.into_values().filter_map(|tuned| Some((tuned, plain(tuned)?))).collect()
     }
 
     /// What the head reads of the last layer.

@@ -62,16 +62,16 @@ pub struct ModelRecord {
     /// What can be read off its thoughts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readings: Option<Readings>,
-    /// What several answers under noise are worth.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub noisy: Option<Noisy>,
+    /// What several answers with other draws are worth, by what is drawn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Samples>,
 }
 
-/// Several answers to each question, each with other noise on all thoughts.
+/// Several answers to each question, each under another draw of one intervention.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Noisy {
-    /// Its length, in lengths of the thought.
-    pub noise: f64,
+pub struct Samples {
+    /// The intervention.
+    pub under: Intervention,
     /// Questions.
     pub n: usize,
     /// For k = 1, 2, …: the chance that one of k answers is right ([`pass_at_k`]), mean over questions.
@@ -125,22 +125,21 @@ pub fn effects(
     Ok(effects)
 }
 
-/// Answers every question `draws` times under noise on all thoughts; `None` without a draw.
+/// Answers every question `draws` times, each under another draw of an intervention; `None` without a draw.
 ///
 /// # Errors
 /// As [`Subject::effect`].
-pub fn noisy(
+pub fn samples(
     subject: &Subject<'_>,
     plain: &Plain,
-    noise: f64,
+    under: Intervention,
     draws: usize,
     mut advance: impl FnMut() -> Result<()>,
-) -> Result<Option<Noisy>> {
-    let noise_at_all = Intervention::edit(With::Noise(noise), Places::All);
+) -> Result<Option<Samples>> {
     let mut answers: Vec<Vec<Outcome>> = vec![Vec::new(); plain.outcomes.len()];
     for draw in 0..draws {
         let seed = rng::hash(subject.seed, &[rng::SAMPLING, draw as u64]);
-        let effect = Subject { seed, ..*subject }.effect(plain, noise_at_all)?;
+        let effect = Subject { seed, ..*subject }.effect(plain, under)?;
         for touched in effect.touched {
             answers[touched.question].push(touched.outcome);
         }
@@ -161,8 +160,8 @@ pub fn noisy(
         let most = majority(&said);
         answers.iter().find(|outcome| Some(&&outcome.prediction) == most).is_some_and(|o| o.correct)
     };
-    Ok((n > 0).then(|| Noisy {
-        noise,
+    Ok((n > 0).then(|| Samples {
+        under,
         n,
         pass_at: (1..=draws).filter_map(pass_at).collect(),
         vote: answers.iter().map(vote).collect(),
@@ -176,7 +175,7 @@ impl ModelRecord {
         subject: &Subject<'_>,
         plain: &Plain,
         effects: &[Effect],
-        noisy: Option<Noisy>,
+        samples: Vec<Samples>,
     ) -> Self {
         let thoughts: Vec<usize> = plain.thoughts.iter().map(Vec::len).collect();
         Self {
@@ -189,7 +188,7 @@ impl ModelRecord {
             cells: cells(effects, &plain.outcomes, subject.seed),
             sufficiency: sufficiency(effects, &plain.outcomes, &thoughts),
             readings: None,
-            noisy,
+            samples,
         }
     }
 

@@ -173,6 +173,11 @@ impl Subject<'_> {
         self.model.transformer.config.n_positions.saturating_sub(most)
     }
 
+    /// Tokens of the longest right continuation of a prompt.
+    pub fn longest_right(&self) -> usize {
+        self.asked(false).iter().map(|asked| asked.right.len()).max().unwrap_or(0)
+    }
+
     fn edited(&self, plain: &Plain, with: With, places: Places) -> Result<Vec<Touched>> {
         let mut found = Vec::new();
         for PlainBatch { questions, layout, trace } in &plain.batches {
@@ -245,6 +250,7 @@ impl Subject<'_> {
         let rows: Vec<Vec<Vec<f32>>> = match with {
             With::Zero => return Replacement::Zero,
             With::Noise(scale) => return Replacement::Noise { scale, seeds: seeds() },
+            With::Dropout(rate) => return Replacement::Dropout { rate, seeds: seeds() },
             With::Random => return Replacement::Random { seeds: seeds() },
             With::Mean => questions.iter().map(|&q| plain.means_without(q)).collect(),
             With::Permute => {
@@ -261,8 +267,7 @@ impl Subject<'_> {
     /// The questions as they are asked, with the answer's mark if it is to be answered at once.
     fn asked(&self, at_once: bool) -> Vec<Asked> {
         let Evaluator { data, tokenizer, ref curriculum, .. } = *self.evaluator;
-        let curriculum =
-            Curriculum { uniform_prob: 0.0, removal_smoothing: None, ..curriculum.clone() };
+        let curriculum = curriculum.unmixed();
         let of = |(question, prompt): (usize, Sequence)| {
             let example = &data.encoded[question];
             let (mut right, answer, scored) = match example {

@@ -37,6 +37,12 @@ impl Values {
         }
     }
 
+    /// Of some questions those that have a step: where they stand among them, and which they are.
+    pub fn having(&self, questions: &[usize], step: usize) -> Vec<(usize, usize)> {
+        let numbered = questions.iter().copied().enumerate();
+        numbered.filter(|(_, question)| self.of_steps[*question].len() > step).collect()
+    }
+
     /// What the step that a thought stands for works out.
     pub fn at(&self, question: usize, place: usize) -> Option<&str> {
         let step = (*self.steps[question].get(place)?)?;

@@ -1,6 +1,8 @@
 //! What an audit showed, what it did not, and what it could not tell, in sentences.
 
-use super::{Cell, Intervention, ModelRecord, Role, With, place_name, readings::ProbeReading};
+use super::{
+    Cell, Intervention, ModelRecord, Role, Samples, With, place_name, probes::ProbeReading,
+};
 use crate::{latent::Places, stats::LEVEL};
 
 /// The sentences of an audit, most important first.
@@ -14,7 +16,7 @@ pub fn words(models: &[ModelRecord]) -> Vec<String> {
     words.extend(order(audited));
     words.extend(donors(audited));
     words.extend(necessity(audited));
-    words.extend(noisy(audited));
+    words.extend(audited.samples.iter().filter_map(samples));
     words.extend(readable(audited));
     words.extend(
         models
@@ -191,21 +193,20 @@ fn necessity(model: &ModelRecord) -> Option<String> {
         )
     });
     Some(format!(
-        "Without latents and asked for the answer at once it gets {}. That is no proof that thoughts are needed: on such rows it was hardly trained, or not at all.{}",
+        "Without latents and asked for the answer at once it gets {}. That is no proof that thoughts are needed: on such rows it was hardly trained, or not at all; a model trained without (`method: no_thoughts`) says what they are worth.{}",
         rate(cell),
         words.unwrap_or_default()
     ))
 }
 
-fn noisy(model: &ModelRecord) -> Option<String> {
-    let noisy = model.noisy.as_ref()?;
-    let (one, all) = (noisy.pass_at.first()?, noisy.pass_at.last()?);
+fn samples(samples: &Samples) -> Option<String> {
+    let (one, all) = (samples.pass_at.first()?, samples.pass_at.last()?);
     Some(format!(
-        "Under noise of {} lengths on all thoughts one answer is right in {} %, the most frequent of {} in {} %, and one of them in {} %.",
-        noisy.noise,
+        "Under `{}` one answer is right in {} %, the most frequent of {} in {} %, and one of them in {} %.",
+        samples.under,
         percent(*one),
-        noisy.pass_at.len(),
-        percent(noisy.vote.rate()?),
+        samples.pass_at.len(),
+        percent(samples.vote.rate()?),
         percent(*all)
     ))
 }

@@ -135,6 +135,12 @@ impl Curriculum {
         }
     }
 
+    /// The same, with every row at its own stage: none is drawn from another one, and none loses more tokens by
+    /// chance.
+    pub fn unmixed(&self) -> Self {
+        Self { uniform_prob: 0.0, removal_smoothing: None, ..self.clone() }
+    }
+
     /// Whether the sequences carry `bot` and `eot`, and latents between them.
     pub fn has_latents(&self) -> bool {
         self.method.has_latents() && self.row != RowKind::Tokenwise

@@ -60,30 +60,39 @@ impl Shortcuts {
             }
         };
         rules.push(("the most frequent answer", most_frequent(examples, |_| "")));
-        let n = examples.len();
-        let error = (chance * (1.0 - chance) / n as f64).sqrt();
+        let found = Self { n: examples.len(), chance, rules: Vec::new() };
         let rule = |(answer, hits): (&str, Hits)| {
             let accuracy = mean(&hits);
-            let above_chance = accuracy - chance > MARGIN.max(2.0 * error);
+            let above_chance = found.is_above(accuracy, MARGIN);
             Rule { answer: answer.into(), accuracy, above_chance }
         };
         let mut rules: Vec<Rule> = rules.into_iter().map(rule).collect();
         rules.sort_by(|a, b| b.accuracy.total_cmp(&a.accuracy));
-        Some(Self { n, chance, rules })
+        Some(Self { rules, ..found })
+    }
+
+    /// Whether an accuracy is above chance by more than `margin`, a share, and than two standard errors of chance.
+    fn is_above(&self, accuracy: f64, margin: f64) -> bool {
+        let error = (self.chance * (1.0 - self.chance) / self.n as f64).sqrt();
+        accuracy - self.chance > margin.max(2.0 * error)
+    }
+
+    /// The rules that are above chance by more than `margin`, a share, and than two standard errors: what they answer
+    /// and how often that is right.
+    pub fn above(&self, margin: f64) -> Option<String> {
+        let above = self.rules.iter().filter(|rule| self.is_above(rule.accuracy, margin));
+        let above: Vec<String> =
+            above.map(|rule| format!("{} {:.1} %", rule.answer, 100.0 * rule.accuracy)).collect();
+        (!above.is_empty()).then(|| above.join("; "))
     }
 
     /// A paragraph about the rules above chance, if there are any.
     pub fn warning(&self) -> Option<String> {
-        let above = self.rules.iter().filter(|rule| rule.above_chance);
-        let above: Vec<String> =
-            above.map(|rule| format!("{} {:.1} %", rule.answer, 100.0 * rule.accuracy)).collect();
-        (!above.is_empty()).then(|| {
-            format!(
-                "trivial rules are right more often than chance ({:.1} %): {}. Hold a model's accuracy against the best of them.",
-                100.0 * self.chance,
-                above.join("; ")
-            )
-        })
+        let above = self.above(MARGIN)?;
+        Some(format!(
+            "trivial rules are right more often than chance ({:.1} %): {above}. Hold a model's accuracy against the best of them.",
+            100.0 * self.chance,
+        ))
     }
 }
 

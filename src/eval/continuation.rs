@@ -1,8 +1,9 @@
 //! How likely a model finds a text after prompts that it has computed.
 
-use burn::tensor::{Int, Tensor, TensorData, activation::log_softmax};
+use burn::tensor::{Int, Tensor, TensorData};
 use coconut_kernels::TokenMask;
 
+use super::head::log_probs_by_rows;
 use crate::{
     Result, device,
     latent::{LatentModel, Trace, batch::Batch},
@@ -17,9 +18,6 @@ pub struct Continuation<'a> {
     /// So many of them, the last ones, are scored.
     pub scored: usize,
 }
-
-/// Logits computed at once, in numbers.
-const MOST_LOGITS: usize = 1 << 24;
 
 /// For each row of a batch that was run, the sum of log p, in nats, over the scored tokens of its continuation, each
 /// after the prompt and the tokens before it. `None` for a row whose continuation does not fit the model's context.
@@ -49,23 +47,27 @@ pub fn log_probs(
     };
     let scored: Vec<(usize, usize)> = (0..rows).filter(|&row| fits(row)).flat_map(of_row).collect();
     let mut sums: Vec<Option<f64>> = (0..rows).map(|row| fits(row).then_some(0.0)).collect();
-    let at_once = (MOST_LOGITS / model.transformer.config.vocab_size.max(1)).max(1);
-    for scored in scored.chunks(at_once) {
-        let places: Vec<i32> =
-            scored.iter().map(|&(row, at)| (row * columns + at) as i32).collect();
+    if scored.is_empty() {
+        return Ok(sums);
+    }
+    let device = hidden.device();
+    let places: Vec<i32> = scored.iter().map(|&(row, at)| (row * columns + at) as i32).collect();
+    let places = Tensor::<1, Int>::from_data(places.as_slice(), &device);
+    let hidden = hidden.select(0, places); // [scored, d_model]
+    log_probs_by_rows(&model.transformer, &hidden, |rows, log_probs| {
+        let scored = &scored[rows];
         let ids: Vec<i32> =
             scored.iter().map(|&(row, at)| continuations[row].ids[at] as i32).collect();
-        let places = Tensor::<1, Int>::from_data(places.as_slice(), &hidden.device());
         let ids = TensorData::new(ids, [scored.len(), 1]);
-        let ids = Tensor::<2, Int>::from_data(ids, &hidden.device());
-        let logits = model.transformer.logits(hidden.clone().select(0, places)); // [scored, vocab]
-        let found: Vec<f32> = device::to_host(log_softmax(logits, 1).gather(1, ids))?;
+        let ids = Tensor::<2, Int>::from_data(ids, &device);
+        let found: Vec<f32> = device::to_host(log_probs.gather(1, ids))?;
         for (&(row, _), log_prob) in scored.iter().zip(found) {
             if let Some(sum) = &mut sums[row] {
                 *sum += f64::from(log_prob);
             }
         }
-    }
+        Ok(())
+    })?;
     Ok(sums)
 }
 

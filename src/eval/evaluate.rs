@@ -386,8 +386,7 @@ impl Evaluator<'_> {
         batch: &[usize],
         found: &mut Scoring,
     ) -> Result<()> {
-        let curriculum =
-            Curriculum { uniform_prob: 0.0, removal_smoothing: None, ..self.curriculum.clone() };
+        let curriculum = self.curriculum.unmixed();
         let plan = self.plan(model, stage);
         let markers = self.tokenizer.special_tokens();
         let right = batch.iter().map(|&i| {

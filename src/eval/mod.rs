@@ -16,6 +16,7 @@ pub mod continuation;
 pub mod diversity;
 pub mod evaluate;
 pub mod generate;
+pub mod head;
 pub mod lens;
 pub mod readout;
 pub mod score;

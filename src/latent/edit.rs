@@ -5,6 +5,7 @@
 //! they are the denominator of whatever is counted over it.
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
+use rand::Rng;
 
 use super::batch::{Batch, Fed, Pass};
 use crate::{model::parameters::constant_like, rng};
@@ -51,6 +52,14 @@ pub enum Replacement {
         /// A seed a row.
         seeds: Vec<u64>,
     },
+    /// The vector with each of its numbers zero by a chance of `rate`, and the others divided by 1 − `rate`, drawn from
+    /// the row's seed and the place.
+    Dropout {
+        /// The chance.
+        rate: f64,
+        /// A seed a row.
+        seeds: Vec<u64>,
+    },
     /// Thoughts from elsewhere.
     Given {
         /// One for each place, `[batch, places, d_model]`.
@@ -93,7 +102,10 @@ impl Edit {
     pub(super) fn touches(&self, batch: &Batch, row: usize, index: usize) -> bool {
         let given = match &self.replacement {
             Replacement::Given { counts, .. } => index < counts[row],
-            Replacement::Zero | Replacement::Noise { .. } | Replacement::Random { .. } => true,
+            Replacement::Zero
+            | Replacement::Noise { .. }
+            | Replacement::Dropout { .. }
+            | Replacement::Random { .. } => true,
         };
         given && self.places.contain(index, batch.latents[row])
     }
@@ -176,6 +188,7 @@ impl Replacement {
             Self::Zero => x.zeros_like(),
             Self::Noise { scale, seeds } => x.clone() + directions(x, places, seeds) * *scale,
             Self::Random { seeds } => directions(x, places, seeds),
+            Self::Dropout { rate, seeds } => x.clone() * kept(x, places, seeds, *rate),
             Self::Given { .. } => x.clone(),
         }
     }
@@ -194,6 +207,18 @@ fn directions(x: &Tensor<3>, places: &[(usize, usize)], seeds: &[u64]) -> Tensor
     let directions = TensorData::new(directions, x.dims());
     let directions = constant_like(Tensor::from_data(directions, &x.device()), x);
     directions * x.clone().square().sum_dim(2).sqrt()
+}
+
+/// What dropout multiplies each number by: 0 by a chance of `rate`, else 1 / (1 − `rate`).
+fn kept(x: &Tensor<3>, places: &[(usize, usize)], seeds: &[u64], rate: f64) -> Tensor<3> {
+    let [_, _, d] = x.dims();
+    let mut factors = Vec::with_capacity(places.len() * d);
+    for &(row, index) in places {
+        let mut rng = rng::stream(seeds[row], &[rng::EDITS, index as u64]);
+        let factor = |drawn: f64| if drawn < rate { 0.0 } else { (1.0 / (1.0 - rate)) as f32 };
+        factors.extend((0..d).map(|_| factor(rng.random())));
+    }
+    constant_like(Tensor::from_data(TensorData::new(factors, x.dims()), &x.device()), x)
 }
 
 /// The given vectors at the places of `thoughts: [batch, thoughts, d_model]`, the first of which is thought `first` of
@@ -251,5 +276,21 @@ mod tests {
         assert!(draw(0, [1, 2]) != draw(0, [2, 2]) && draw(0, [1, 2]) != draw(1, [1, 2]));
         // A row's draw is its own, whichever rows stand beside it.
         assert_eq!(draw(0, [1, 2])[4..], draw(0, [7, 2])[4..]);
+    }
+
+    #[test]
+    fn dropout_keeps_the_mean() {
+        let x = Tensor::<3>::ones([2, 1, 5000], &Device::flex()) * 3.0;
+        let drop = |rate| Replacement::Dropout { rate, seeds: vec![1, 2] };
+        let found = numbers(drop(0.25).of(&x, &[(0, 0), (1, 0)]));
+        assert!(found.iter().all(|&x| x == 0.0 || x == 4.0));
+        for of_row in found.chunks(5000) {
+            // The share has a standard deviation of √(0.25 · 0.75 / 5000) = 0.0061.
+            let dropped = of_row.iter().filter(|&&x| x == 0.0).count() as f64 / 5000.0;
+            assert!((dropped - 0.25).abs() < 0.025, "{dropped}");
+        }
+        assert_ne!(found[..5000], found[5000..]);
+        assert_ne!(found, numbers(drop(0.25).of(&x, &[(0, 1), (1, 1)])));
+        assert_eq!(numbers(drop(0.0).of(&x, &[(0, 0), (1, 0)])), vec![3.0; 10_000]);
     }
 }

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     Error, Result,
-    audit::{Cell, Intervention, ModelRecord, Readings, Record, Role, With, place_name},
+    audit::{
+        Cell, Intervention, ModelRecord, Readings, Record, Role, With, attention::AttentionReading,
+        pieces::TokenClass, place_name,
+    },
     latent::Places,
     run::file,
     stats::{LEVEL, Rate},
@@ -86,6 +89,11 @@ pub(crate) fn figures(record: &Record) -> Vec<(&'static str, &'static str, Strin
             "audit_probes.svg",
             "Values of steps that linear probes read, in percent, by position (0 is the end of the question), at the layer that reads best; framed where it is more than chance after Benjamini and Hochberg's correction.",
             model.readings.as_ref().and_then(plot::audit::probes),
+        ),
+        (
+            "audit_selectivity.svg",
+            "Selectivity of probes, in points: a latent's own step's value less the other step's that is read best there, by layer (0 is what is fed) and position.",
+            model.readings.as_ref().and_then(plot::audit::selectivity),
         ),
         (
             "audit_lens.svg",
@@ -290,6 +298,7 @@ fn readings_tables(readings: &Readings) -> String {
         &["value", "n", "likeliest %", "another's %", "p", "another's p", "median rank", "entropy"],
         rows,
     );
+    text += &tuned_tables(readings);
     text += "\nHow far thoughts of different questions differ; lengths in those of a token embedding, rank about the mean:\n\n";
     let rows = readings.spread.iter().map(|of| {
         vec![
@@ -303,20 +312,7 @@ fn readings_tables(readings: &Readings) -> String {
     });
     text += &table::piped(&["latent", "n", "length", "cosine", "entropy", "effective rank"], rows);
     if !readings.attention.is_empty() {
-        text += "\nWhere attention looks, in percent, mean over heads; the last position is the end of the prompt:\n\n";
-        let share = |share: f64| format!("{:.1}", 100.0 * share);
-        let rows = readings.attention.iter().map(|of| {
-            vec![
-                format!("block {}, position {}", of.layer, of.position),
-                of.n.to_string(),
-                share(of.question),
-                share(of.markers),
-                share(of.latents),
-                share(of.itself),
-            ]
-        });
-        let head = ["from", "n", "question", "markers", "earlier latents", "itself"];
-        text += &table::piped(&head, rows);
+        text += &attention_table(&readings.attention);
     }
     if !readings.nodes.is_empty() {
         text += "\nInner products of thoughts with embeddings of nodes:\n\n";
@@ -332,6 +328,74 @@ fn readings_tables(readings: &Readings) -> String {
     text
 }
 
+/// What the head reads through maps to the last layer, as Markdown; nothing without maps.
+fn tuned_tables(readings: &Readings) -> String {
+    if readings.tuned.is_empty() {
+        return String::new();
+    }
+    let percent = |share: Option<f64>| share.map_or("–".into(), |x| format!("{:.1}", 100.0 * x));
+    let mut text = String::from(
+        "\nThe same through an affine map of each layer's states to the last layer's, fitted on other questions, and the share of the last states' variance that it explains of those it was not fitted on:\n\n",
+    );
+    let rows = readings
+        .tuned
+        .iter()
+        .map(|of| vec![of.layer.to_string(), of.n.to_string(), percent(of.explained)]);
+    text += &table::piped(&["layer", "states", "explained %"], rows);
+    text += "\nAt the layer that is read best through its map, and what the head reads there without:\n\n";
+    let rows = readings.best_tuned().into_iter().map(|(tuned, plain)| {
+        vec![
+            format!("position {}, step {}", tuned.position, tuned.step),
+            tuned.layer.to_string(),
+            tuned.top.n.to_string(),
+            percent(tuned.top.rate()),
+            percent(tuned.top_shuffled.rate()),
+            percent(plain.top.rate()),
+            format!("{:.3}", tuned.probability),
+            format!("{}", tuned.rank),
+        ]
+    });
+    let head = [
+        "value",
+        "layer",
+        "n",
+        "likeliest %",
+        "another's %",
+        "without a map %",
+        "p",
+        "median rank",
+    ];
+    text + &table::piped(&head, rows)
+}
+
+/// Where attention looks, as Markdown: of the question also by class of token, beside what would be even.
+fn attention_table(attention: &[AttentionReading]) -> String {
+    let share = |share: f64| format!("{:.1}", 100.0 * share);
+    let of_class =
+        |of: &AttentionReading, class| of.classes.iter().find(|of| of.class == class).copied();
+    let mut classes = TokenClass::ALL.to_vec();
+    classes.retain(|&class| attention.iter().any(|of| of_class(of, class).is_some()));
+    let rows = attention.iter().map(|of| {
+        let by_class = classes.iter().map(|&class| {
+            let found = of_class(of, class);
+            found.map_or("–".into(), |of| format!("{} ({})", share(of.share), share(of.even)))
+        });
+        let from = [format!("block {}, position {}", of.layer, of.position), of.n.to_string()];
+        let after = [of.markers, of.latents, of.itself].map(share);
+        from.into_iter().chain([share(of.question)]).chain(by_class).chain(after).collect()
+    });
+    let named = classes.iter().map(|class| match class {
+        TokenClass::Number => "numbers",
+        TokenClass::Name => "names",
+        TokenClass::Word => "other words",
+        TokenClass::Symbol => "symbols",
+    });
+    let head = ["from", "n", "question"].into_iter().chain(named);
+    let head: Vec<&str> = head.chain(["markers", "earlier latents", "itself"]).collect();
+    let text = "\nWhere attention looks, in percent, mean over heads; the last position is the end of the prompt. Of the question: numbers, names (words that are the value of a step in the file), other words, and symbols, each beside (in brackets) what it would get if all tokens of the question got as much:\n\n";
+    text.to_owned() + &table::piped(&head, rows)
+}
+
 /// Everything, as Markdown.
 pub fn markdown(record: &Record) -> String {
     let mut text = String::from("# Audit\n\n");
@@ -344,6 +408,11 @@ pub fn markdown(record: &Record) -> String {
             model.name, model.method, model.stage, model.plain.n
         );
         text += &table::piped(&HEAD, model.cells.iter().map(row));
+        if model.role == Role::Audited {
+            for (name, caption, _) in figures(record) {
+                text += &format!("\n![{caption}]({name})\n");
+            }
+        }
         if let Some(sufficiency) = &model.sufficiency {
             text += "\nWith t thoughts, and with every number from there on, the answer is the one that all give:\n\n";
             let rows = sufficiency.from.iter().enumerate().map(|(t, rate)| {
@@ -358,15 +427,15 @@ pub fn markdown(record: &Record) -> String {
         if let Some(readings) = &model.readings {
             text += &readings_tables(readings);
         }
-        if let Some(noisy) = &model.noisy {
+        for samples in &model.samples {
             text += &format!(
-                "\nWith noise of {} lengths on all thoughts, drawn {} times for each of {} questions: the most frequent answer is right in {:.1} %; one of k answers is:\n\n",
-                noisy.noise,
-                noisy.pass_at.len(),
-                noisy.n,
-                100.0 * noisy.vote.rate().unwrap_or(0.0)
+                "\nUnder `{}`, drawn {} times for each of {} questions: the most frequent answer is right in {:.1} %; one of k answers is:\n\n",
+                samples.under,
+                samples.pass_at.len(),
+                samples.n,
+                100.0 * samples.vote.rate().unwrap_or(0.0)
             );
-            let rows = (1..).zip(&noisy.pass_at);
+            let rows = (1..).zip(&samples.pass_at);
             let rows = rows.map(|(k, pass)| vec![k.to_string(), format!("{:.1}", 100.0 * pass)]);
             text += &table::piped(&["k", "%"], rows);
         }

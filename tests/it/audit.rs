@@ -4,13 +4,15 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use assert_cmd::assert::OutputAssertExt;
 use burn::tensor::Device;
 use coconut::{
-    audit::{Intervention, ModelRecord, Record, Role, With, over_seeds},
+    audit::{Intervention, ModelRecord, Record, Role, With, lens::LensReading, over_seeds},
     eval::{Continuation, log_probs},
     latent::{self, Batch, PassPlan, Places, ReadSet, batch::Row},
     model::Transformer,
@@ -154,6 +156,56 @@ fn a_stopped_audit_goes_on_and_finds_the_same() {
     assert!(read(&folder).models[0].cells[0].intervention == Intervention::control(2.0));
 }
 
+/// Ctrl-C leaves what was finished, and the same command goes on from there.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_audit_goes_on_and_finds_the_same() {
+    let (place, checkpoint, data) = trained("coconut");
+    let whole = place.path("whole");
+    let slowly = |folder: &Path| {
+        let mut audit = command(&checkpoint, &data, folder);
+        audit.args(["--batch-size=1", "--shuffles=9"]);
+        audit
+    };
+    slowly(&whole).assert().success();
+
+    let folder = place.path("audit");
+    let effects = folder.join("effects.jsonl");
+    let lines = |path: &Path| -> Vec<String> {
+        fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+    };
+    let mut audit = slowly(&folder);
+    let child = audit.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while lines(&effects).len() < 5 {
+        assert!(start.elapsed() < Duration::from_secs(60), "no 4 effects within a minute");
+        sleep(Duration::from_millis(1));
+    }
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{told}");
+    assert!(told.contains("What was found is kept"), "{told}");
+    assert!(!folder.join("audit.json").exists());
+    let (kept, all) = (lines(&effects), lines(&whole.join("effects.jsonl")));
+    assert!(kept.len() < all.len(), "it was not left");
+    assert_eq!(kept, all[..kept.len()]);
+
+    slowly(&folder).assert().success();
+    let found = read(&folder);
+    assert_eq!(found, read(&whole));
+    // What was finished is not done again: another finding in its place is what is counted.
+    let (right, wrong) = ("\"correct\":true", "\"correct\":false");
+    let forged = match all[1].contains(right) {
+        true => all.join("\n").replacen(right, wrong, 1),
+        false => all.join("\n").replacen(wrong, right, 1),
+    };
+    fs::write(&effects, forged).unwrap();
+    slowly(&folder).assert().success();
+    assert_ne!(read(&folder).models[0].cells[0].right, found.models[0].cells[0].right);
+}
+
 #[test]
 fn controls_stand_beside_the_model() {
     let (place, checkpoint, data) = trained("coconut");
@@ -184,6 +236,12 @@ fn controls_stand_beside_the_model() {
     coconut(["report"]).arg(&run).assert().success();
     let html = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(html.contains("do the thoughts do any work?") && html.contains("zero@all"));
+    // With `zero@all` and `mean@1` alone neither numbers of latents nor donors can be drawn.
+    for (caption, drawn) in
+        [("Change of accuracy", true), ("Selectivity", true), ("follow the question whose", false)]
+    {
+        assert_eq!(html.contains(caption), drawn, "{caption}");
+    }
 }
 
 /// What is written for a notebook is what is fed, and what the model computed.
@@ -219,6 +277,29 @@ fn thoughts_are_written_for_others_to_read() {
 }
 
 #[test]
+fn the_tuned_lens_is_read_on_request() {
+    let (place, checkpoint, data) = trained("coconut");
+    let folder = place.path("audit");
+    let mut audit = command(&checkpoint, &data, &folder);
+    audit.args(["--tuned-lens", "--only=zero@1", "--shuffles=1", "--draws=0"]).assert().success();
+    let readings = read(&folder).models[0].readings.clone().unwrap();
+    let steps = steps(&data);
+    // One block: of the two states the first is mapped. A state at the question's end and at each latent.
+    let [tuned] = readings.tuned.as_slice() else { panic!("{:?}", readings.tuned) };
+    assert_eq!((tuned.layer, tuned.n), (0, steps.iter().map(|n| 1 + 2 * n).sum()));
+    assert!(tuned.explained.unwrap() > 0.2, "{tuned:?}");
+    let places = |of: &[LensReading]| -> Vec<(usize, usize, usize)> {
+        of.iter().map(|of| (of.position, of.step, of.top.n)).collect()
+    };
+    let plain: Vec<LensReading> =
+        readings.lens.iter().filter(|lens| lens.layer == 0).cloned().collect();
+    assert_eq!(places(&tuned.steps), places(&plain), "the same questions as without a map");
+    assert_ne!(tuned.steps, plain);
+    let table = fs::read_to_string(folder.join("audit.md")).unwrap();
+    assert!(table.contains("| layer | states | explained % |"), "{table}");
+}
+
+#[test]
 fn wrong_use_gets_one_sentence_and_leaves_nothing() {
     let (place, checkpoint, data) = trained("coconut");
     let folder = place.path("audit");
@@ -236,6 +317,8 @@ fn wrong_use_gets_one_sentence_and_leaves_nothing() {
     refused_with(&["--only=blank@all"], &["`blank` is not known"]);
     refused_with(&["--only=latents[999]"], &["999", "context"]);
     refused_with(&["--noise=0"], &["--noise"]);
+    refused_with(&["--dropout=1"], &["--dropout", "between 0 and 1"]);
+    refused_with(&["--tuned-lens", "--shuffles=0"], &["--tuned-lens", "--shuffles 0"]);
     refused_with(&["--control=nowhere"], &["nowhere"]);
     let (_cot_place, cot, _) = trained("cot");
     refused(command(&cot, &data, &folder), &["method: cot", "no latents"]);
@@ -270,6 +353,51 @@ fn seeds_that_touched_other_numbers_of_questions_have_no_mean() {
     assert!((same[0].p.unwrap() - p).abs() < 1e-9, "{:?}", same[0].p);
     assert!(over_seeds(&of(&[model(10, 6), model(9, 8)])).is_empty());
     assert!(over_seeds(&of(&[model(10, 6)])).is_empty());
+}
+
+#[test]
+fn selectivity_is_drawn_by_layer_and_position() {
+    let selectivity = |layer: usize, position: usize, value: f64| json!({"layer": layer, "position": position, "own": 1, "against": 2, "value": value, "n": 50});
+    let found = [
+        selectivity(0, 1, -0.25),
+        selectivity(0, 3, 0.0),
+        selectivity(2, 1, 0.5),
+        selectivity(2, 3, 1.0),
+    ];
+    let record = |selectivity: &[Value]| -> Record {
+        let readings = json!({"probes": [], "selectivity": selectivity, "lens": [], "spread": []});
+        let model = json!({
+            "name": "m", "role": "audited", "method": "coconut", "stage": 1, "thoughts": 3,
+            "plain": {"hits": 50, "n": 50}, "cells": [], "sufficiency": null, "readings": readings,
+        });
+        serde_json::from_value(json!({"settings": {}, "models": [model], "words": []})).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    report::audit::write(&record(&found), folder.path()).unwrap();
+    let svg = fs::read_to_string(folder.path().join("audit_selectivity.svg")).unwrap();
+    let texts: Vec<&str> = svg
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with('<') && !line.is_empty())
+        .collect();
+    let expected = [
+        "1",
+        "3",
+        "layer 2",
+        "50",
+        "100",
+        "layer 0",
+        "−25",
+        "0",
+        "position, from the first latent on",
+    ];
+    assert_eq!(texts, expected);
+    let table = fs::read_to_string(folder.path().join("audit.md")).unwrap();
+    assert!(table.contains("(audit_selectivity.svg)") && !table.contains("(audit_places.svg)"));
+
+    let none = tempfile::tempdir().unwrap();
+    report::audit::write(&record(&[]), none.path()).unwrap();
+    assert!(!none.path().join("audit_selectivity.svg").exists());
 }
 
 /// Against the cross entropy of whole rows.

@@ -157,6 +157,9 @@ fn thoughts_are_edited_by_hand() {
     assert_eq!(lengths(&["--edit=zero@all"]), [0.0; 4]);
     let random = lengths(&["--edit=random@1"]);
     assert!((random[0] - plain[0]).abs() < 1e-4 && random[1] != plain[1]);
+    assert_eq!(lengths(&["--edit=dropout[0.0]@all"]), plain);
+    let dropped = lengths(&["--edit=dropout[0.5]@1"]);
+    assert!(dropped[0] != plain[0] && dropped[1] != plain[1], "{dropped:?} {plain:?}");
     // Its own question as donor changes nothing.
     let own = place.file("own.txt", "3+4*2\n");
     let own = format!("--edit=donor:{}", own.display());

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fs};
 
-use coconut::audit::miscount::{Place, Row, by_place};
+use coconut::{
+    audit::miscount::{Place, Row, by_place},
+    stats::Rate,
+};
 
 /// Rows of ProsQA's test set, so many of each number of steps right.
 fn rows(right: impl Fn(usize, usize) -> usize) -> Vec<Row> {
@@ -26,22 +29,32 @@ fn percent(places: &[Place], of: fn(&Place) -> f64) -> Vec<f64> {
 fn untouched_answers_fall_off_the_published_cliff() {
     let places = by_place(&rows(|latents, _| [197, 210, 66, 12][latents - 3]));
     assert_eq!(percent(&places, |p| p.miscounted), [97.0, 97.0, 97.0, 57.6, 15.6, 2.4]);
-    let counts: Vec<_> = places.iter().map(|p| (p.latent, p.right, p.touched)).collect();
+    let counts: Vec<_> =
+        places.iter().map(|p| (p.latent, p.of_touched.hits, p.of_touched.n)).collect();
     assert_eq!(
         counts,
         [(1, 485, 500), (2, 485, 500), (3, 485, 500), (4, 288, 298), (5, 78, 81), (6, 12, 12)]
     );
-    assert_eq!(percent(&places, |p| p.rate), [97.0, 97.0, 97.0, 96.6, 96.3, 100.0]);
+    assert_eq!(
+        percent(&places, |p| p.of_touched.rate().unwrap()),
+        [97.0, 97.0, 97.0, 96.6, 96.3, 100.0]
+    );
     // statsmodels 0.15: proportion_confint(288, 298, method="wilson"), and so on.
-    assert_eq!(percent(&places, |p| p.interval[0]), [95.1, 95.1, 95.1, 93.9, 89.7, 75.8]);
-    assert_eq!(percent(&places, |p| p.interval[1]), [98.2, 98.2, 98.2, 98.2, 98.7, 100.0]);
+    assert_eq!(
+        percent(&places, |p| p.of_touched.interval().unwrap()[0]),
+        [95.1, 95.1, 95.1, 93.9, 89.7, 75.8]
+    );
+    assert_eq!(
+        percent(&places, |p| p.of_touched.interval().unwrap()[1]),
+        [98.2, 98.2, 98.2, 98.2, 98.7, 100.0]
+    );
 }
 
 #[test]
 fn step_counts_alone_make_a_cliff() {
     let places = by_place(&rows(|_, n| n));
     assert_eq!(percent(&places, |p| p.miscounted), [100.0, 100.0, 100.0, 59.6, 16.2, 2.4]);
-    assert!(places.iter().all(|place| place.right == place.touched && place.rate == 1.0));
+    assert!(places.iter().all(|place| place.of_touched.rate() == Some(1.0)));
 }
 
 #[test]
@@ -49,5 +62,6 @@ fn rows_without_latents_have_no_places() {
     assert_eq!(by_place(&[]), []);
     assert_eq!(by_place(&[Row { latents: 0, right: true }]), []);
     let gaps = by_place(&[Row { latents: 0, right: true }, Row { latents: 2, right: false }]);
-    assert_eq!(gaps.iter().map(|p| (p.touched, p.right)).collect::<Vec<_>>(), [(1, 0), (1, 0)]);
+    let none = Rate { hits: 0, n: 1 };
+    assert_eq!(gaps.iter().map(|p| p.of_touched).collect::<Vec<_>>(), [none; 2]);
 }

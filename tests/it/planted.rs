@@ -12,7 +12,7 @@ use std::{
 
 use assert_cmd::assert::OutputAssertExt;
 use coconut::{
-    audit::{Cell, Intervention, ModelRecord, Record, With},
+    audit::{Cell, Intervention, ModelRecord, Record, With, pieces::TokenClass},
     latent::Places,
     report,
 };
@@ -235,7 +235,14 @@ fn an_answer_read_from_the_question_alone() {
         let sum = of.question + of.markers + of.latents + of.itself;
         assert!((sum - 1.0).abs() < 1e-6 && of.n == 80, "{of:?}");
         match of.position {
-            0..=2 => assert!(of.question > 0.99, "{of:?}"),
+            0..=2 => {
+                // All of it to a digit, of three digits and a newline.
+                assert!(of.question > 0.99, "{of:?}");
+                let classes: Vec<_> = of.classes.iter().map(|of| of.class).collect();
+                assert_eq!(classes, [TokenClass::Number, TokenClass::Symbol]);
+                assert!((of.classes[0].share - of.question).abs() < 0.01, "{of:?}");
+                assert!((of.classes[0].even - 0.75 * of.question).abs() < 1e-9, "{of:?}");
+            }
             4 => assert!(of.markers > 0.99, "{of:?}"),
             _ => {}
         }

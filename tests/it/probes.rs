@@ -1,11 +1,14 @@
 //! Probes against scikit-learn (python/fixtures/make_audit_stats.py). Features are multiples of 1/64, so that both
 //! sides have the very same numbers.
 
-use coconut::stats::{
-    Paired, Rate,
-    probe::{
-        CrossValidation, Features, Folds, Labels, LinearProbe, Probe, Selectivity, permutation_p,
-        r2,
+use coconut::{
+    audit::tuned::mapped,
+    stats::{
+        Paired, Rate,
+        probe::{
+            CrossValidation, Features, Folds, Labels, LinearProbe, Probe, Selectivity,
+            permutation_p, r2,
+        },
     },
 };
 use serde_json::Value;
@@ -259,4 +262,20 @@ fn what_cannot_be_probed_is_said() {
     let probe = LinearProbe::classes(&x, &labels, ridge).unwrap();
     said(probe.predictions(&same).unwrap_err(), "A probe of vectors of 1 numbers cannot read");
     assert_eq!(r2(&[1.0, 1.0], &[1.0, 1.0]), None);
+}
+
+/// The tuned lens' maps, against scikit-learn's (python/fixtures/make_tuned_lens.py): a question's states are mapped by
+/// what was fitted on other questions only.
+#[test]
+fn states_are_mapped_as_scikit_learn_maps_them() {
+    let case: Value = serde_json::from_str(include_str!("../fixtures/tuned_lens.json")).unwrap();
+    let single = |key: &str| numbers(&case[key]).into_iter().map(|x| x as f32).collect::<Vec<_>>();
+    let (states, last) = (single("states"), single("last"));
+    let folds = Folds::given(counts(&case["folds"])).unwrap();
+    let d = case["width"].as_u64().unwrap() as usize;
+    let found = mapped(&counts(&case["questions"]), &states, &last, d, &folds).unwrap();
+    let ours: Vec<f64> = found.states.iter().map(|&x| f64::from(x)).collect();
+    assert_near(&ours, &numbers(&case["mapped"]), "mapped");
+    let explained = case["explained"].as_f64().unwrap();
+    assert_near(&[found.explained.unwrap()], &[explained], "explained");
 }

@@ -19,7 +19,7 @@ use coconut::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::cli::coconut;
+use crate::cli::{Place, coconut, refused};
 
 /// The task that a recipe of these keys trains.
 fn task(name: &str, overrides: &[String]) -> Task {
@@ -217,4 +217,32 @@ fn generating_shows_what_trivial_rules_get_right() {
     let stats: Value = serde_json::from_slice(&stats.get_output().stdout).unwrap();
     let best = &stats["shortcuts"]["rules"][0];
     assert_eq!(best["above_chance"], true, "{stats}");
+}
+
+#[test]
+fn a_shortcut_beyond_what_is_allowed_is_refused() {
+    let place = Place::new();
+    let output = place.path("graph.json");
+    let generate = |task: &str, points: &str| {
+        let mut command = coconut(["data", "generate", task, "-n", "300", "-o"]);
+        command.arg(&output).arg(format!("--max-shortcut={points}"));
+        command
+    };
+    // The nearer candidate is the target in most graphs.
+    let rule = "the candidate nearer to the root, edges taken both ways";
+    refused(
+        generate("graph", "5"),
+        &["graph.json is not written", "--max-shortcut 5", "chance (50.0 %)", rule],
+    );
+    assert!(!output.exists());
+    // What was there before stays.
+    std::fs::write(&output, "mine").unwrap();
+    refused(generate("graph", "20"), &[rule]);
+    assert_eq!(std::fs::read_to_string(&output).unwrap(), "mine");
+    generate("graph", "100").assert().success();
+    assert_eq!(read::load(&output, None).unwrap().len(), 300);
+    generate("pointer", "5").assert().success();
+    let wrong = generate("graph", "-1").assert().code(2);
+    let told = String::from_utf8(wrong.get_output().stderr.clone()).unwrap();
+    assert!(told.contains("0 to 100"), "{told}");
 }

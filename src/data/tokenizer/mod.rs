@@ -13,6 +13,7 @@ pub mod build;
 pub mod chat;
 mod files;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -93,6 +94,12 @@ impl Tokenizer {
         let unknown = unknown.filter(|&piece| Some(piece.trim()) != spelled.as_deref());
         let unknown = unknown.map(str::to_owned).collect();
         Ok(Tokens { ids, unknown })
+    }
+
+    /// Where each token of a text stands in it, in bytes, in the order of [`encode`](Self::encode)'s.
+    pub fn offsets(&self, text: &str, special: bool) -> Result<Vec<Range<usize>>> {
+        let encoding = self.inner.encode(text, special).map_err(|error| self.failed(error))?;
+        Ok(encoding.get_offsets().iter().map(|&(start, end)| start..end).collect())
     }
 
     /// Text of token ids, without special tokens.

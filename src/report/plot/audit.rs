@@ -30,6 +30,19 @@ struct Shade {
     framed: bool,
 }
 
+impl Shade {
+    /// A share of −1 to 1 in points, blue above 0 and orange below.
+    fn of_points(share: f64, framed: bool) -> Self {
+        let color = match share > 0.0 {
+            true => COLORS[0].mix(0.5 * share.min(1.0)),
+            false => COLORS[1].mix(0.06 + 0.84 * (-share).min(1.0)),
+        };
+        let text = format!("{:.0}", 100.0 * share).replace('-', "−");
+        let text = if text == "−0" { "0".into() } else { text };
+        Self { text, color, framed }
+    }
+}
+
 fn map(Map { lines, columns, cell, below }: Map<'_>) -> Option<String> {
     let columns = &columns[..columns.len().min(MOST)];
     (!lines.is_empty() && !columns.is_empty()).then_some(())?;
@@ -71,16 +84,7 @@ fn map(Map { lines, columns, cell, below }: Map<'_>) -> Option<String> {
 pub fn places(model: &ModelRecord) -> Option<String> {
     let lines = by_place(model);
     let columns = columns(&lines);
-    let shade = |cell: &Cell| {
-        let change = cell.difference;
-        let color = match change > 0.0 {
-            true => COLORS[0].mix(0.5 * change.min(1.0)),
-            false => COLORS[1].mix(0.06 + 0.84 * (-change).min(1.0)),
-        };
-        let text = format!("{:.0}", 100.0 * change).replace('-', "−");
-        let text = if text == "−0" { "0".into() } else { text };
-        Shade { text, color, framed: cell.p_holm < LEVEL }
-    };
+    let shade = |cell: &Cell| Shade::of_points(cell.difference, cell.p_holm < LEVEL);
     let cell = |line: usize, column: usize| {
         let (_, cells) = &lines[line];
         cells.iter().find(|(places, _)| *places == columns[column]).map(|(_, cell)| shade(cell))
@@ -103,6 +107,25 @@ pub fn probes(readings: &Readings) -> Option<String> {
     by_step(best.iter().map(|probe| (probe.position, probe.step)), &found)
 }
 
+/// How much better a latent's own step is read than any other (down: layers, the last one above) at each position
+/// (across). `None` if no two steps could be read.
+pub fn selectivity(readings: &Readings) -> Option<String> {
+    let found = &readings.selectivity;
+    let layers = numbers(found.iter().map(|of| of.layer));
+    let positions = numbers(found.iter().map(|of| of.position));
+    let cell = |line: usize, column: usize| {
+        let (layer, position) = (layers[layers.len() - 1 - line], positions[column]);
+        let of = found.iter().find(|of| (of.layer, of.position) == (layer, position))?;
+        Some(Shade::of_points(of.value, false))
+    };
+    map(Map {
+        lines: layers.iter().rev().map(|layer| format!("layer {layer}")).collect(),
+        columns: positions.iter().map(ToString::to_string).collect(),
+        cell: &cell,
+        below: "position, from the first latent on",
+    })
+}
+
 /// What the head reads of each step (down) at each position (across).
 pub fn lens(readings: &Readings) -> Option<String> {
     let last = readings.last_lens();
@@ -113,16 +136,18 @@ pub fn lens(readings: &Readings) -> Option<String> {
     by_step(last.iter().map(|lens| (lens.position, lens.step)), &found)
 }
 
+/// Each number once, in order.
+fn numbers(of: impl Iterator<Item = usize>) -> Vec<usize> {
+    of.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+}
+
 /// Rates of steps and positions, framed where asked.
 fn by_step(
     places: impl Iterator<Item = (usize, usize)>,
     found: &dyn Fn(usize, usize) -> Option<(f64, bool)>,
 ) -> Option<String> {
-    let (mut positions, mut steps): (Vec<usize>, Vec<usize>) = places.unzip();
-    for numbers in [&mut positions, &mut steps] {
-        numbers.sort_unstable();
-        numbers.dedup();
-    }
+    let (positions, steps): (Vec<usize>, Vec<usize>) = places.unzip();
+    let (positions, steps) = (numbers(positions.into_iter()), numbers(steps.into_iter()));
     let cell = |line: usize, column: usize| {
         let (rate, framed) = found(positions[column], steps[line])?;
         let text = format!("{:.0}", 100.0 * rate);
