@@ -102,7 +102,7 @@ pub(super) fn attention(subject: &Subject<'_>, plain: &Plain) -> Result<Vec<Atte
 
 /// For each row, the queries, keys and values of its tokens in order, `qkv` numbers each.
 fn columns(batch: &Batch, trace: &Trace, layer: usize) -> Result<Vec<Vec<Vec<f32>>>> {
-    let first = batch.passes[0].tokens();
+    let first = batch.passes[0].cached_tokens();
     let unpadded = batch.unpadded_columns();
     let mut by_column: Vec<Vec<Vec<f32>>> = vec![vec![Vec::new(); batch.columns]; batch.rows];
     let mut start = 0;

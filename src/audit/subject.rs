@@ -10,7 +10,9 @@ use crate::{
     data::{Curriculum, Encoded, Sequence, Stage},
     device,
     eval::{Continuation, Evaluator, GenerationLoop, evaluate::answer_len, log_probs},
-    latent::{self, Batch, Edit, LatentModel, Places, ReadSet, Replacement, Trace, batch::Row},
+    latent::{
+        self, Batch, Edit, LatentModel, PassPlan, Places, ReadSet, Replacement, Trace, batch::Row,
+    },
     rng,
 };
 
@@ -292,7 +294,8 @@ impl Subject<'_> {
     }
 
     fn lay_out(&self, asked: &[Asked], questions: &[usize]) -> Result<Batch> {
-        let plan = self.evaluator.plan(self.model, self.stage);
+        // Noise on the question is each row's own.
+        let plan = PassPlan { shares_prefix: false, ..self.evaluator.plan(self.model, self.stage) };
         let rows: Vec<Row> = questions.iter().map(|&q| Row::unlabelled(&asked[q].ids)).collect();
         Batch::new(&rows, &plan).map_err(Error::Internal)
     }

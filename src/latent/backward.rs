@@ -209,7 +209,7 @@ impl Upstream {
         let first = states.count() - grad_states.len();
         let of_state = |(k, grad): (usize, Option<Tensor<3>>)| own.cut(grad?, states.tokens(k));
         let last = states.tokens(states.count() - 1);
-        let tokens = batch.passes[number].tokens();
+        let tokens = batch.passes[number].cached_tokens();
         OutputGrads {
             states: (first..).zip(grad_states).map(of_state).collect(),
             unnormed: self.grad_unnormed[number].take().and_then(|grad| own.cut(grad, last)),

@@ -30,7 +30,7 @@ use coconut_kernels::TokenMask;
 
 use super::{
     grid::Grid,
-    plan::{Blocks, latents},
+    plan::{Blocks, SHORTEST_SHARED, latents},
     reads::ReadPositions,
     runs::{Run, runs},
 };
@@ -85,6 +85,11 @@ impl Pass {
     /// Which tokens its input embeddings hold.
     pub fn tokens(&self) -> &TokenLayout {
         &self.layout.tokens
+    }
+
+    /// Which tokens its keys and values are of.
+    pub fn cached_tokens(&self) -> &TokenLayout {
+        self.layout.cached_tokens()
     }
 
     /// Whether its thoughts are made of an earlier pass's hidden states.
@@ -174,22 +179,54 @@ impl Batch {
         if plan.reads_last_latent {
             batch.last_latents = Some(batch.last_latents(rows, &runs, plan)?);
         }
-        batch.passes = (0..runs.len()).map(|number| batch.pass(number, &runs, plan)).collect();
+        let shared = if plan.shares_prefix { batch.shared_prefix(rows, &runs) } else { 0 };
+        let pass = |number| batch.pass(number, &runs, plan, shared);
+        batch.passes = (0..runs.len()).map(pass).collect();
         Ok(batch)
     }
 
-    fn pass(&self, number: usize, runs: &[Run], plan: &PassPlan) -> Pass {
+    /// How many tokens of the first pass all rows begin with, none of which is read; 0 if they are not worth sharing.
+    fn shared_prefix(&self, rows: &[Row], runs: &[Run]) -> usize {
+        let [first, others @ ..] = rows else { return 0 };
+        let columns = &runs[0].columns;
+        let own = |row: usize| {
+            self.columns_of(row).iter().take_while(|column| columns.contains(column)).count()
+        };
+        // Each row keeps a token of its own.
+        let longest = (0..rows.len()).map(|row| own(row).saturating_sub(1)).min().unwrap_or(0);
+        let alike =
+            |other: &Row| first.ids.iter().zip(other.ids).take_while(|(a, b)| a == b).count();
+        let alike = others.iter().map(alike).min().unwrap_or(0);
+        let before_reads = self.predictions(0, runs).into_iter().map(|(row, column)| {
+            self.columns_of(row).partition_point(|&at| at < columns.start + column)
+        });
+        let shared = before_reads.chain([longest, alike]).min().unwrap_or(0);
+        if shared < SHORTEST_SHARED { 0 } else { shared }
+    }
+
+    fn pass(&self, number: usize, runs: &[Run], plan: &PassPlan, shared: usize) -> Pass {
         let (grid, run) = (&self.grid, &runs[number]);
         let Run { columns, branch, fed, keep, depths } = run.clone();
         // The first pass is long, and its rows differ in length: it leaves padding out.
         let first = runs[0].columns.clone();
-        let unpads = !plan.replication && grid.has_padding(&first);
+        let unpads = !plan.replication && (grid.has_padding(&first) || shared > 0);
         let unpadded = unpads && number == 0;
-        let tokens = match unpadded {
-            true => TokenLayout::unpadded(self.rows, columns.len(), &grid.tokens(&columns)),
-            false => TokenLayout::padded(self.rows, columns.len()),
+        let (tokens, prefix) = match (unpadded, shared) {
+            (false, _) => (TokenLayout::padded(self.rows, columns.len()), None),
+            (true, 0) => {
+                (TokenLayout::unpadded(self.rows, columns.len(), &grid.tokens(&columns)), None)
+            }
+            (true, shared) => {
+                let all = grid.tokens(&columns);
+                let (held, prefix) = TokenLayout::sharing(self.rows, columns.len(), &all, shared);
+                (held, Some(prefix))
+            }
         };
-        let position_ids = grid.ints(&grid.position_ids, &columns, unpadded);
+        let ints = |of: &[i32], columns: &Range<usize>| match unpadded && !columns.is_empty() {
+            true => grid.ints_of(of, columns.start, &tokens.held()),
+            false => grid.ints(of, columns),
+        };
+        let position_ids = ints(&grid.position_ids, &columns);
         let seen = match branch {
             Branch::Shared | Branch::Student => [0..columns.start, columns.clone()],
             Branch::Teacher => [first.clone(), columns.clone()],
@@ -200,16 +237,17 @@ impl Batch {
             Branch::Teacher => attention_mask.hiding(self.unshared.clone()),
             Branch::Shared | Branch::Student => attention_mask,
         };
-        let layout = PassLayout::new(tokens, position_ids, attention_mask);
-        let predicting = match plan.replication {
-            true => layout.clone(),
-            false => layout.clone().reading(&self.predictions(number, runs)),
-        };
         let fed_columns =
             fed.as_ref().map_or(columns.len()..columns.len(), |fed| fed.columns.clone());
         let before = columns.start..columns.start + fed_columns.start;
         let after = columns.start + fed_columns.end..columns.end;
-        let text = [before, after].map(|columns| grid.ints(&grid.ids, &columns, unpadded));
+        let text = [before, after].map(|columns| ints(&grid.ids, &columns));
+        let layout = PassLayout::new(tokens, position_ids, attention_mask);
+        let layout = PassLayout { shared: prefix, ..layout };
+        let predicting = match plan.replication {
+            true => layout.clone(),
+            false => layout.clone().reading(&self.predictions(number, runs)),
+        };
         let depths = depths
             .iter()
             .enumerate()
@@ -244,7 +282,7 @@ impl Batch {
         tokens.dedup();
         if tokens.is_empty() {
             // Keys and values are all that is wanted; one token keeps the last block's tensors from being empty.
-            tokens.extend(self.grid.tokens(columns).first());
+            tokens.extend(self.grid.tokens(columns).last());
         }
         tokens
     }

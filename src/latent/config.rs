@@ -164,6 +164,7 @@ impl LatentConfig {
             },
             replication: self.replicates(),
             reads_last_latent: false,
+            shares_prefix: !self.replicates(),
         }
     }
 

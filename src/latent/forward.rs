@@ -123,7 +123,7 @@ pub(super) fn run(
         let positions = options.reads.positions;
         let (states, new) = run_pass(model, pass, embeddings.clone(), past, positions, seed);
         if pass.keep {
-            let new = tracked[number].gate_columns(new, pass.tokens());
+            let new = tracked[number].gate_columns(new, pass.cached_tokens());
             trace.push_columns(pass.branch, &new);
         }
         trace.thoughts.push(thoughts);

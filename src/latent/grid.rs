@@ -124,17 +124,17 @@ impl Grid {
         targets
     }
 
-    /// Integers of some columns: `[rows, columns]`, or `[1, tokens]` if `unpadded`.
-    pub fn ints(&self, of: &[i32], columns: &Range<usize>, unpadded: bool) -> TokenInts {
-        let rows = self.attention_mask.len() / self.columns.max(1);
-        let all =
-            of.chunks(self.columns.max(1)).zip(self.attention_mask.chunks(self.columns.max(1)));
-        let values: Vec<i32> = all
-            .flat_map(|(row, seen)| row[columns.clone()].iter().zip(&seen[columns.clone()]))
-            .filter_map(|(&value, &seen)| (seen || !unpadded).then_some(value))
-            .collect();
-        let shape = if unpadded { [1, values.len()] } else { [rows, columns.len()] };
-        TokenInts::new(values, shape)
+    /// Integers of some columns: `[rows, columns]`.
+    pub fn ints(&self, of: &[i32], columns: &Range<usize>) -> TokenInts {
+        let rows = of.chunks(self.columns.max(1));
+        let shape = [rows.len(), columns.len()];
+        TokenInts::new(rows.flat_map(|row| &row[columns.clone()]).copied().collect(), shape)
+    }
+
+    /// Integers of some tokens `(row, column)`, columns counted from `start`: `[1, tokens]`.
+    pub fn ints_of(&self, of: &[i32], start: usize, tokens: &[(usize, usize)]) -> TokenInts {
+        let at = |&(row, column): &(usize, usize)| of[row * self.columns + start + column];
+        TokenInts::new(tokens.iter().map(at).collect(), [1, tokens.len()])
     }
 
     /// The tokens `(row, column)` of some columns, row after row, counted from the first of these.

@@ -20,7 +20,13 @@ pub struct PassPlan {
     pub replication: bool,
     /// Whether the hidden states of each row's last latent are read, which feed no thought.
     pub reads_last_latent: bool,
+    /// Whether what all rows begin with, such as a system prompt, is computed once. What is done to rows by themselves
+    /// (dropout, constants in some rows, noise on the question) needs each row's own.
+    pub shares_prefix: bool,
 }
+
+/// Fewer tokens that all rows begin with are not worth the copies that sharing takes.
+pub(super) const SHORTEST_SHARED: usize = 8;
 
 /// Thinking in parallel (docs/method.md 4.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

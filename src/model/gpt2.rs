@@ -124,7 +124,7 @@ impl Block {
         let ModelConfig { norm_eps: eps, dropout: p, precision, activation, .. } = *context.config;
 
         let qkv = self.attn.c_attn.forward(self.ln_1.forward(x.clone(), eps), precision); // [batch, new, qkv]
-        let [x, attn_out] = context.attention(x, qkv.clone());
+        let ([x, attn_out], qkv) = context.attention(x, qkv);
         let x = x + dropout(self.attn.c_proj.forward(attn_out, precision), p.residual);
 
         let hidden = self.mlp.c_fc.forward(self.ln_2.forward(x.clone(), eps), precision); // [batch, new, d_ff]

@@ -12,8 +12,10 @@ pub struct TokenLayout {
     rows: usize,
     columns: usize,
     /// For each row and column, its index among the tokens held, or [`NONE`]; `None` if all are held,
-    /// padding too.
+    /// padding too. Rows may share a token.
     indices: Option<Arc<[u32]>>,
+    /// How many tokens are held.
+    held: usize,
 }
 
 /// The index of a token that is not held.
@@ -22,7 +24,7 @@ const NONE: u32 = u32::MAX;
 impl TokenLayout {
     /// Every row and column, padding too: the tensor is `[rows, columns, d_model]`.
     pub fn padded(rows: usize, columns: usize) -> Self {
-        Self { rows, columns, indices: None }
+        Self { rows, columns, indices: None, held: rows * columns }
     }
 
     /// Some tokens, in the order of `tokens`: the tensor is `[1, tokens, d_model]`.
@@ -31,7 +33,35 @@ impl TokenLayout {
         for (index, (row, column)) in tokens.iter().enumerate() {
             indices[row * columns + column] = index as u32;
         }
-        Self { rows, columns, indices: Some(indices.into()) }
+        Self { rows, columns, indices: Some(indices.into()), held: tokens.len() }
+    }
+
+    /// The same where each row's first `shared` tokens of `tokens` are the first row's, which alone are held.
+    pub fn sharing(
+        rows: usize,
+        columns: usize,
+        tokens: &[(usize, usize)],
+        shared: usize,
+    ) -> (Self, SharedPrefix) {
+        let (mut indices, mut spread, mut held) =
+            (vec![NONE; rows * columns], Vec::new(), Vec::new());
+        let mut row_at = (usize::MAX, 0); // the row at hand, and its number of tokens so far
+        for (place, &(row, column)) in tokens.iter().enumerate() {
+            row_at = if row_at.0 == row { (row, row_at.1 + 1) } else { (row, 1) };
+            let index = match row_at.1 - 1 {
+                // The first row's tokens are the first ones held.
+                number if row > 0 && number < shared => number,
+                _ => {
+                    held.push(place as i32);
+                    held.len() - 1
+                }
+            };
+            indices[row * columns + column] = index as u32;
+            spread.push(index as i32);
+        }
+        let all = Self::unpadded(rows, columns, tokens);
+        let layout = Self { rows, columns, indices: Some(indices.into()), held: held.len() };
+        (layout, SharedPrefix { all, spread: spread.into(), held: held.into() })
     }
 
     /// Number of rows.
@@ -51,10 +81,7 @@ impl TokenLayout {
 
     /// How many tokens are held.
     pub fn len(&self) -> usize {
-        match &self.indices {
-            None => self.rows * self.columns,
-            Some(indices) => indices.iter().filter(|&&index| index != NONE).count(),
-        }
+        self.held
     }
 
     /// Whether none is held.
@@ -62,15 +89,15 @@ impl TokenLayout {
         self.len() == 0
     }
 
-    /// The tokens `(row, column)` held, in the tensor's order.
+    /// The tokens `(row, column)` held, in the tensor's order; of those that rows share the first row's.
     pub fn held(&self) -> Vec<(usize, usize)> {
         let all = (0..self.rows).flat_map(|row| (0..self.columns).map(move |column| (row, column)));
         let Some(indices) = &self.indices else { return all.collect() };
-        let mut held = vec![(0, 0); self.len()];
+        let mut held = vec![None; self.len()];
         for (token, &index) in all.zip(indices.iter()).filter(|(_, index)| **index != NONE) {
-            held[index as usize] = token;
+            held[index as usize].get_or_insert(token);
         }
-        held
+        held.into_iter().flatten().collect()
     }
 
     /// The indices of tokens among those held: `[tokens]`.
@@ -169,6 +196,32 @@ impl TokenInts {
     }
 }
 
+/// How rows of a pass that begin with the same tokens, which its tensors hold once, lie for attention, which each row
+/// asks for itself.
+#[derive(Clone, Debug)]
+pub struct SharedPrefix {
+    /// Every row's own tokens: how the pass's keys and values lie.
+    all: TokenLayout,
+    /// For each of these, its index among the tokens held.
+    spread: Arc<[i32]>,
+    /// For each token held, its place among all.
+    held: Arc<[i32]>,
+}
+
+impl SharedPrefix {
+    /// `[1, tokens held, width]` → `[1, tokens of all rows, width]`.
+    pub fn spread(&self, x: Tensor<3>) -> Tensor<3> {
+        let indices = Tensor::from_data(&*self.spread, &x.device());
+        x.select(1, indices)
+    }
+
+    /// `[1, tokens of all rows, width]` → `[1, tokens held, width]`.
+    pub fn gather(&self, x: Tensor<3>) -> Tensor<3> {
+        let indices = Tensor::from_data(&*self.held, &x.device());
+        x.select(1, indices)
+    }
+}
+
 /// What a pass computes, and how it lies in tensors. Cloning is cheap but for the position ids.
 #[derive(Clone, Debug)]
 pub struct PassLayout {
@@ -181,6 +234,8 @@ pub struct PassLayout {
     /// The tokens whose last hidden state is read, if they are few: of the others the last block computes
     /// keys and values only.
     pub reads: Option<LastReads>,
+    /// What all rows begin with and the tensors hold once, if they do.
+    pub shared: Option<SharedPrefix>,
 }
 
 /// The tokens of a pass whose last hidden state is computed.
@@ -197,7 +252,12 @@ pub struct LastReads {
 impl PassLayout {
     /// The layout of new columns whose every last hidden state is read.
     pub fn new(tokens: TokenLayout, position_ids: TokenInts, attention_mask: TokenMask) -> Self {
-        Self { tokens, position_ids, attention_mask, reads: None }
+        Self { tokens, position_ids, attention_mask, reads: None, shared: None }
+    }
+
+    /// How the pass's keys and values lie.
+    pub fn cached_tokens(&self) -> &TokenLayout {
+        self.shared.as_ref().map_or(&self.tokens, |shared| &shared.all)
     }
 
     /// The layout of whole rows of new columns after `visible.columns() - columns` cached ones, with

@@ -152,7 +152,7 @@ impl Block {
             None => x,
         };
         let qkv = self.self_attn.qkv(normed(&self.input_layernorm, x.clone()), context);
-        let [x, attn_out] = context.attention(x, qkv.clone());
+        let ([x, attn_out], qkv) = context.attention(x, qkv);
         let attn_out = self.self_attn.o_proj.forward(attn_out, precision);
 
         let middle = &self.post_attention_layernorm;

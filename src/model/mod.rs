@@ -22,7 +22,7 @@ pub mod weights;
 pub use cache::{Cache, NewColumns};
 pub use config::ModelConfig;
 pub use hidden::HiddenStates;
-pub use layout::{LastReads, PassLayout, TokenInts, TokenLayout};
+pub use layout::{LastReads, PassLayout, SharedPrefix, TokenInts, TokenLayout};
 pub use lora::Lora;
 pub use positions::Positions;
 pub use transformer::Transformer;

@@ -8,6 +8,7 @@ use coconut_kernels::Table;
 
 use super::{
     Cache, HiddenStates, Lora, ModelConfig, NewColumns, PassLayout,
+    config::Dropout,
     context::BlockContext,
     gpt2::Gpt2,
     layers::{Embedding, LinearMut},
@@ -138,7 +139,8 @@ impl Transformer {
         let reads = layout.reads.as_ref().filter(|_| layer + 1 == config.n_layer);
         let attention_mask = reads.map_or(&layout.attention_mask, |reads| &reads.attention_mask);
         let rotation = positions.rotation(config.rotary_of(layer));
-        let context = BlockContext { config, past, rotation, attention_mask, reads };
+        let shared = layout.shared.as_ref();
+        let context = BlockContext { config, past, rotation, attention_mask, reads, shared };
         match &self.body {
             Body::Gpt2(body) => body.transformer.h[layer].forward(x, &context),
             Body::Llama(body) => body.model.layers[layer].forward(x, &context),
@@ -157,6 +159,13 @@ impl Transformer {
             Body::Gpt2(body) => body.transformer.ln_f.forward(x, self.config.norm_eps),
             Body::Llama(body) => body.model.norm.forward(x, self.config.norm_eps),
         }
+    }
+
+    /// Whether anything is dropped out in training.
+    pub fn drops_out(&self) -> bool {
+        let Dropout { embedding, attention, residual } = self.config.dropout;
+        let adapters = self.lora.as_ref().map_or(0.0, |lora| lora.dropout);
+        [embedding, attention, residual, adapters].iter().any(|&p| p > 0.0)
     }
 
     /// The output head, `[vocab, d_model]`.

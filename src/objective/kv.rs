@@ -54,7 +54,7 @@ pub fn kv_distance(
         let [_, students] = rows.layer(layer) else { return None };
         let [shared, own] = teachers.layer(layer) else { return None };
         let [shared, own] = [shared, own].map(constant);
-        let teacher = TeacherLayer { heads, batch, shared: first.tokens().pad(shared), own };
+        let teacher = TeacherLayer { heads, batch, shared: first.cached_tokens().pad(shared), own };
         let kept = teacher.kept(settings.importance);
         let pairs = pairs(batch, heads, prefix, &kept);
         if pairs.is_empty() {

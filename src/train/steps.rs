@@ -81,6 +81,7 @@ pub struct EpochSteps<'a> {
     batches: BatchSettings,
     group: Group,
     order: Vec<usize>,
+    shares_prefix: bool,
 }
 
 impl<'a> EpochSteps<'a> {
@@ -107,7 +108,13 @@ impl<'a> EpochSteps<'a> {
             batches: run.batches,
             group,
             order,
+            shares_prefix: false,
         }
+    }
+
+    /// The same whose batches compute once what all their rows begin with ([`PassPlan::shares_prefix`]), or not.
+    pub fn sharing_prefixes(self, shares_prefix: bool) -> Self {
+        Self { shares_prefix, ..self }
     }
 
     /// Hands the steps after the first `skip` to `work`, made by another thread a few ahead. A sequence
@@ -200,6 +207,7 @@ impl<'a> EpochSteps<'a> {
         };
         let replaced = drawn.unwrap_or(0).max(self.curriculum.n_replaced(stage));
         let plan = self.latent.plan(self.markers.latent, replaced);
+        let plan = PassPlan { shares_prefix: plan.shares_prefix && self.shares_prefix, ..plan };
         let rows: Vec<&[Sequence]> = batch.iter().map(|of| of.rows.as_slice()).collect();
         let batch = lay_out(&rows, self.objective, self.curriculum, &plan).map_err(|problem| {
             Error::Internal(format!(

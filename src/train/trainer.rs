@@ -154,7 +154,11 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         let (epoch, group) = (self.state.epoch, Group::alone());
         let objective = &self.run.objective;
-        let of_epoch = EpochSteps::new(self.data, self.run, stages, epoch, group);
+        // Dropout and constants are each row's own.
+        let shares =
+            self.run.optimizer.tracked.is_none() && !self.learner.model.transformer.drops_out();
+        let of_epoch =
+            EpochSteps::new(self.data, self.run, stages, epoch, group).sharing_prefixes(shares);
         of_epoch.ahead(self.state.step_in_epoch, |batches| {
             for batches in batches {
                 let batches = batches?;

@@ -40,6 +40,7 @@ mod report_files;
 mod report_results;
 mod runs;
 mod scorers;
+mod shared_prefix;
 mod shifts;
 mod stats;
 mod sweep;
