@@ -318,7 +318,7 @@ impl Evaluator<'_> {
     ) -> Result<Sample> {
         let example = &self.data.examples[index];
         let encoded = &self.data.encoded[index];
-        let mark = encoded.answer_mark();
+        let mark = encoded.answer_mark(self.tokenizer);
         let ids = without_eos(generation);
         let (answer, spoken, text) = match encoded {
             Encoded::Text(text) => (

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use coconut_jinja::{Error as TemplateError, Template, Value};
 use serde::{Deserialize, Serialize};
 
-use super::{NAMED_TOKENS, Tokenizer};
+use super::{ANSWER_PREFIX, NAMED_TOKENS, Tokenizer};
 use crate::{Error, Result};
 
 pub use coconut_jinja::Date;
 
 /// How questions are put; a recipe's `system_prompt`, `chat_template` and `template_date`, kept with a
-/// checkpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// checkpoint. The rest is other than by default in imported checkpoints alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PromptStyle {
     /// The text that stands before every question.
@@ -21,6 +21,32 @@ pub struct PromptStyle {
     pub chat_template: bool,
     /// The day that the template sees as today's.
     pub template_date: Date,
+    /// The text between a question and what follows it, unless a template lays it out.
+    #[serde(skip_serializing_if = "is_newline")]
+    pub question_end: String,
+    /// The text that stands before an answer.
+    #[serde(skip_serializing_if = "is_answer_prefix")]
+    pub answer_mark: String,
+}
+
+impl Default for PromptStyle {
+    fn default() -> Self {
+        Self {
+            system_prompt: None,
+            chat_template: false,
+            template_date: Date::default(),
+            question_end: "\n".to_owned(),
+            answer_mark: ANSWER_PREFIX.to_owned(),
+        }
+    }
+}
+
+fn is_newline(text: &str) -> bool {
+    text == "\n"
+}
+
+fn is_answer_prefix(text: &str) -> bool {
+    text == ANSWER_PREFIX
 }
 
 /// A chat template that was read.
@@ -101,7 +127,8 @@ impl Tokenizer {
         let system = self.style.system_prompt.as_deref();
         let Some(chat) = &self.chat else {
             let before = system.map_or(String::new(), |system| format!("{}\n", system.trim_end()));
-            return Ok((format!("{before}{question}\n"), true));
+            let end = &self.style.question_end;
+            return Ok((format!("{before}{question}{end}"), true));
         };
         let turns = system.map(|system| ("system", system)).into_iter();
         let turns: Vec<_> = turns.chain([("user", question)]).collect();

@@ -27,7 +27,7 @@ pub const START_LATENT: &str = "<|start-latent|>";
 pub const END_LATENT: &str = "<|end-latent|>";
 /// The token that holds the place of one continuous thought.
 pub const LATENT: &str = "<|latent|>";
-/// The text that stands before every answer.
+/// The text that stands before every answer, unless [`chat::PromptStyle`] has another.
 pub const ANSWER_PREFIX: &str = "###";
 
 /// The special tokens that configurations name by role, and that templates know by these names.
@@ -123,6 +123,17 @@ impl Tokenizer {
     /// `generation_config.json` lists beside it.
     pub fn stops(&self) -> &[u32] {
         &self.stops
+    }
+
+    /// The text that stands before an answer.
+    pub fn answer_mark(&self) -> &str {
+        &self.style.answer_mark
+    }
+
+    /// The same tokenizer, at whose eos alone a generation ends.
+    pub fn stopping_at_eos(mut self) -> Self {
+        self.stops.truncate(1);
+        self
     }
 
     /// The markers that the files did not have: their embeddings are still to be started.
