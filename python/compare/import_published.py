@@ -4,14 +4,15 @@
         safetensors numpy tqdm
     cargo build --release
     venv/bin/python python/compare/import_published.py [--coconut CHECKOUT] [--lotus CHECKOUT] [--codi CHECKOUT]
-                                                       [--simcot CHECKOUT] [--json FILE]
+                                                       [--simcot CHECKOUT] [--json FILE] [--fixtures FOLDER]
 
 Each CHECKOUT is a copy of a published repository, whose modules are imported as they are; what a CPU does not have is
 replaced from outside. A tiny GPT-2 or Llama is trained for some hundred steps by their classes on their rows, saved as
 their programs save it, and asked by their loop of generation (LOTUS and CODI: by their whole evaluation program). The
 file goes through `coconut import`, the questions through `coconut generate`. What is compared: token ids of every
 answer up to its end, and of every prompt; `eos_first` counts the answers of Coconut and LOTUS that begin with the end of
-sequence, which their loops speak and go on from.
+sequence, which their loops speak and go on from. With `--fixtures` the models are smaller, and files and answers are
+kept: so tests/fixtures/import was made.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,11 +36,21 @@ from published_objectives import imports_from, one_process, quiet, replaced
 
 BINARY = Path(__file__).parents[2] / "target/release/coconut"
 QUESTIONS, STEPS = 64, 300
+SHAPE = {"width": 32, "layers": 2, "spread": 0.1}
+KEPT = None  # a folder for fixtures
+FIXTURES = {
+    "coconut_llama.pt",
+    "lotus_gpt2.pt",
+    "codi_gpt2_lora.bin",
+    "codi_llama_lora.safetensors",
+    "simcot_coconut_llama.pt",
+    "simcot_codi_gpt2_lora.bin",
+}
 
 
 def folder_of(place, kind):
     """A tiny model with both forms of its tokenizer."""
-    path = shared.tiny(place, kind, width=32, spread=0.1)
+    path = shared.tiny(place, kind, **SHAPE)
     transformers.AutoTokenizer.from_pretrained(str(path)).save_pretrained(path)
     return path
 
@@ -65,6 +77,26 @@ def ours(checkpoint, data, new_tokens):
     command = [BINARY, "generate", checkpoint, "--json", f"--max-new-tokens={new_tokens}"]
     done = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def keep(name, file, base, options, data, theirs):
+    """A file, the model's folder without weights, and their answers, for the tests."""
+    file_name = f"{name}{file.suffix or '.pt'}"
+    if KEPT is None or file_name not in FIXTURES:
+        return
+    folder = KEPT / base.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(base / part, folder / part)
+    shutil.copyfile(file, KEPT / file_name)
+    expected = {
+        "file": file_name,
+        "base": base.name,
+        "options": options,
+        "questions": [example["question"] for example in data],
+        "ids": theirs,
+    }
+    (KEPT / f"{name}.json").write_text(json.dumps(expected) + "\n")
 
 
 def imported(file, base, out, *options):
@@ -163,7 +195,9 @@ def coconut(checkout, simcot=False):
                     ids = torch.tensor([row["input_ids"]])
                     theirs.append(model.generate(ids, None, max_new_tokens=64)[0, ids.shape[1] :].tolist())
             options = ["--c-thought=2", "--max-latent-stage=3", "--pad-latent-to-max"]
-            out = imported(saved, path, Path(place) / "out", *options, *([] if simcot else ["--method=coconut"]))
+            options += [] if simcot else ["--method=coconut"]
+            out = imported(saved, path, Path(place) / "out", *options)
+            keep(f"{'simcot_' if simcot else ''}coconut_{kind}", saved, path, options, data, theirs)
             # Their judge, as run.py has it.
             text = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
             right = [text(t).split("#")[-1].replace(",", "").strip() == e["answer"] for t, e in zip(theirs, data)]
@@ -219,6 +253,7 @@ def lotus(checkout):
             theirs = [out[len(prompt) :] for prompt, out in record]
             options = ["--method=lotus", f"--c-thought={c}", f"--max-latent-stage={stages}"]
             out = imported(saved, path, Path(place) / "out", *options)
+            keep(f"lotus_{kind}", saved / "model.pt", path, options, data, theirs)
             right = [p["correct"] for p in next(iter(json.loads(preds.read_text()).values()))]
             found = {"their_accuracy": sum(right) / len(right), "accuracy": accuracy(out, data, place)}
             yield compared(
@@ -235,7 +270,7 @@ def on_the_cpu(source):
 
 
 def codi(checkout, simcot=False):
-    latents, inner = 3, 48
+    latents, inner = 3, SHAPE["width"] * 3 // 2
     cases = [("gpt2", True, "bin"), ("llama", True, "bin"), ("gpt2", False, "bin"), ("llama", True, "safetensors")]
     if simcot:
         cases = [("gpt2", True, "bin")]  # of Llama, tokens' numbers of the real one stand in their code
@@ -311,8 +346,11 @@ def codi(checkout, simcot=False):
                     replaced(torch.Tensor, squeeze=lambda t, *d: t if t.dim() == 1 and d == (-1,) else squeeze(t, *d))
                 )
                 accuracies.append(program["evaluation"](*given) / 100)
-            alpha = ["--lora-alpha=8"] if lora else []
-            out = imported(saved, path, Path(place) / "imported", f"--c-thought={latents}", *alpha)
+            options = [f"--c-thought={latents}", *(["--lora-alpha=8"] if lora else [])]
+            out = imported(saved, path, Path(place) / "imported", *options)
+            name = f"{'simcot_' if simcot else ''}codi_{kind}{'_lora' if lora else ''}"
+            file = saved / ("model.safetensors" if form == "safetensors" else "pytorch_model.bin")
+            keep(name, file, path, options, data, record)
             found = {"their_accuracy": accuracies[0], "accuracy": accuracy(out, data, place)}
             what = f"{'simcot ' if simcot else ''}codi {kind}{', LoRA' if lora else ''}, {form}"
             eos = run.tokenizer.eos_token_id
@@ -330,7 +368,12 @@ def main():
     for name in programs:
         parser.add_argument(f"--{name}", type=Path, help="its checkout")
     parser.add_argument("--json", type=Path, help="also write the lines here")
+    parser.add_argument("--fixtures", type=Path, help="smaller models, whose files and answers are kept there")
     arguments = parser.parse_args(ARGV)
+    if arguments.fixtures:
+        global KEPT, QUESTIONS
+        KEPT, QUESTIONS = arguments.fixtures, 12
+        SHAPE.update(width=8, layers=1, positions=128)
     transformers.logging.set_verbosity_error()
     lines = []
     for name, program in programs.items():
