@@ -71,13 +71,11 @@ impl Import {
         }
         imported.write(&self.out)?;
         let latent = &imported.latent;
-        say!(
-            "wrote {}: {}, stage {}, fed back {}",
-            self.out.display(),
-            latent.method,
-            latent.stage,
-            latent.thinking.feedback
-        );
+        let thoughts = match latent.thinking.feeds_back() {
+            true => format!(", stage {}, fed back {}", latent.stage, latent.thinking.feedback),
+            false => String::new(),
+        };
+        say!("wrote {}: {}{thoughts}", self.out.display(), latent.method);
         Ok(())
     }
 }

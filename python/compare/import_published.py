@@ -72,9 +72,9 @@ def train(model, loss, steps=STEPS, lr=5e-3):
     return value.item()
 
 
-def ours(checkpoint, data, new_tokens):
+def ours(checkpoint, data, new_tokens, *options):
     lines = "".join(example["question"] + "\n" for example in data)
-    command = [BINARY, "generate", checkpoint, "--json", f"--max-new-tokens={new_tokens}"]
+    command = [BINARY, "generate", checkpoint, "--json", f"--max-new-tokens={new_tokens}", *options]
     done = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -135,6 +135,19 @@ def compared(what, theirs, mine, prompts, eos, loss, **more):
 # ---------------------------------------------------------------- Coconut, and SIM-CoT on it
 
 
+def said_by(decoder, embed, thoughts, eos):
+    """What a step decoder says after a block of thoughts, greedily, positions from 1 as their training has them."""
+    said, inputs = [], thoughts[None]
+    while len(said) < 32:
+        positions = torch.arange(1, inputs.shape[1] + 1)[None]
+        token = decoder(inputs_embeds=inputs, position_ids=positions).logits[0, -1].argmax().item()
+        if token == eos:
+            break
+        said.append(token)
+        inputs = torch.cat([inputs, embed(torch.tensor([[token]]))], 1)
+    return said
+
+
 def coconut(checkout, simcot=False):
     c, stages = 2, 3
     for kind in ("gpt2", "llama"):
@@ -189,22 +202,29 @@ def coconut(checkout, simcot=False):
             model.eval()
             saved = Path(place) / "checkpoint_1"
             torch.save(model.state_dict(), saved)
-            theirs = []
+            text = lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            theirs, readout = [], []
             with torch.no_grad():
                 for row in asked:
                     ids = torch.tensor([row["input_ids"]])
-                    theirs.append(model.generate(ids, None, max_new_tokens=64)[0, ids.shape[1] :].tolist())
+                    out, fed = model.generate(ids, None, max_new_tokens=64, output_embedding=True)
+                    theirs.append(out[0, ids.shape[1] :].tolist())
+                    blocks = fed[0, : ids.shape[1]][ids[0] == latent].split(c)
+                    said = [said_by(decoder, model.embedding, b, tokenizer.eos_token_id) for b in blocks if simcot]
+                    readout.append([text(ids).rstrip() for ids in said])
             options = ["--c-thought=2", "--max-latent-stage=3", "--pad-latent-to-max"]
             options += [] if simcot else ["--method=coconut"]
             out = imported(saved, path, Path(place) / "out", *options)
             keep(f"{'simcot_' if simcot else ''}coconut_{kind}", saved, path, options, data, theirs)
             # Their judge, as run.py has it.
-            text = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
             right = [text(t).split("#")[-1].replace(",", "").strip() == e["answer"] for t, e in zip(theirs, data)]
             prompts = [row["input_ids"] for row in asked]
             found = {"their_accuracy": sum(right) / len(right), "accuracy": accuracy(out, data, place)}
-            what = f"{'simcot ' if simcot else ''}coconut {kind}"
-            yield compared(what, theirs, ours(out, data, 64), prompts, tokenizer.eos_token_id, last, **found)
+            what, mine = f"{'simcot ' if simcot else ''}coconut {kind}", ours(out, data, 64, "--thoughts")
+            if simcot:
+                pairs = [pair for a, b in zip(readout, mine) for pair in zip(a, b["readout"], strict=True)]
+                found |= {"readouts": len(pairs), "readouts_same": sum(a == b for a, b in pairs)}
+            yield compared(what, theirs, mine, prompts, tokenizer.eos_token_id, last, **found)
 
 
 # ---------------------------------------------------------------- LOTUS

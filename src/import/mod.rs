@@ -49,6 +49,25 @@ pub struct Options {
     pub lora_alpha: Option<f64>,
 }
 
+impl Options {
+    /// Refuses what says nothing of a method.
+    fn check(&self, method: Method) -> Result<()> {
+        let staged = matches!(method, Method::Coconut | Method::Lotus);
+        let given = [
+            ("c-thought", self.c_thought.is_some(), staged || method == Method::Codi),
+            ("max-latent-stage", self.max_latent_stage.is_some(), staged),
+            ("stage", self.stage.is_some(), staged),
+            ("pad-latent-to-max", self.pad_latent_to_max, method == Method::Coconut),
+        ];
+        match given.into_iter().find(|(_, given, means)| *given && !means) {
+            Some((key, ..)) => {
+                Err(Error::Usage(format!("--{key}: it says nothing of `{method}`. Leave it out.")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// A published checkpoint, ready to be written.
 #[derive(Debug)]
 pub struct Imported {
@@ -75,6 +94,7 @@ impl Imported {
         let file = StateDict::open(source)?;
         let layout = Layout::of(&file)?;
         let method = method(&layout, options)?;
+        options.check(method)?;
         let mut config = ModelConfig::load(base)?;
         config.vocab_size = layout.vocabulary()?;
         let tokenizer = Tokenizer::load(base)?.stopping_at_eos();
@@ -91,6 +111,9 @@ impl Imported {
         }
         let mut notes: Vec<String> =
             layout.left_out.iter().map(|what| format!("left out: {what}")).collect();
+        if layout.has_adapters() {
+            notes.push("the adapters are added to the model below them".into());
+        }
         let mut tensors = layout.projection()?;
         let (decoder, told) = decoder(&layout, &model.config, method)?;
         notes.extend(told);

@@ -203,7 +203,7 @@ impl ModelFiles {
         }
         if !index.exists() {
             let problem = format!(
-                "the folder has no weights: neither `{WEIGHTS_FILE}` nor `{INDEX_FILE}`. {}; weights in another format (`.bin`) must be written again as safetensors.",
+                "the folder has no weights: neither `{WEIGHTS_FILE}` nor `{INDEX_FILE}`. {}; weights in another format (`.bin`) must be written again as safetensors, which `coconut import` can do.",
                 hub::completion(folder)
             );
             return Err(Error::input(folder, "", problem));

@@ -135,7 +135,7 @@ fn simcot_answers_as_its_program_and_keeps_its_decoder() {
         let file = StateDict::open(&file(&theirs.file)).unwrap();
         let prefix = if style == DecoderStyle::Coconut { "expainable_llm" } else { "decoder" };
         for (name, flat) in parameters::named(&checkpoint.objective.decoder) {
-            let values: Vec<f32> = flat.values.into_data().to_vec().unwrap();
+            let values: Vec<f32> = device::to_host(flat.values).unwrap();
             let stored = file.read(&format!("{prefix}.{name}")).unwrap();
             assert_eq!(values[..stored.len()], stored, "{name}");
             let grown = values.len() - stored.len();
@@ -148,6 +148,39 @@ fn simcot_answers_as_its_program_and_keeps_its_decoder() {
     }
 }
 
+/// Without a wrapper it is a model that thinks in words, as Coconut's program saves at its first stage.
+#[test]
+fn a_plain_state_dict_is_a_model_without_latents() {
+    let theirs = Answered::of("coconut_llama");
+    let source = StateDict::open(&file(&theirs.file)).unwrap();
+    let inner = |name: &str| name.strip_prefix("base_causallm.").map(str::to_owned);
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("plain.safetensors");
+    weights::write_tensors(&path, &named(&source, inner)).unwrap();
+    let plain = Imported::read(&path, &file(&theirs.base), &Options::default()).unwrap();
+    let plain = opened(&plain);
+    assert_eq!(plain.latent.method, Method::Cot);
+    assert!(!plain.latent.thinking.feeds_back());
+    for (name, flat) in parameters::named(&plain.model) {
+        let values: Vec<f32> = device::to_host(flat.values).unwrap();
+        let stored = source.read(&format!("base_causallm.{name}")).unwrap();
+        // The rows of the markers start anew, as in any model that has none.
+        let own = if flat.shape == [41, 8] { 38 * 8 } else { stored.len() };
+        assert_eq!(values[..own], stored[..own], "{name}");
+    }
+}
+
+/// The tensors of a state dict, renamed.
+fn named(source: &StateDict, rename: impl Fn(&str) -> Option<String>) -> parameters::NamedTensors {
+    let tensor = |(name, shape): (&str, &[usize])| {
+        let elements = shape.iter().product::<usize>();
+        let data = burn::tensor::TensorData::new(source.read(name).unwrap(), [elements]);
+        let values = burn::tensor::Tensor::from_data(data, &device::cpu());
+        Some((rename(name)?, parameters::FlatTensor { shape: shape.to_vec(), values }))
+    };
+    source.shapes().into_iter().filter_map(tensor).collect()
+}
+
 /// The same tensors in a safetensors file, also under the name of a wrapper of several processes.
 #[test]
 fn a_safetensors_file_of_the_same_names_is_the_same_checkpoint() {
@@ -156,17 +189,9 @@ fn a_safetensors_file_of_the_same_names_is_the_same_checkpoint() {
     let original = opened(&theirs.read(&options).unwrap());
     let source = StateDict::open(&file(&theirs.file)).unwrap();
     for prefix in ["", "module."] {
-        let named = source.shapes().into_iter().map(|(name, shape)| {
-            let data = burn::tensor::TensorData::new(
-                source.read(name).unwrap(),
-                [shape.iter().product::<usize>()],
-            );
-            let values = burn::tensor::Tensor::from_data(data, &device::cpu());
-            let flat = parameters::FlatTensor { shape: shape.to_vec(), values };
-            (format!("{prefix}{name}"), flat)
-        });
+        let named = named(&source, |name| Some(format!("{prefix}{name}")));
         let place = tempfile::tempdir().unwrap();
-        weights::write_tensors(&place.path().join("model.safetensors"), &named.collect()).unwrap();
+        weights::write_tensors(&place.path().join("model.safetensors"), &named).unwrap();
         let again = Imported::read(place.path(), &file(&theirs.base), &options).unwrap();
         let again = opened(&again);
         assert_eq!(again.latent, original.latent);
@@ -305,6 +330,8 @@ fn what_does_not_fit_is_refused_by_name() {
     refused(&coconut, "tiny-llama", &without, &["--max-latent-stage is missing"]);
     let alpha = Options { lora_alpha: Some(8.0), ..given.clone() };
     refused(&coconut, "tiny-llama", &alpha, &["no adapters"]);
+    let padded = Options { pad_latent_to_max: true, ..codi.options() };
+    refused(&codi, "tiny-gpt2", &padded, &["--pad-latent-to-max", "says nothing of `codi`"]);
     let beyond = Options { stage: Some(5), ..given.clone() };
     refused(&coconut, "tiny-llama", &beyond, &["--stage 5", "0 to 4"]);
     // Another width.
