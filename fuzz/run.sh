@@ -24,9 +24,10 @@ seeds() {
         recipe) find ../configs -name '*.yaml' ;;
         torch) find $fixtures/import -name '*.pt' -o -name '*.bin' ;;
         # The pickles in those archives, where there is Python to take them out.
-        pickle) python3 - "$(mktemp -d)" $(seeds torch) <<'EOF' || true ;;
+        pickle) python3 - corpus/pickled $(seeds torch) <<'EOF' || true ;;
 import pathlib, sys, zipfile
 folder = pathlib.Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
 for number, path in enumerate(filter(zipfile.is_zipfile, sys.argv[2:])):
     with zipfile.ZipFile(path) as archive:
         pickled = next(name for name in archive.namelist() if name.endswith("data.pkl"))
