@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes every loader with libFuzzer on stable Rust, from the tests' fixtures:
 #
-#     fuzz/run.sh [SECONDS] [TARGET …]     so long a target (720), one after the other; all five by default
+#     fuzz/run.sh [SECONDS] [TARGET …]     so long a target (720), one after the other; all by default
 #
 # Coverage guides it in this crate and in those that read files for it (rustc.sh); sanitizers need
 # nightly: `cargo +nightly fuzz run TARGET`. Corpora, logs and crashes are kept in fuzz/corpus.
@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 seconds=${1:-720}
 targets=("${@:2}")
-[ ${#targets[@]} -gt 0 ] || targets=(tokenizer weights config data recipe)
+[ ${#targets[@]} -gt 0 ] || targets=(tokenizer weights config data recipe torch pickle)
 
 cp ../Cargo.lock .
 RUSTC_WRAPPER="$PWD/rustc.sh" cargo build --release --bins
@@ -22,6 +22,19 @@ seeds() {
         config) find $fixtures -name config.json ;;
         data) find $fixtures/data -type f -size -100k ;;
         recipe) find ../configs -name '*.yaml' ;;
+        torch) find $fixtures/import -name '*.pt' -o -name '*.bin' ;;
+        # The pickles in those archives, where there is Python to take them out.
+        pickle) python3 - corpus/pickled $(seeds torch) <<'EOF' || true ;;
+import pathlib, sys, zipfile
+folder = pathlib.Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
+for number, path in enumerate(filter(zipfile.is_zipfile, sys.argv[2:])):
+    with zipfile.ZipFile(path) as archive:
+        pickled = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        file = folder / str(number)
+        file.write_bytes(archive.read(pickled))
+        print(file)
+EOF
     esac
 }
 for target in "${targets[@]}"; do

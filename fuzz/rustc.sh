@@ -8,7 +8,7 @@ for argument in "$@"; do
     previous=$argument
 done
 case $crate in
-    coconut | coconut_fuzz | tokenizers | safetensors | weights | config | tokenizer | data | recipe)
+    coconut | coconut_fuzz | tokenizers | safetensors | weights | config | tokenizer | data | recipe | torch | pickle)
         set -- "$@" -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
             -Cllvm-args=-sanitizer-coverage-trace-compares -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
             -Cllvm-args=-sanitizer-coverage-pc-table -Cdebug-assertions=yes -Coverflow-checks=yes

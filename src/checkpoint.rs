@@ -274,13 +274,22 @@ pub fn save(
     optimizer: &AdamW,
     state: &TrainerState,
 ) -> Result<()> {
+    replace(folder, |partial| {
+        write_model(partial, learner, tokenizer, latent)?;
+        write_json(&partial.join(STATE_FILE), state)?;
+        weights::write_tensors(&partial.join(OPTIMIZER_FILE), &optimizer.state())
+    })?;
+    point_latest(folder)
+}
+
+/// Puts a folder that `write` fills in the place of one that may be there: written beside it, synced, renamed.
+///
+/// # Errors
+/// Those of `write`, and what the system refuses; the folder is then as it was.
+pub fn replace(folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let partial = beside(folder, PARTIAL);
     remove(&partial)?;
-    let written = write_model(&partial, learner, tokenizer, latent).and_then(|()| {
-        write_json(&partial.join(STATE_FILE), state)?;
-        weights::write_tensors(&partial.join(OPTIMIZER_FILE), &optimizer.state())?;
-        sync(&partial)
-    });
+    let written = write(&partial).and_then(|()| sync(&partial));
     if let Err(error) = written {
         // A full disk must not stay full of this; if even removing fails there is nothing to add.
         let _ = std::fs::remove_dir_all(&partial);
@@ -292,8 +301,7 @@ pub fn save(
         std::fs::rename(folder, &replaced).map_err(Error::io("rename", folder))?;
     }
     std::fs::rename(&partial, folder).map_err(Error::io("rename", &partial))?;
-    remove(&replaced)?;
-    point_latest(folder)
+    remove(&replaced)
 }
 
 fn sync(folder: &Path) -> Result<()> {

@@ -58,6 +58,7 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod hub;
+pub mod import;
 pub mod latent;
 pub mod linalg;
 pub mod memory;

@@ -17,6 +17,7 @@ mod dry_run;
 mod edit;
 mod eval;
 mod generate;
+mod import;
 mod log;
 mod logits;
 mod merge;

@@ -12,7 +12,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use coconut::Result;
 
-use crate::{audit, bench, data, eval, generate, logits, merge, sweep, train};
+use crate::{audit, bench, data, eval, generate, import, logits, merge, sweep, train};
 
 /// Train, evaluate and open up language models that reason in a continuous latent space.
 #[derive(Parser)]
@@ -83,6 +83,16 @@ enum Command {
     /// Example: coconut merge runs/gsm_qwen3_0.6b_lora/checkpoints/latest -o merged
     #[command(verbatim_doc_comment)]
     Merge(merge::Merge),
+    /// Open a checkpoint of a published latent program, and write it as one of this program's.
+    ///
+    /// Reads what facebookresearch/coconut, yingfan-bot/lotus, zhenyi4/codi and InternLM/SIM-CoT write. Nothing in a
+    /// pickle is carried out.
+    ///
+    /// Examples:
+    ///   coconut import checkpoint_33 --base openai-community/gpt2 --method coconut --c-thought 2 --max-latent-stage 3 --pad-latent-to-max -o gsm
+    ///   coconut import codi_gpt2 --base openai-community/gpt2 --c-thought 6 --lora-alpha 32 -o codi
+    #[command(verbatim_doc_comment)]
+    Import(import::Import),
     /// Convert, generate or describe data sets.
     #[command(subcommand)]
     Data(data::Data),
@@ -109,6 +119,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Generate(generate) => generate.run(),
         Command::Logits(logits) => logits.run(),
         Command::Merge(merge) => merge.run(),
+        Command::Import(import) => import.run(),
         Command::Data(data) => data.run(),
         Command::Bench(bench) => bench.run(),
         Command::Report { runs, out } => {

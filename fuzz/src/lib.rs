@@ -8,6 +8,7 @@ use std::path::Path;
 use coconut::{
     config::RunConfig,
     data::{Tokenizer, encode_graphs, encode_texts, read, tokenizer::Units},
+    import::{layout::Layout, state_dict::StateDict},
     model::{ModelConfig, weights},
 };
 
@@ -62,4 +63,46 @@ pub fn recipe(bytes: &[u8]) {
         drop(config.task());
         drop(config.to_yaml());
     });
+}
+
+/// A file of `torch.save`.
+pub fn torch(bytes: &[u8]) {
+    with_file("model.pt", bytes, |path| {
+        let Ok(found) = StateDict::open(path) else { return };
+        for (name, shape) in found.shapes() {
+            let Ok(values) = found.read(name) else { continue };
+            assert_eq!(values.len(), shape.iter().product::<usize>());
+        }
+        if let Ok(layout) = Layout::of(&found) {
+            drop((layout.vocabulary(), layout.feedback(8), layout.projection()));
+        }
+    });
+}
+
+/// The pickle in such a file, with storages `0` to `9` of 256 bytes beside it.
+pub fn pickle(bytes: &[u8]) {
+    let storages = (0..10).map(|key| (format!("a/data/{key}"), &[0x3f; 256][..]));
+    let files: Vec<_> = std::iter::once(("a/data.pkl".to_owned(), bytes)).chain(storages).collect();
+    torch(&archive(&files));
+}
+
+/// A zip archive of stored files.
+fn archive(files: &[(String, &[u8])]) -> Vec<u8> {
+    let (mut archive, mut directory) = (Vec::new(), Vec::new());
+    for (name, content) in files {
+        let (at, size) = (archive.len() as u32, (content.len() as u32).to_le_bytes());
+        // Version, flags, method, time and date, sum; then the two sizes, and the length of the name.
+        let mut about = vec![20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        about.extend([size, size].concat());
+        about.extend([name.len() as u8, 0, 0, 0]);
+        archive.extend([b"PK\x03\x04", about.as_slice(), name.as_bytes(), content].concat());
+        directory.extend([b"PK\x01\x02\x14\0", about.as_slice(), &[0; 10]].concat());
+        directory.extend([&at.to_le_bytes(), name.as_bytes()].concat());
+    }
+    let start = archive.len() as u32;
+    let end = [[0; 4].as_slice(), &(files.len() as u16).to_le_bytes().repeat(2)].concat();
+    archive.extend([directory.as_slice(), b"PK\x05\x06", &end].concat());
+    archive.extend((directory.len() as u32).to_le_bytes());
+    archive.extend([&start.to_le_bytes()[..], &[0, 0]].concat());
+    archive
 }

@@ -447,6 +447,7 @@ impl RunConfig {
             system_prompt: self.system_prompt.clone(),
             chat_template: self.chat_template,
             template_date: self.template_date,
+            ..PromptStyle::default()
         }
     }
 

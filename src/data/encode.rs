@@ -7,7 +7,7 @@ use std::{
 
 use rayon::prelude::*;
 
-use super::{Example, Graph, Tokenizer, tokenizer::ANSWER_PREFIX};
+use super::{Example, Graph, Tokenizer};
 use crate::{Error, Result};
 
 /// An example in token ids.
@@ -74,9 +74,9 @@ impl Encoded {
     }
 
     /// The mark before the answer in generated text, unless the prompt already ends with it.
-    pub fn answer_mark(&self) -> &'static str {
+    pub fn answer_mark<'a>(&self, tokenizer: &'a Tokenizer) -> &'a str {
         match self {
-            Self::Text(_) => ANSWER_PREFIX,
+            Self::Text(_) => tokenizer.answer_mark(),
             Self::Graph(_) => "[A]",
         }
     }
@@ -95,7 +95,7 @@ impl Text {
         }
         let without_eos = self.answer.split_last().map_or(&[][..], |(_, before)| before);
         let decoded = tokenizer.decode(without_eos)?;
-        Ok(decoded.split_once(ANSWER_PREFIX).map(|(_, answer)| answer.trim().to_owned()))
+        Ok(decoded.split_once(tokenizer.answer_mark()).map(|(_, answer)| answer.trim().to_owned()))
     }
 
     /// Some of the steps as generated text holds them, one a line; `None` if one of their tokens is the unknown one.
@@ -205,7 +205,8 @@ pub fn encode_texts(
     let dropped = dropped(examples, tokenizer)?;
     if !dropped.is_empty() {
         for (example, checked) in examples.iter().zip(&mut checked) {
-            let lost = characters(example).filter(|character| dropped.contains(character));
+            let lost = characters(example, tokenizer.answer_mark())
+                .filter(|character| dropped.contains(character));
             checked.unknown.extend(lost.map(String::from));
         }
     }
@@ -241,7 +242,7 @@ pub fn unknown_in_question(question: &str, tokenizer: &Tokenizer) -> Result<Vec<
 fn dropped(examples: &[Example], tokenizer: &Tokenizer) -> Result<BTreeSet<char>> {
     let all: BTreeSet<char> = examples
         .par_iter()
-        .map(|example| characters(example).collect())
+        .map(|example| characters(example, tokenizer.answer_mark()).collect())
         .reduce(BTreeSet::new, |mut all, more| {
             all.extend(more);
             all
@@ -256,8 +257,8 @@ fn dropped(examples: &[Example], tokenizer: &Tokenizer) -> Result<BTreeSet<char>
 }
 
 /// The characters of an example that mean something: what is left out may well be normalized away.
-fn characters(example: &Example) -> impl Iterator<Item = char> {
-    let texts = [example.question.as_str(), ANSWER_PREFIX, &example.answer].into_iter();
+fn characters<'a>(example: &'a Example, mark: &'a str) -> impl Iterator<Item = char> + 'a {
+    let texts = [example.question.as_str(), mark, &example.answer].into_iter();
     let texts = texts.chain(example.steps.iter().map(String::as_str));
     texts.flat_map(str::chars).filter(|c| c.is_alphanumeric() || c.is_ascii_graphic())
 }
@@ -290,13 +291,14 @@ struct Checked {
 fn encode_checked(example: &Example, tokenizer: &Tokenizer) -> Result<Checked> {
     let (question_text, special) = tokenizer.render_prompt(&example.question)?;
     let step_texts: Vec<String> = example.steps.iter().map(|step| format!("{step}\n")).collect();
-    let answer_text = format!("{ANSWER_PREFIX} {}", example.answer);
+    let mark = tokenizer.answer_mark();
+    let answer_text = format!("{mark} {}", example.answer);
 
     let question = tokenizer.encode(&question_text, special)?;
     let steps: Vec<_> =
         step_texts.iter().map(|step| tokenizer.encode(step, false)).collect::<Result<_>>()?;
     let answer = tokenizer.encode(&answer_text, false)?;
-    let prefix = tokenizer.encode(&format!("{ANSWER_PREFIX} "), false)?;
+    let prefix = tokenizer.encode(&format!("{mark} "), false)?;
     let common = answer.ids.iter().zip(&prefix.ids).take_while(|(a, b)| a == b).count();
 
     let whole =
@@ -308,7 +310,7 @@ fn encode_checked(example: &Example, tokenizer: &Tokenizer) -> Result<Checked> {
         .flat_map(|tokens| tokens.ids.iter().copied())
         .collect();
     let differs = (pieces != whole.ids).then(|| first_difference(&pieces, &whole.ids, tokenizer));
-    let unreadable = unreadable(&tokenizer.decode(&answer.ids)?, &example.answer);
+    let unreadable = unreadable(&tokenizer.decode(&answer.ids)?, &example.answer, mark);
 
     let mut answer_ids = answer.ids;
     answer_ids.push(tokenizer.special_tokens().eos);
@@ -330,13 +332,11 @@ fn encode_checked(example: &Example, tokenizer: &Tokenizer) -> Result<Checked> {
 
 /// Why an answer cannot be read from its own tokens: they lose the mark, or what is read after the last mark of a
 /// generated text is not all of it.
-fn unreadable(decoded: &str, answer: &str) -> Option<String> {
-    let Some((_, spoken)) = decoded.split_once(ANSWER_PREFIX) else {
-        return Some(format!(
-            "`{ANSWER_PREFIX}` before the answer `{answer}` is decoded as `{decoded}`"
-        ));
+fn unreadable(decoded: &str, answer: &str, mark: &str) -> Option<String> {
+    let Some((_, spoken)) = decoded.split_once(mark) else {
+        return Some(format!("`{mark}` before the answer `{answer}` is decoded as `{decoded}`"));
     };
-    let read = spoken.rsplit(ANSWER_PREFIX).next().unwrap_or_default().trim();
+    let read = spoken.rsplit(mark).next().unwrap_or_default().trim();
     let lost = read.is_empty() && !answer.trim().is_empty();
     (lost || read != spoken.trim())
         .then(|| format!("the answer `{answer}` is read back as `{read}`"))

@@ -11,10 +11,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    data::{
-        Curriculum, Encoded, Example, Format, SampleKey, Stage, Tokenizer, encode,
-        tokenizer::ANSWER_PREFIX,
-    },
+    data::{Curriculum, Encoded, Example, Format, SampleKey, Stage, Tokenizer, encode},
     device,
     latent::{self, Edit, LatentModel, PassPlan, ReadSet, Trace, batch::Batch},
     objective::StepDecoder,
@@ -161,7 +158,7 @@ pub fn answer_edited(
             Ok(Answer {
                 question: question.text.clone(),
                 prompt_ids: prompt_ids.clone(),
-                prediction: score::read_answer(&text, ANSWER_PREFIX),
+                prediction: score::read_answer(&text, tokenizer.answer_mark()),
                 text,
                 ids: generation.ids,
                 latents: lens::latents(prompt_ids, tokenizer).len(),

@@ -320,7 +320,7 @@ impl Evaluator<'_> {
     ) -> Result<Sample> {
         let example = &self.data.examples[index];
         let encoded = &self.data.encoded[index];
-        let mark = encoded.answer_mark();
+        let mark = encoded.answer_mark(self.tokenizer);
         let ids = without_stop(generation, self.tokenizer.stops());
         let (answer, spoken, text) = match encoded {
             Encoded::Text(text) => (

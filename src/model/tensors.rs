@@ -99,52 +99,69 @@ impl TensorFile {
     /// A name that is not in the file, a type that is not floating point, and elements that are not
     /// finite: what is computed with them would be NaN throughout.
     pub fn read(&self, name: &str) -> Result<Vec<f32>> {
-        let place = || format!("tensor `{name}`");
         let Some(info) = self.tensors.get(name) else {
-            return Err(Error::input(&self.path, place(), "it is not in the file"));
+            let place = format!("tensor `{name}`");
+            return Err(Error::input(&self.path, place, "it is not in the file"));
         };
         let (first, last) = info.data_offsets;
-        let values = match info.dtype {
-            Dtype::F32 => self.values(first, last, f32::from_le_bytes),
-            Dtype::F64 => self.values(first, last, |x| f64::from_le_bytes(x) as f32),
-            Dtype::F16 => self.values(first, last, |x| f16::from_le_bytes(x).to_f32()),
-            Dtype::BF16 => self.values(first, last, |x| bf16::from_le_bytes(x).to_f32()),
-            other => {
-                let problem = format!("its type is {other:?}; expected F32, F64, F16 or BF16");
-                return Err(Error::input(&self.path, place(), problem));
-            }
-        };
-        let values = values.map_err(Error::io("read", &self.path))?;
-        if let Some(element) = values.iter().position(|x| !x.is_finite()) {
-            let problem = format!(
-                "element {element} is {}, and no model computes with that. The file was written after training had diverged, or is damaged: use an earlier checkpoint, or copy the file again.",
-                values[element]
-            );
-            return Err(Error::input(&self.path, place(), problem));
-        }
-        Ok(values)
+        let place = Place { path: &self.path, name, start: self.start + first as u64 };
+        read_floats(&self.file, place, last - first, info.dtype)
     }
+}
 
-    /// The bytes from `first` to `last`, `WIDTH` at a time through `convert`.
-    fn values<const WIDTH: usize>(
-        &self,
-        first: usize,
-        last: usize,
-        convert: impl Fn([u8; WIDTH]) -> f32,
-    ) -> std::io::Result<Vec<f32>> {
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(self.start + first as u64))?;
-        let mut left = last - first;
-        let mut values = Vec::with_capacity(left / WIDTH);
-        let mut buffer = vec![0; left.min(1 << 20)]; // a multiple of every WIDTH
-        while left > 0 {
-            let bytes = &mut buffer[..left.min(1 << 20)];
-            file.read_exact(bytes)?;
-            left -= bytes.len();
-            values.extend(bytes.as_chunks::<WIDTH>().0.iter().map(|&x| convert(x)));
+/// Where a tensor lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// The tensor's name.
+    pub name: &'a str,
+    /// The first byte of its elements in the file.
+    pub start: u64,
+}
+
+/// So many bytes of a file as f32.
+///
+/// # Errors
+/// A type that is not floating point, and elements that are not finite: what is computed with them would be NaN
+/// throughout.
+pub fn read_floats(mut file: &File, at: Place, bytes: usize, dtype: Dtype) -> Result<Vec<f32>> {
+    let refused = |problem| Err(Error::input(at.path, format!("tensor `{}`", at.name), problem));
+    file.seek(SeekFrom::Start(at.start)).map_err(Error::io("read", at.path))?;
+    let values = match dtype {
+        Dtype::F32 => converted(file, bytes, f32::from_le_bytes),
+        Dtype::F64 => converted(file, bytes, |x| f64::from_le_bytes(x) as f32),
+        Dtype::F16 => converted(file, bytes, |x| f16::from_le_bytes(x).to_f32()),
+        Dtype::BF16 => converted(file, bytes, |x| bf16::from_le_bytes(x).to_f32()),
+        other => {
+            return refused(format!("its type is {other:?}; expected F32, F64, F16 or BF16"));
         }
-        Ok(values)
+    };
+    let values = values.map_err(Error::io("read", at.path))?;
+    if let Some(element) = values.iter().position(|x| !x.is_finite()) {
+        return refused(format!(
+            "element {element} is {}, and no model computes with that. The file was written after training had diverged, or is damaged: use an earlier checkpoint, or copy the file again.",
+            values[element]
+        ));
     }
+    Ok(values)
+}
+
+/// The next `left` bytes, `WIDTH` at a time through `convert`.
+fn converted<const WIDTH: usize>(
+    mut file: &File,
+    mut left: usize,
+    convert: impl Fn([u8; WIDTH]) -> f32,
+) -> std::io::Result<Vec<f32>> {
+    let mut values = Vec::with_capacity(left / WIDTH);
+    let mut buffer = vec![0; left.min(1 << 20)]; // a multiple of every WIDTH
+    while left > 0 {
+        let bytes = &mut buffer[..left.min(1 << 20)];
+        file.read_exact(bytes)?;
+        left -= bytes.len();
+        values.extend(bytes.as_chunks::<WIDTH>().0.iter().map(|&x| convert(x)));
+    }
+    Ok(values)
 }
 
 /// The weights of a model folder: one file, or the shards that its index names.
@@ -186,7 +203,7 @@ impl ModelFiles {
         }
         if !index.exists() {
             let problem = format!(
-                "the folder has no weights: neither `{WEIGHTS_FILE}` nor `{INDEX_FILE}`. {}; weights in another format (`.bin`) must be written again as safetensors.",
+                "the folder has no weights: neither `{WEIGHTS_FILE}` nor `{INDEX_FILE}`. {}; weights in another format (`.bin`) must be written again as safetensors, which `coconut import` can do.",
                 hub::completion(folder)
             );
             return Err(Error::input(folder, "", problem));

@@ -24,6 +24,35 @@ use crate::{Error, Result, device, rng};
 /// The output head's key in a file, in every family.
 const HEAD_KEY: &str = "lm_head.weight";
 
+/// A model's tensors by name, wherever they are kept.
+pub trait WeightSource {
+    /// The file that problems are told of.
+    fn path(&self) -> &Path;
+
+    /// Names and shapes.
+    fn shapes(&self) -> Vec<(&str, &[usize])>;
+
+    /// A tensor's elements as f32, row-major.
+    ///
+    /// # Errors
+    /// A name that is not there, and elements that no model computes with.
+    fn read(&self, name: &str) -> Result<Vec<f32>>;
+}
+
+impl WeightSource for ModelFiles {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn shapes(&self) -> Vec<(&str, &[usize])> {
+        self.shapes().collect()
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>> {
+        self.read(name)
+    }
+}
+
 impl Transformer {
     /// Random weights as the family draws them: normal with `initializer_range`, biases 0, norms 1;
     /// in GPT-2 the projections back into the residual stream are divided by `sqrt(2 · n_layer)`.
@@ -59,9 +88,19 @@ impl Transformer {
     /// What [`ModelConfig::load`] and [`ModelFiles::open`] refuse; all missing, unexpected and misshapen tensors
     /// together, by name; and a tensor that is not finite.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let config = ModelConfig::load(folder)?;
-        let files = ModelFiles::open(folder)?;
-        let names = matched(&config, &files)?;
+        Self::from_source(ModelConfig::load(folder)?, &ModelFiles::open(folder)?, device)
+    }
+
+    /// A model of a shape whose tensors come from `files`.
+    ///
+    /// # Errors
+    /// All missing, unexpected and misshapen tensors together, by name; and a tensor that is not finite.
+    pub fn from_source(
+        config: ModelConfig,
+        files: &dyn WeightSource,
+        device: &Device,
+    ) -> Result<Self> {
+        let names = matched(&config, files)?;
         let mut failed = None;
         let model = build(config, device, &mut |name, shape| {
             let read = || files.read(names.get(name).map_or(name, String::as_str));
@@ -147,7 +186,7 @@ pub fn tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
 
 /// For each tensor of the model its name in the files, if every tensor of one has its place in the
 /// other.
-fn matched(config: &ModelConfig, files: &ModelFiles) -> Result<BTreeMap<String, String>> {
+fn matched(config: &ModelConfig, files: &dyn WeightSource) -> Result<BTreeMap<String, String>> {
     let (prefix, harmless): (&str, &[&str]) = match config.family {
         // Masks that old checkpoints stored.
         Family::Gpt2 => ("transformer.", &[".attn.bias", ".attn.masked_bias"]),
@@ -158,19 +197,20 @@ fn matched(config: &ModelConfig, files: &ModelFiles) -> Result<BTreeMap<String, 
     let embedding = expected.first().map_or("", |(name, _)| name);
     if let Some(wrapper) = wrapper(files, prefix, embedding) {
         let problem = format!(
-            "every key begins with `{wrapper}`: a wrapper around the model was saved in its place. Save the model inside it, `wrapper.{}.save_pretrained(FOLDER)`, or write the keys without `{wrapper}`.",
+            "every key begins with `{wrapper}`: a wrapper around the model was saved in its place. Save the model inside it, `wrapper.{}.save_pretrained(FOLDER)`, or write the keys without `{wrapper}`; `coconut import` opens what the published latent programs wrote.",
             wrapper.trim_end_matches('.')
         );
-        return Err(Error::input(&files.path, "", problem));
+        return Err(Error::input(files.path(), "", problem));
     }
     // `GPT2Model` and `LlamaModel` write the same tensors without the prefix of `…ForCausalLM`.
-    let bare = !files.shapes().any(|(name, _)| name.starts_with(prefix));
+    let bare = !files.shapes().into_iter().any(|(name, _)| name.starts_with(prefix));
     let full = |name: &str| match bare && name != HEAD_KEY {
         true => format!("{prefix}{name}"),
         false => name.to_owned(),
     };
     let mut found: BTreeMap<String, (&str, &[usize])> = files
         .shapes()
+        .into_iter()
         .filter(|(name, _)| !harmless.iter().any(|suffix| name.ends_with(suffix)))
         .map(|(name, shape)| (full(name), (name, shape)))
         .collect();
@@ -210,13 +250,13 @@ fn matched(config: &ModelConfig, files: &ModelFiles) -> Result<BTreeMap<String, 
         "the weights do not fit `config.json`: {}. The two must come from the same model.",
         listed(&problems)
     );
-    Err(Error::input(&files.path, "", problem))
+    Err(Error::input(files.path(), "", problem))
 }
 
 /// What stands before every key of files that hold a wrapper around the model, `module.` among others.
 /// `prefix` is the family's own, and `embedding` the full key of its token embedding.
-fn wrapper<'a>(files: &'a ModelFiles, prefix: &str, embedding: &str) -> Option<&'a str> {
-    let names = || files.shapes().map(|(name, _)| name);
+fn wrapper<'a>(files: &'a dyn WeightSource, prefix: &str, embedding: &str) -> Option<&'a str> {
+    let names = || files.shapes().into_iter().map(|(name, _)| name);
     let shared = names().reduce(|shared, name| {
         let same = shared.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
         &shared[..shared.floor_char_boundary(same)]

@@ -34,13 +34,26 @@ impl Learner {
     /// What is missing, left over or misshapen, by name.
     pub fn load(transformer: Transformer, config: LatentConfig, folder: &Path) -> Result<Self> {
         let path = folder.join(LATENT_WEIGHTS_FILE);
-        let mut found = match path.exists() {
+        let found = match path.exists() {
             true => weights::read_tensors(&path)?,
             false => weights::HostTensors::new(),
         };
+        Self::assemble(transformer, config, found, &path)
+    }
+
+    /// The same of tensors at hand, under the names of that file; problems are told of `path`.
+    ///
+    /// # Errors
+    /// As [`Learner::load`].
+    pub fn assemble(
+        transformer: Transformer,
+        config: LatentConfig,
+        mut found: weights::HostTensors,
+        path: &Path,
+    ) -> Result<Self> {
         let rows = |name: &str| found.get(name).and_then(|(shape, _)| shape.first().copied());
         let (latents, seq_vcr) = (rows("latent_positions.weight"), rows("seq_vcr.weight"));
-        let wrong = |problem: String| Error::input(&path, "", problem);
+        let wrong = |problem: String| Error::input(path, "", problem);
         let sizes = LatentSizes { latents: latents.unwrap_or(0), seed: 0 };
         let mut model = LatentModel::new(transformer, config, sizes)
             .map_err(|(key, problem)| wrong(format!("`{key}` {problem}")))?;

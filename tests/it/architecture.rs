@@ -18,7 +18,7 @@ const ORDER: [&[&str]; 13] = [
     &["run"],
     &["audit"],
     &["checkpoint", "report"],
-    &["train", "sweep"],
+    &["import", "train", "sweep"],
     &["lib"],
     &[],
 ];

@@ -17,6 +17,7 @@ mod dry_run;
 mod edit;
 mod families;
 mod generation;
+mod import;
 #[cfg(target_os = "linux")]
 mod kill;
 mod latent_forward;

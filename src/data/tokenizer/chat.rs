@@ -11,8 +11,8 @@ use crate::{Error, Result, data::Example};
 pub use coconut_jinja::Date;
 
 /// How questions are put; a recipe's `system_prompt`, `chat_template` and `template_date`, kept with a
-/// checkpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// checkpoint. The rest is other than by default in imported checkpoints alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PromptStyle {
     /// The text that stands before every question.
@@ -21,16 +21,36 @@ pub struct PromptStyle {
     pub chat_template: bool,
     /// The day that the template sees as today's.
     pub template_date: Date,
+    /// The text between a question and what follows it, unless a template lays it out.
+    #[serde(skip_serializing_if = "is_newline")]
+    pub question_end: String,
+    /// The text that stands before an answer.
+    #[serde(skip_serializing_if = "is_answer_prefix")]
+    pub answer_mark: String,
+}
+
+impl Default for PromptStyle {
+    fn default() -> Self {
+        Self {
+            system_prompt: None,
+            chat_template: false,
+            template_date: Date::default(),
+            question_end: "\n".to_owned(),
+            answer_mark: ANSWER_PREFIX.to_owned(),
+        }
+    }
+}
+
+fn is_newline(text: &str) -> bool {
+    text == "\n"
+}
+
+fn is_answer_prefix(text: &str) -> bool {
+    text == ANSWER_PREFIX
 }
 
 /// What stands between one solved example and the next.
 const BETWEEN_SHOTS: &str = "\n\n";
-
-/// An example's steps, one a line, and its answer after the mark.
-fn solution(example: &Example) -> String {
-    let steps: String = example.steps.iter().map(|step| format!("{step}\n")).collect();
-    format!("{steps}{ANSWER_PREFIX} {}", example.answer)
-}
 
 /// A chat template that was read.
 #[derive(Clone, Debug)]
@@ -120,12 +140,14 @@ impl Tokenizer {
         let system = self.style.system_prompt.as_deref();
         let Some(chat) = &self.chat else {
             let before = system.map_or(String::new(), |system| format!("{}\n", system.trim_end()));
-            let shot =
-                |shot: &Example| format!("{}\n{}{BETWEEN_SHOTS}", shot.question, solution(shot));
+            let end = &self.style.question_end;
+            let shot = |shot: &Example| {
+                format!("{}{end}{}{BETWEEN_SHOTS}", shot.question, self.solution(shot))
+            };
             let shots: String = self.shots.iter().map(shot).collect();
-            return Ok((format!("{before}{shots}{question}\n"), true));
+            return Ok((format!("{before}{shots}{question}{end}"), true));
         };
-        let solutions: Vec<String> = self.shots.iter().map(solution).collect();
+        let solutions: Vec<String> = self.shots.iter().map(|shot| self.solution(shot)).collect();
         let shots = self.shots.iter().zip(&solutions);
         let shots = shots.flat_map(|(shot, solution)| {
             [("user", shot.question.as_str()), ("assistant", solution.as_str())]
@@ -134,6 +156,12 @@ impl Tokenizer {
         let turns: Vec<_> = turns.chain(shots).chain([("user", question)]).collect();
         let text = chat.render(&turns, true).map_err(|error| self.template_failed(&error))?;
         Ok((text, false))
+    }
+
+    /// An example's steps, one a line, and its answer after the mark.
+    fn solution(&self, example: &Example) -> String {
+        let steps: String = example.steps.iter().map(|step| format!("{step}\n")).collect();
+        format!("{steps}{} {}", self.style.answer_mark, example.answer)
     }
 
     /// The special token that the template puts after an assistant's turn.

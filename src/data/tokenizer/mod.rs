@@ -29,7 +29,7 @@ pub const START_LATENT: &str = "<|start-latent|>";
 pub const END_LATENT: &str = "<|end-latent|>";
 /// The token that holds the place of one continuous thought.
 pub const LATENT: &str = "<|latent|>";
-/// The text that stands before every answer.
+/// The text that stands before every answer, unless [`chat::PromptStyle`] has another.
 pub const ANSWER_PREFIX: &str = "###";
 
 /// The special tokens that configurations name by role, and that templates know by these names.
@@ -151,6 +151,17 @@ impl Tokenizer {
     /// Where the first of the stop texts stands in a generated text.
     pub fn stop_in(&self, text: &str) -> Option<usize> {
         self.stop_texts.iter().filter_map(|stop| text.find(stop.as_str())).min()
+    }
+
+    /// The text that stands before an answer.
+    pub fn answer_mark(&self) -> &str {
+        &self.style.answer_mark
+    }
+
+    /// The same tokenizer, at whose eos alone a generation ends.
+    pub fn stopping_at_eos(mut self) -> Self {
+        self.stops.truncate(1);
+        self
     }
 
     /// The markers that the files did not have: their embeddings are still to be started.
