@@ -44,6 +44,11 @@ impl ModelOptions {
     /// The folder that is named, or that the cache has under this name.
     fn folder(&self) -> Result<PathBuf> {
         let name = self.checkpoint.to_string_lossy();
+        if self.checkpoint.is_file() {
+            return Err(Error::Usage(format!(
+                "CHECKPOINT is `{name}`, a file; a model is a folder."
+            )));
+        }
         let found = HubCache::from_env().folder(&name, None);
         found.map_err(|problem| {
             Error::Usage(format!("CHECKPOINT {}.", problem.trim_end_matches('.')))

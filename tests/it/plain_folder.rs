@@ -127,6 +127,12 @@ fn shots_stand_before_the_question_and_are_not_asked() {
     says(verb("eval", &folder, &only), "has no questions but those that are shown");
     says(verb("eval", &folder, &[&eval[..], &["--shots=3"]].concat()), "has 2 examples");
     says(verb("eval", &folder, &["--data", "x", "--shots=3"]), "--shots-from");
+    let long = place.file(
+        "long.jsonl",
+        &"{\"question\": \"1+1\", \"steps\": [\"2\"], \"answer\": 2}\n".repeat(20),
+    );
+    let many = ["--data", asked.to_str().unwrap(), "--shots-from", long.to_str().unwrap()];
+    says(verb("eval", &folder, &many), "Show fewer solved examples");
     says(verb("generate", &folder, &["--prompt=1+1", "--chat"]), "chat template");
 }
 
@@ -217,6 +223,8 @@ fn a_model_in_the_cache_is_found_by_its_name() {
     assert!(said.contains("org/name is a plain model"), "{said}");
     says(ask("org/other"), "hf download org/other");
     says(ask("no/such/folder"), "neither a folder");
+    says(ask(place.file("model", "").to_str().unwrap()), "a file; a model is a folder");
+    says(ask(place.run().to_str().unwrap()), "checkpoints/latest");
 }
 
 #[test]
