@@ -100,20 +100,24 @@ impl LatentInfo {
         let path = folder.join(LATENT_FILE);
         // A checkpoint that has lost the file is damaged, and no plain model.
         let ours = [LATENT_FILE, LATENT_WEIGHTS_FILE, STATE_FILE, OPTIMIZER_FILE];
-        let plain = Lora::find(folder)?.is_some() || folder.join("config.json").is_file();
-        match plain && !ours.iter().any(|file| folder.join(file).exists()) {
-            true => Ok(Self::plain()),
-            false => {
-                let mut info: Self = read_json(&path)?;
-                let keys: serde_json::Map<String, serde_json::Value> = read_json(&path)?;
-                // Versions before said by the method alone whether anything is fed back.
-                let feeds = matches!(info.method, Method::Coconut | Method::NoCurriculum);
-                if !keys.contains_key("thinking") && !feeds {
-                    info.thinking.thinking = Thinking::None;
-                }
-                Ok(info)
+        let is_ours = ours.iter().any(|file| folder.join(file).exists());
+        let is_model = Lora::find(folder)?.is_some() || folder.join("config.json").is_file();
+        match (is_ours, is_model) {
+            (true, _) => {}
+            (false, true) => return Ok(Self::plain()),
+            (false, false) => {
+                let problem = "holds no model: it has neither a `config.json` nor an `adapter_config.json`. A run's checkpoints lie below it, the newest at `checkpoints/latest`.";
+                return Err(Error::input(folder, "", problem));
             }
         }
+        let mut info: Self = read_json(&path)?;
+        let keys: serde_json::Map<String, serde_json::Value> = read_json(&path)?;
+        // Versions before said by the method alone whether anything is fed back.
+        let feeds = matches!(info.method, Method::Coconut | Method::NoCurriculum);
+        if !keys.contains_key("thinking") && !feeds {
+            info.thinking.thinking = Thinking::None;
+        }
+        Ok(info)
     }
 
     /// A curriculum that gives this model's prompts.

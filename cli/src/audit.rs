@@ -360,6 +360,11 @@ fn untrained(checkpoint: &Checkpoint) -> Checkpoint {
 fn feed(checkpoint: &mut Checkpoint, name: &str) -> Result<()> {
     let (stage, method) = (checkpoint.latent.stage, checkpoint.latent.method);
     let curriculum = checkpoint.latent.curriculum();
+    if checkpoint.latent.plain {
+        return Err(Error::Usage(format!(
+            "{name} is a plain model, which has no thoughts; an audit needs a checkpoint that was trained with latents."
+        )));
+    }
     if !curriculum.has_latents() || curriculum.n_replaced(stage) == 0 {
         return Err(Error::Usage(format!(
             "{name} was trained with `method: {method}` and stands at stage {stage}, where rows have no latents; an audit needs a checkpoint with latents."

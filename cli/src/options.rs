@@ -12,6 +12,7 @@ use coconut::{
     data::{Example, Stage, read},
     device,
     eval::Sampling,
+    hub::HubCache,
     latent::{Iterations, Thinking},
 };
 
@@ -20,7 +21,7 @@ use crate::verbs;
 /// The model that a verb works on.
 #[derive(Args)]
 pub struct ModelOptions {
-    /// A checkpoint folder.
+    /// A checkpoint's folder; or a pretrained model's, or its org/name in the Hugging Face cache.
     pub checkpoint: PathBuf,
     /// Where to compute: cpu, or vulkan, metal or cuda if the program was built with it.
     #[arg(long, default_value = "cpu", value_name = "NAME")]
@@ -37,7 +38,21 @@ impl ModelOptions {
             Error::Config { problem, .. } => Error::Usage(format!("--device {problem}")),
             other => other,
         })?;
-        Checkpoint::load(&self.checkpoint, &device)
+        Checkpoint::load(&self.folder()?, &device)
+    }
+
+    /// The folder that is named, or that the cache has under this name.
+    fn folder(&self) -> Result<PathBuf> {
+        let name = self.checkpoint.to_string_lossy();
+        if self.checkpoint.is_file() {
+            return Err(Error::Usage(format!(
+                "CHECKPOINT is `{name}`, a file; a model is a folder."
+            )));
+        }
+        let found = HubCache::from_env().folder(&name, None);
+        found.map_err(|problem| {
+            Error::Usage(format!("CHECKPOINT {}.", problem.trim_end_matches('.')))
+        })
     }
 
     /// The checkpoint, ready to compute as in training; what differs or costs time is said on stderr.

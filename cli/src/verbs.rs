@@ -50,9 +50,9 @@ enum Command {
     ///   coconut data generate arithmetic -n 1000 -o test.json -s operations=[4,4] -s value_steps=True
     ///   coconut eval runs/quickstart/checkpoints/latest --data test.json
     ///
-    /// A folder of a pretrained model may stand in a checkpoint's place:
+    /// A pretrained model may stand there too, by its folder or its name in the Hugging Face cache:
     ///   coconut eval SmolLM2-135M-Instruct --chat --data gsm8k.jsonl,svamp.json --max-size 100
-    ///   coconut eval SmolLM2-135M --shots 8 --shots-from train.jsonl --data test.jsonl
+    ///   coconut eval HuggingFaceTB/SmolLM2-135M --shots 8 --shots-from train.jsonl --data test.jsonl
     #[command(verbatim_doc_comment)]
     Eval(eval::Eval),
     /// Find out whether a checkpoint's thoughts do any work.
@@ -62,7 +62,7 @@ enum Command {
     /// Examples, after the quickstart:
     ///   coconut data generate arithmetic -n 400 -o test.json -s operations=[4,4] -s value_steps=True
     ///   coconut audit runs/quickstart/checkpoints/latest --data test.json --control untrained
-    ///   coconut audit runs/quickstart/checkpoints/latest --data test.json --only zero@all,noise[1.0]@2 -o noise
+    ///   coconut audit runs/quickstart/checkpoints/latest --data test.json --only zero@all,zero@2 -o zeroed
     #[command(verbatim_doc_comment)]
     Audit(audit::Audit),
     /// Answer a question, or each line of standard input.
@@ -71,9 +71,10 @@ enum Command {
     ///   coconut generate runs/quickstart/checkpoints/5-12 --latents 8 --prompt "3+5*2-7+1"
     ///   coconut generate runs/quickstart/checkpoints/5-12 --thoughts --prompt "3+5*2-7+1"
     ///   coconut generate runs/quickstart/checkpoints/5-12 --edit zero@2 --prompt "3+5*2-7+1"
+    ///   coconut generate HuggingFaceTB/SmolLM2-135M-Instruct --chat --prompt "How much is 12 times 4?"
     #[command(verbatim_doc_comment)]
     Generate(generate::Generate),
-    /// Print the logits of every position of token ids, latents fed back.
+    /// Print the logits of every position of token ids, or of lines of them, latents fed back.
     ///
     /// Example: coconut logits runs/quickstart/checkpoints/latest --ids 13,20,15,6,3,5,5,4 --json
     #[command(verbatim_doc_comment)]

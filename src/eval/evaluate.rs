@@ -233,10 +233,13 @@ impl Evaluator<'_> {
     /// # Errors
     /// [`Error::Input`] with the first such example.
     pub fn check(&self, model: &LatentModel, stage: Stage, path: &Path) -> Result<()> {
+        let advice = match self.tokenizer.shots() {
+            [] => "Remove the example",
+            _ => "Show fewer solved examples, or remove this one",
+        };
         for (index, prompt) in self.prompts(stage).iter().enumerate() {
             if let Some(problem) = prompt_problem(model, &prompt.ids, &self.plan(model, stage)) {
-                let problem =
-                    format!("its prompt cannot be answered: {problem}. Remove the example.");
+                let problem = format!("its prompt cannot be answered: {problem}. {advice}.");
                 return Err(Error::input(path, format!("example {}", index + 1), problem));
             }
         }

@@ -507,6 +507,20 @@ fn logits_have_a_row_a_position() {
             assert!(row.iter().all(Value::is_number), "{row:?}");
         }
     }
+    let printed = stdout(&logits(&[last, latent, 7]).assert().success());
+    let whole: Value = serde_json::from_str(&printed).unwrap();
+    let lines = format!("{last},{latent},7\n\n {last}, 7\n");
+    let from_lines = |lines: &str| {
+        let mut command = assert_cmd::Command::from_std(coconut(["logits"]));
+        command.arg(&checkpoint).arg("--last").write_stdin(lines).assert()
+    };
+    let printed = stdout(&from_lines(&lines).success());
+    let rows: Vec<Value> = printed.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[0]["logits"].as_array().unwrap()[..], whole["logits"].as_array().unwrap()[2..]);
+    let refusal = from_lines("7\n7;8\n").code(2);
+    let said = String::from_utf8_lossy(&refusal.get_output().stderr).into_owned();
+    assert!(said.contains("line 2 of standard input") && said.contains("`7;8`"), "{said}");
     refused(logits(&[latent, last]), &["--ids", "latent"]);
     refused(logits(&[last, vocabulary]), &["--ids", &vocabulary.to_string()]);
     refused(logits(&vec![last; 1000]), &["--ids", "1000"]);

@@ -127,6 +127,12 @@ fn shots_stand_before_the_question_and_are_not_asked() {
     says(verb("eval", &folder, &only), "has no questions but those that are shown");
     says(verb("eval", &folder, &[&eval[..], &["--shots=3"]].concat()), "has 2 examples");
     says(verb("eval", &folder, &["--data", "x", "--shots=3"]), "--shots-from");
+    let long = place.file(
+        "long.jsonl",
+        &"{\"question\": \"1+1\", \"steps\": [\"2\"], \"answer\": 2}\n".repeat(20),
+    );
+    let many = ["--data", asked.to_str().unwrap(), "--shots-from", long.to_str().unwrap()];
+    says(verb("eval", &folder, &many), "Show fewer solved examples");
     says(verb("generate", &folder, &["--prompt=1+1", "--chat"]), "chat template");
 }
 
@@ -197,4 +203,36 @@ fn shots_are_turns_of_a_chat() {
         <|im_start|>assistant\n1+1=2\n### 2<|im_end|>\n\n<|im_start|>user\n2+2?<|im_end|>\n\n\
         <|im_start|>assistant\n";
     assert_eq!(tokenizer.render_prompt("2+2?").unwrap(), (expected.to_owned(), false));
+}
+
+#[test]
+fn a_model_in_the_cache_is_found_by_its_name() {
+    let (place, folder) = trained();
+    let repository = place.path("hub").join("models--org--name");
+    fs::create_dir_all(repository.join("refs")).unwrap();
+    fs::create_dir(repository.join("snapshots")).unwrap();
+    fs::write(repository.join("refs/main"), "abc").unwrap();
+    fs::rename(&folder, repository.join("snapshots/abc")).unwrap();
+    let ask = |name: &str| {
+        let mut command = verb("generate", Path::new(name), &["--prompt", "3+4*2"]);
+        command.env("HF_HUB_CACHE", place.path("hub"));
+        command
+    };
+    let (answer, said) = told(ask("org/name"));
+    assert_eq!(answer["latents"], 0);
+    assert!(said.contains("org/name is a plain model"), "{said}");
+    says(ask("org/other"), "hf download org/other");
+    says(ask("no/such/folder"), "neither a folder");
+    says(ask(place.file("model", "").to_str().unwrap()), "a file; a model is a folder");
+    says(ask(place.run().to_str().unwrap()), "checkpoints/latest");
+}
+
+#[test]
+fn an_audit_needs_thoughts() {
+    let (place, folder) = trained();
+    let data = examples(&place, "test.json", "3");
+    says(
+        verb("audit", &folder, &["--data", data.to_str().unwrap()]),
+        "plain model, which has no thoughts",
+    );
 }

@@ -65,9 +65,10 @@ pub struct Eval {
     strict: bool,
     #[command(flatten)]
     prompts: PromptOptions,
-    /// How answers are read: what stands after the last ### (mark), a number (number), one of the words that are answers
-    /// (choice), what \boxed holds (boxed), or the last line (line), the last four after ### too if it is there. What
-    /// the answers call for (auto) if absent and the model is a plain one, else mark.
+    /// What of a generated text is its answer: what stands after the last ### (mark). Or, of that, and of the whole text
+    /// where there is no ###: a number (number), one of the words that are answers (choice), what \boxed holds (boxed),
+    /// the last line (line), or whichever of these the set's answers call for (auto). If absent, auto for a plain model
+    /// and mark for a checkpoint.
     #[arg(long, value_name = "NAME", value_parser = ["auto", "mark", "number", "choice", "boxed", "line"])]
     scorer: Option<String>,
     #[command(flatten)]

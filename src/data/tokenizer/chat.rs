@@ -126,6 +126,11 @@ impl Tokenizer {
         self
     }
 
+    /// The solved examples that are shown before every question.
+    pub fn shots(&self) -> &[Example] {
+        &self.shots
+    }
+
     /// How questions are put.
     pub fn prompt_style(&self) -> &PromptStyle {
         &self.style
