@@ -40,6 +40,8 @@ mod report_files;
 mod report_results;
 mod runs;
 mod scorers;
+#[cfg(feature = "serve")]
+mod serve;
 mod shifts;
 mod stats;
 mod sweep;
