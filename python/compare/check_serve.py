@@ -2,8 +2,8 @@
 
     python python/compare/check_serve.py target/release/coconut FOLDER [--chat] [--no-lm-eval]
 
-FOLDER is a checkpoint or a plain model. Needs `openai` and `lm_eval[api]`; for a plain folder also `torch` and
-`transformers`, whose log-likelihoods lm_eval's `hf` model computes on the same task. Nothing is fetched.
+FOLDER is a checkpoint of the quickstart or a plain model of English. Needs `openai`, `lm_eval[api]`, `torch` and
+`transformers`: lm_eval's `hf` model computes the same log-likelihoods. Nothing is fetched.
 """
 
 import argparse
@@ -25,6 +25,9 @@ CHOICES = [
     ("The sun rises in the", [" west", " east", " spoon"], 1),
     ("Water freezes at zero degrees", [" Celsius", " Monday", " lemon"], 0),
 ]
+
+# For a checkpoint of the quickstart, of which this asks for the likelihoods of answers without latents.
+CHAINS = [(f"{question}\n", ["### 0", "### 5", "### 9"], gold) for question, gold in zip(QUESTIONS, [0, 1, 2, 2])]
 
 
 def start(program, folder):
@@ -89,64 +92,78 @@ def check_openai(url, program, folder, plain, chat):
             print(f"  refused: {error.body['message']}")
 
 
-def check_lm_eval(url, folder, plain):
+TASK = """task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {data}
+test_split: test
+doc_to_text: "{{{{question}}}}"
+target_delimiter: ""
+"""
+CHOICE = """output_type: multiple_choice
+doc_to_choice: "{{choices}}"
+doc_to_target: gold
+metric_list:
+  - metric: acc
+"""
+SAY = """output_type: generate_until
+doc_to_target: "{{answer}}"
+generation_kwargs:
+  until: ["\\n\\n"]
+  max_gen_toks: 16
+metric_list:
+  - metric: exact_match
+"""
+
+
+def evaluated(model, arguments, name, task, documents):
+    """The task's metrics, and each document's replies."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     with tempfile.TemporaryDirectory() as here:
         data = os.path.join(here, "data.jsonl")
         with open(data, "w") as file:
-            for question, choices, gold in CHOICES:
-                json.dump({"question": question, "choices": choices, "gold": gold}, file)
-                file.write("\n")
+            file.writelines(json.dumps(document) + "\n" for document in documents)
         with open(os.path.join(here, "local.yaml"), "w") as file:
-            file.write(
-                f"""task: local_choices
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {data}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: gold
-target_delimiter: ""
-metric_list:
-  - metric: acc
-"""
-            )
-        def run(model, arguments):
-            found = lm_eval.simple_evaluate(
-                model=model,
-                model_args=arguments,
-                tasks=["local_choices"],
-                task_manager=TaskManager(include_path=here, include_defaults=False),
-                batch_size=4,
-                bootstrap_iters=0,
-                log_samples=True,
-            )
-            samples = sorted(found["samples"]["local_choices"], key=lambda sample: sample["doc_id"])
-            scores = [[(r[0], r[1]) for r in sample["filtered_resps"]] for sample in samples]
-            return found["results"]["local_choices"]["acc,none"], scores
+            file.write(TASK.format(name=name, data=data) + task)
+        found = lm_eval.simple_evaluate(
+            model=model,
+            model_args=arguments,
+            tasks=[name],
+            task_manager=TaskManager(include_path=here, include_defaults=False),
+            batch_size=1 if model == "hf" else 4,
+            bootstrap_iters=0,
+            log_samples=True,
+        )
+    samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
+    return found["results"][name], [sample["filtered_resps"] for sample in samples]
 
-        arguments = {
-            "model": "served",
-            "base_url": f"{url}/v1/completions",
-            "tokenizer_backend": "huggingface",
-            "tokenizer": folder,
-            "max_length": 256,
-        }
-        accuracy, ours = run("local-completions", arguments)
-        print(f"  lm_eval local-completions: accuracy {accuracy}")
-        if plain:
-            # One request at a time: padding changes the last bits of torch's own figures.
-            accuracy, theirs = run("hf", {"pretrained": folder, "device": "cpu", "dtype": "float32"})
-            pairs = [(a, b) for x, y in zip(ours, theirs) for a, b in zip(x, y)]
-            worst = max(abs(float(a[0]) - float(b[0])) for a, b in pairs)
-            print(f"  lm_eval hf: accuracy {accuracy}; log-likelihoods differ by {worst:.1e} at most")
-            assert worst < 1e-3, pairs
-            assert all(bool(a[1]) == bool(b[1]) for a, b in pairs), "is_greedy differs"
+
+def check_lm_eval(url, program, folder, plain):
+    served = {"model": "served", "base_url": f"{url}/v1/completions"}
+    tokenizer = {"tokenizer_backend": "huggingface", "tokenizer": folder, "max_length": 256}
+    documents = [
+        {"question": question, "choices": choices, "gold": gold}
+        for question, choices, gold in (CHOICES if plain else CHAINS)
+    ]
+    task = ("local_choices", CHOICE, documents)
+    found, ours = evaluated("local-completions", served | tokenizer, *task)
+    print(f"  local-completions: accuracy {found['acc,none']}")
+    found, theirs = evaluated("hf", {"pretrained": folder, "device": "cpu", "dtype": "float32"}, *task)
+    pairs = [(a, b) for x, y in zip(ours, theirs) for a, b in zip(x, y)]
+    worst = max(abs(float(a[0]) - float(b[0])) for a, b in pairs)
+    print(f"  hf: accuracy {found['acc,none']}; {len(pairs)} log-likelihoods differ by {worst:.1e} at most")
+    assert worst < 1e-3, pairs
+    assert all(bool(a[1]) == bool(b[1]) for a, b in pairs), "is_greedy differs"
+    if not plain:
+        answers = [generated(program, folder, question)["generation"] for question in QUESTIONS]
+        documents = [{"question": q, "answer": a} for q, a in zip(QUESTIONS, answers)]
+        texts = {"tokenizer_backend": "None", "tokenized_requests": False}
+        found, _ = evaluated("local-completions", served | texts, "local_answers", SAY, documents)
+        print(f"  generate_until, questions with latents: {found['exact_match,none']} as `generate` says")
+        assert found["exact_match,none"] == 1.0
 
 
 def main():
@@ -163,7 +180,7 @@ def main():
         check_openai(url, options.program, options.folder, plain, options.chat)
         print(f"openai: as expected ({time.time() - started:.0f} s)")
         if not options.no_lm_eval:
-            check_lm_eval(url, options.folder, plain)
+            check_lm_eval(url, options.program, options.folder, plain)
             print("lm_eval: as expected")
     finally:
         process.terminate()

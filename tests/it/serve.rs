@@ -324,11 +324,11 @@ fn what_is_not_done_is_refused_by_name() {
         (json!({"logprobs": 21}), "logprobs"),
         (json!({"echo": true}), "echo"),
         (json!({"prompt": []}), "prompt"),
-        (json!({"prompt": ""}), "prompt"),
+        (json!({"prompt": "", "raw": true}), "prompt"),
         (json!({"prompt": [1, "two"]}), "prompt"),
         (json!({"prompt": [1_000_000]}), "prompt"),
         (json!({"prompt": "1+".repeat(600)}), "prompt"),
-        (json!({"prompt": ["1"; 5].to_vec()}), "prompt"),
+        (json!({"prompt": ["1", "1", "1", "1", "1"]}), "prompt"),
         (json!({"latents": 5000}), "prompt"),
         (json!({"latents": 1, "raw": true}), "latents"),
         (json!({"edit": "zero@99"}), "edit"),
@@ -339,11 +339,6 @@ fn what_is_not_done_is_refused_by_name() {
     ] {
         let mut body = json!({"prompt": QUESTIONS[0]});
         more.as_object().unwrap().iter().for_each(|(key, value)| body[key] = value.clone());
-        // An empty question is a question for this tokenizer; it is one that the model can be given.
-        if body["prompt"] == "" {
-            server.ask(COMPLETIONS, &body);
-            continue;
-        }
         let error = server.refuses(COMPLETIONS, &body, 400);
         assert_eq!(error["param"], param, "{body}: {error}");
         assert_eq!(error["type"], "invalid_request_error");
