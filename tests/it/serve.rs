@@ -515,7 +515,7 @@ fn more_than_fits_is_told_to_wait_and_what_takes_too_long_ends() {
     let server = Server::of(&roomy().checkpoint(), &more);
     let long = begin(&server, &endless(19_000));
     until("it runs", || server.metric("rows_running") == 1.0);
-    let waiting = begin(&server, &endless(1));
+    let waiting = begin(&server, &endless(19_000));
     until("it waits", || server.metric("queue_length") == 1.0);
     let error = server.refuses(COMPLETIONS, &endless(1), 429);
     assert_eq!(

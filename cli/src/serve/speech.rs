@@ -77,7 +77,7 @@ mod tests {
     /// A tokenizer of characters, and the ids of a text.
     fn spelled(text: &str) -> (Tokenizer, Vec<u32>) {
         let examples = [Example::new("abcdefgh \n", ["é"], "xyz")];
-        let tokenizer = Tokenizer::build(Units::Characters, &examples, Path::new("test")).unwrap();
+        let tokenizer = Tokenizer::build(&examples, Units::Characters, Path::new("test")).unwrap();
         let ids = tokenizer.encode(text, false).unwrap().ids;
         (tokenizer, ids)
     }
