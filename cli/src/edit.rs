@@ -54,8 +54,18 @@ impl FromStr for ByHand {
 impl ByHand {
     /// The edit for a question; refused if it would touch none of its thoughts.
     pub fn of(&self, trained: &TrainedModel<'_>, question: &Question) -> Result<Edit> {
+        self.of_prompt(trained, &prompt(trained, question)?, question.latents)
+    }
+
+    /// The edit for a prompt; a donor's question is given `latents`.
+    pub fn of_prompt(
+        &self,
+        trained: &TrainedModel<'_>,
+        ids: &[u32],
+        latents: Option<usize>,
+    ) -> Result<Edit> {
         const SEED: u64 = 0;
-        let own = thoughts_of(trained, question)?;
+        let own = thoughts_of(trained, ids)?;
         let (Self::Edit(_, places) | Self::Donor(_, places)) = *self;
         let given = |thoughts: Vec<Vec<f32>>| {
             let model = trained.model;
@@ -72,7 +82,7 @@ impl ByHand {
             Self::Edit(With::Permute, _) => given(permuted(&own, places, SEED)),
             Self::Edit(..) => Replacement::Zero,
             Self::Donor(file, _) => {
-                let donor = thoughts_of(trained, &donor(file, question)?)?;
+                let donor = thoughts_of(trained, &prompt(trained, &donor(file, latents)?)?)?;
                 if donor.len() != own.len() {
                     return Err(Error::Usage(format!(
                         "--edit donor:{}: its question has {} thoughts and this one has {}; set --latents for both.",
@@ -98,14 +108,20 @@ impl ByHand {
 }
 
 /// The question in a file's first line.
-fn donor(file: &Path, question: &Question) -> Result<Question> {
+fn donor(file: &Path, latents: Option<usize>) -> Result<Question> {
     let text = fs::read_to_string(file).map_err(Error::io("read", file))?;
     match text.lines().next().map(str::trim).filter(|line| !line.is_empty()) {
-        Some(line) => Ok(Question { text: line.to_owned(), ..question.clone() }),
+        Some(line) => Ok(Question { text: line.to_owned(), latents }),
         None => Err(Error::input(
             file,
             "line 1",
             "is empty; write the question whose thoughts are to be fed",
         )),
     }
+}
+
+/// Token ids that the model is given for a question.
+fn prompt(trained: &TrainedModel<'_>, question: &Question) -> Result<Vec<u32>> {
+    let prompts = trained.prompts(std::slice::from_ref(question))?;
+    prompts.into_iter().next().ok_or_else(|| Error::Internal("a question without a prompt".into()))
 }

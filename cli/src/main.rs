@@ -23,6 +23,8 @@ mod logits;
 mod merge;
 mod options;
 mod progress;
+#[cfg(feature = "serve")]
+mod serve;
 mod sweep;
 mod train;
 mod verbs;

@@ -12,6 +12,8 @@ use std::{
 use clap::{Parser, Subcommand};
 use coconut::Result;
 
+#[cfg(feature = "serve")]
+use crate::serve;
 use crate::{audit, bench, data, eval, generate, import, logits, merge, sweep, train};
 
 /// Train, evaluate and open up language models that reason in a continuous latent space.
@@ -74,6 +76,15 @@ enum Command {
     ///   coconut generate HuggingFaceTB/SmolLM2-135M-Instruct --chat --prompt "How much is 12 times 4?"
     #[command(verbatim_doc_comment)]
     Generate(generate::Generate),
+    /// Serve a checkpoint over HTTP, in OpenAI's forms.
+    ///
+    /// Examples:
+    ///   coconut serve runs/quickstart/checkpoints/latest
+    ///   curl localhost:8000/v1/completions -d '{"prompt": "3+5*2-7+1", "thoughts": 3}'
+    ///   COCONUT_TOKEN=secret coconut serve SmolLM2-135M --host 0.0.0.0 --port 9000
+    #[cfg(feature = "serve")]
+    #[command(verbatim_doc_comment)]
+    Serve(serve::Serve),
     /// Print the logits of every position of token ids, or of lines of them, latents fed back.
     ///
     /// Example: coconut logits runs/quickstart/checkpoints/latest --ids 13,20,15,6,3,5,5,4 --json
@@ -118,6 +129,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Eval(eval) => eval.run(),
         Command::Audit(audit) => audit.run(),
         Command::Generate(generate) => generate.run(),
+        #[cfg(feature = "serve")]
+        Command::Serve(serve) => serve.run(),
         Command::Logits(logits) => logits.run(),
         Command::Merge(merge) => merge.run(),
         Command::Import(import) => import.run(),

@@ -1,8 +1,9 @@
 //! Generation after latents: whole batches at once on the cache, a column of tokens at a time.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor, activation::log_softmax};
 use coconut_kernels::TokenMask;
 use rand::Rng;
+use rand_chacha::ChaCha8Rng;
 
 use crate::{
     Error, Result,
@@ -103,15 +104,25 @@ pub fn forward_prompts(
     options: &GenerateOptions<'_>,
     reads: ReadSet,
 ) -> Result<(Batch, Trace)> {
-    for (row, prompt) in prompts.iter().enumerate() {
-        if let Some(problem) = prompt_problem(model, prompt, &options.plan) {
-            return Err(Error::Prompt { row, problem });
-        }
-    }
+    check_prompts(model, prompts, &options.plan)?;
     let rows: Vec<Row> = prompts.iter().map(|ids| Row::unlabelled(ids)).collect();
     let batch = Batch::new(&rows, &options.plan).map_err(Error::Internal)?;
     let trace = latent::forward(model, &batch, reads);
     Ok((batch, trace))
+}
+
+/// Refuses the first prompt that has a [`prompt_problem`].
+pub(super) fn check_prompts(
+    model: &LatentModel,
+    prompts: &[&[u32]],
+    plan: &PassPlan,
+) -> Result<()> {
+    for (row, prompt) in prompts.iter().enumerate() {
+        if let Some(problem) = prompt_problem(model, prompt, plan) {
+            return Err(Error::Prompt { row, problem });
+        }
+    }
+    Ok(())
 }
 
 /// Why a model cannot be given a prompt, as a clause about "it"; `None` if it can.
@@ -147,23 +158,26 @@ pub fn prompt_problem(model: &LatentModel, prompt: &[u32], plan: &PassPlan) -> O
 }
 
 /// A batch of rows in the middle of generation. Each [`step`](Self::step) gives one more token to every row
-/// that has not ended.
+/// that has not ended; rows of another loop may [`join`](Self::join), and rows may [`leave`](Self::leave).
 #[derive(Debug)]
 pub struct GenerationLoop<'a> {
     model: &'a Transformer,
-    options: GenerateOptions<'a>,
-    rows: Vec<RowState>,
+    rows: Vec<RowState<'a>>,
     /// Last hidden states at the prompts' ends, `[batch, d_model]`, until the first step takes them.
     prompt_ends: Option<Tensor<2>>,
+    /// What the column chosen last was chosen from, `[batch, vocab]`.
+    logits: Option<Tensor<2>>,
     /// Keys and values of all columns so far.
     cache: Cache,
     /// How many columns the cache's first chunk stands for if it leaves padding out, else 0.
     unpadded: usize,
-    chooser: Chooser,
 }
 
 #[derive(Debug)]
-struct RowState {
+struct RowState<'a> {
+    options: GenerateOptions<'a>,
+    /// For random choices.
+    rng: Option<ChaCha8Rng>,
     generation: Generation,
     ended: bool,
     /// For each column so far, whether it holds a token of this row.
@@ -191,20 +205,44 @@ impl<'a> GenerationLoop<'a> {
         trace: Trace,
         options: GenerateOptions<'a>,
     ) -> Self {
-        let row = |row: usize| {
+        let streams = 0..batch.rows as u64;
+        Self::begin(model, batch, trace, streams.map(|stream| (options, stream)))
+    }
+
+    /// As [`after`](Self::after), each row by options of its own and as if it were alone.
+    pub fn after_each(
+        model: &'a LatentModel,
+        batch: &Batch,
+        trace: Trace,
+        options: &[GenerateOptions<'a>],
+    ) -> Self {
+        Self::begin(model, batch, trace, options.iter().map(|&options| (options, 0)))
+    }
+
+    fn begin(
+        model: &'a LatentModel,
+        batch: &Batch,
+        trace: Trace,
+        options: impl Iterator<Item = (GenerateOptions<'a>, u64)>,
+    ) -> Self {
+        let row = |(row, (options, stream)): (usize, (GenerateOptions<'a>, u64))| {
             let mut attention_mask = vec![false; batch.columns];
             batch.columns_of(row).iter().for_each(|&column| attention_mask[column] = true);
-            let generation = Generation { positions: batch.lengths[row], ..Generation::default() };
-            RowState { generation, ended: options.max_new_tokens == 0, attention_mask }
+            RowState {
+                options,
+                rng: options.sampling.rng(stream),
+                generation: Generation { positions: batch.lengths[row], ..Generation::default() },
+                ended: options.max_new_tokens == 0,
+                attention_mask,
+            }
         };
         Self {
             model: &model.transformer,
-            options,
-            rows: (0..batch.rows).map(row).collect(),
+            rows: (0..batch.rows).zip(options).map(row).collect(),
             prompt_ends: trace.ends(batch),
+            logits: None,
             unpadded: batch.unpadded_columns(),
             cache: trace.caches.into_iter().next().unwrap_or_default(),
-            chooser: Chooser::new(options.sampling, batch.rows),
         }
     }
 
@@ -221,7 +259,9 @@ impl<'a> GenerationLoop<'a> {
             Some(hidden) => hidden,
             None => self.feed(),
         };
-        let chosen = self.chooser.next(self.model.logits(hidden))?;
+        let logits = self.model.logits(hidden);
+        self.logits = Some(logits.clone());
+        let chosen = choose(&mut self.rows, logits)?;
         let context = self.model.config.n_positions;
         let mut column = Vec::new();
         for (number, (row, id)) in self.rows.iter_mut().zip(chosen).enumerate() {
@@ -230,8 +270,8 @@ impl<'a> GenerationLoop<'a> {
             }
             let generation = &mut row.generation;
             generation.ids.push(id);
-            generation.finished = self.options.stops.contains(&id);
-            let full = generation.ids.len() >= self.options.max_new_tokens
+            generation.finished = row.options.stops.contains(&id);
+            let full = generation.ids.len() >= row.options.max_new_tokens
                 || generation.positions >= context;
             let end = match (generation.finished, full) {
                 (true, _) => Some(End::Stop),
@@ -263,9 +303,94 @@ impl<'a> GenerationLoop<'a> {
         Ok(column)
     }
 
+    /// Log probabilities of all tokens, `[vocab]` each, where some rows' last tokens were chosen.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the device failed, or before the first step.
+    pub fn log_probs(&self, rows: &[usize]) -> Result<Vec<Vec<f32>>> {
+        let logits = self.logits.clone();
+        let logits = logits.ok_or_else(|| Error::Internal("no token was chosen yet".into()))?;
+        let log_probs = log_softmax(select(logits, rows), 1);
+        let [_, vocab] = log_probs.dims();
+        let log_probs: Vec<f32> = device::to_host(log_probs)?;
+        Ok(log_probs.chunks(vocab).map(<[f32]>::to_vec).collect())
+    }
+
+    /// Ends a row, which gets no more tokens; one that does not exist has left already.
+    pub fn leave(&mut self, row: usize) {
+        if let Some(row) = self.rows.get_mut(row) {
+            row.ended = true;
+        }
+    }
+
+    /// How many rows there are, ended ones included.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Forgets the rows that have ended, and what the cache holds of them. The others keep their order.
+    pub fn retain_running(&mut self) {
+        let running: Vec<bool> = self.rows.iter().map(|row| !row.ended).collect();
+        if running.contains(&false) {
+            self.pack();
+        }
+    }
+
+    /// Takes another loop's rows in after the own ones; of both, rows that have ended are forgotten. What a row says
+    /// does not change by it.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if either loop has not made its first step.
+    pub fn join(&mut self, mut other: Self) -> Result<()> {
+        if self.prompt_ends.is_some() || other.prompt_ends.is_some() {
+            return Err(Error::Internal("rows joined before their first token".into()));
+        }
+        self.pack();
+        other.pack();
+        self.cache = std::mem::take(&mut self.cache).beside(other.cache);
+        self.rows.append(&mut other.rows);
+        self.unpadded = self.unpadded.max(other.unpadded);
+        for row in &mut self.rows {
+            row.attention_mask.resize(self.unpadded, false);
+        }
+        Ok(())
+    }
+
     /// What each row has generated, whether or not it has ended.
     pub fn finish(self) -> Vec<Generation> {
         self.rows.into_iter().map(|row| row.generation).collect()
+    }
+
+    /// Puts the cells of rows that have not ended side by side, row after row, as one chunk without padding.
+    fn pack(&mut self) {
+        let n_rows = self.rows.len();
+        let columns = self.rows.first().map_or(0, |row| row.attention_mask.len());
+        // In the cache's order: chunk by chunk, row after row.
+        let (mut cells, mut cell) = (vec![Vec::new(); n_rows], 0);
+        let parts = [0..self.unpadded, self.unpadded..columns];
+        let parts = match self.unpadded {
+            0 => self.cache.chunk_columns(),
+            _ => parts.to_vec(),
+        };
+        for part in parts {
+            let leaves_padding_out = part.end <= self.unpadded;
+            for (row, cells) in self.rows.iter().zip(&mut cells) {
+                for &token in &row.attention_mask[part.clone()] {
+                    if token && !row.ended {
+                        cells.push(cell);
+                    }
+                    cell += i32::from(token || !leaves_padding_out);
+                }
+            }
+        }
+        let width = cells.iter().map(Vec::len).max().unwrap_or(0);
+        for (row, cells) in self.rows.iter_mut().zip(&cells) {
+            row.attention_mask = (0..width).map(|column| column < cells.len()).collect();
+        }
+        self.rows.retain(|row| !row.ended);
+        self.cache = self.cache.select(&cells.concat());
+        self.unpadded = width;
+        self.logits = None;
     }
 
     /// Runs the column chosen last, which is invisible in rows that have ended: last hidden states
@@ -295,38 +420,49 @@ impl<'a> GenerationLoop<'a> {
     }
 }
 
-/// Chooses a token for each row.
-#[derive(Debug)]
-struct Chooser {
-    sampling: Sampling,
-    /// One a row; none for greedy choices.
-    rngs: Vec<rand_chacha::ChaCha8Rng>,
-}
-
-impl Chooser {
-    fn new(sampling: Sampling, rows: usize) -> Self {
-        let rngs = match sampling {
-            Sampling::Greedy => Vec::new(),
-            Sampling::Random { seed, .. } => {
-                (0..rows as u64).map(|row| rng::stream(seed, &[rng::SAMPLING, row])).collect()
-            }
-        };
-        Self { sampling, rngs }
-    }
-
-    /// `logits: [batch, vocab]` → a token a row. Greedy choices are made on the device, so that ids alone are
-    /// read from it.
-    fn next(&mut self, logits: Tensor<2>) -> Result<Vec<u32>> {
-        match self.sampling {
-            Sampling::Greedy => argmax(logits),
-            Sampling::Random { temperature, top_k, .. } => {
-                let [_, vocab] = logits.dims();
-                let logits: Vec<f32> = device::to_host(logits)?;
-                let rows = logits.chunks(vocab).zip(&mut self.rngs);
-                Ok(rows.map(|(row, rng)| sample(row, temperature, top_k, rng.random())).collect())
-            }
+impl Sampling {
+    /// The draws of one of a batch's rows, if there are any.
+    fn rng(self, stream: u64) -> Option<ChaCha8Rng> {
+        match self {
+            Self::Greedy => None,
+            Self::Random { seed, .. } => Some(rng::stream(seed, &[rng::SAMPLING, stream])),
         }
     }
+}
+
+/// `logits: [batch, vocab]` → a token a row. Greedy choices are made on the device, so that ids alone are
+/// read from it.
+fn choose(rows: &mut [RowState<'_>], logits: Tensor<2>) -> Result<Vec<u32>> {
+    let [_, vocab] = logits.dims();
+    let random: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].rng.is_some()).collect();
+    let mut chosen = match random.len() == rows.len() {
+        true => vec![0; rows.len()],
+        false => argmax(logits.clone())?,
+    };
+    if random.is_empty() {
+        return Ok(chosen);
+    }
+    let logits: Vec<f32> = device::to_host(select(logits, &random))?;
+    for (&number, logits) in random.iter().zip(logits.chunks(vocab)) {
+        let row = &mut rows[number];
+        if let (Sampling::Random { temperature, top_k, .. }, Some(rng)) =
+            (row.options.sampling, &mut row.rng)
+        {
+            chosen[number] = sample(logits, temperature, top_k, rng.random());
+        }
+    }
+    Ok(chosen)
+}
+
+/// Some rows of `[batch, n]`, in their order.
+fn select(x: Tensor<2>, rows: &[usize]) -> Tensor<2> {
+    let [batch, _] = x.dims();
+    if rows.len() == batch {
+        return x;
+    }
+    let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+    let rows = Tensor::<1, Int>::from_data(rows.as_slice(), &x.device());
+    x.select(0, rows)
 }
 
 /// The id of each row's largest logit, the smallest id among equals: `[batch, vocab]` → one a row.

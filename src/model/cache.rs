@@ -1,6 +1,8 @@
 //! Keys and values of the columns computed so far.
 
-use burn::tensor::Tensor;
+use std::ops::Range;
+
+use burn::tensor::{Int, Tensor};
 
 /// Per layer, the queries, keys and values of a pass's columns, side by side: `[batch, columns, qkv]`, or
 /// `[1, tokens, qkv]` without padding.
@@ -52,6 +54,43 @@ impl Cache {
     pub fn map(self, replace: impl Fn(Tensor<3>) -> Tensor<3>) -> Self {
         let chunks = |chunks: Vec<Tensor<3>>| chunks.into_iter().map(&replace).collect();
         Self { layers: self.layers.into_iter().map(chunks).collect() }
+    }
+
+    /// The columns of each chunk, if none of them leaves padding out.
+    pub fn chunk_columns(&self) -> Vec<Range<usize>> {
+        let mut start = 0;
+        let columns = |chunk: &Tensor<3>| {
+            let [_, columns, _] = chunk.dims();
+            start += columns;
+            start - columns..start
+        };
+        self.layer(0).iter().map(columns).collect()
+    }
+
+    /// One chunk without padding, `[1, cells, qkv]`, of some cells, which are numbered chunk after chunk and in each row
+    /// after row. Empty if there are none.
+    pub fn select(&self, cells: &[i32]) -> Self {
+        let flat = |chunk: &Tensor<3>| {
+            let [rows, columns, qkv] = chunk.dims();
+            chunk.clone().reshape([rows * columns, qkv])
+        };
+        let chunk = |chunks: &Vec<Tensor<3>>| {
+            let first = chunks.first().filter(|_| !cells.is_empty())?;
+            let cells = Tensor::<1, Int>::from_data(cells, &first.device());
+            let all = Tensor::cat(chunks.iter().map(flat).collect(), 0);
+            Some(all.select(0, cells).unsqueeze::<3>())
+        };
+        let chunks = |chunks| chunk(chunks).into_iter().collect();
+        Self { layers: self.layers.iter().map(chunks).collect() }
+    }
+
+    /// Two caches of one chunk without padding as one, the other's cells after the own ones.
+    pub fn beside(self, other: Self) -> Self {
+        let beside = |(mut own, other): (Vec<Tensor<3>>, Vec<Tensor<3>>)| {
+            own.extend(other);
+            if own.is_empty() { own } else { vec![Tensor::cat(own, 1)] }
+        };
+        Self { layers: self.layers.into_iter().zip(other.layers).map(beside).collect() }
     }
 
     /// The first `columns` columns, given that the first chunk stands for `first` of them.

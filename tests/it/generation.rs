@@ -213,3 +213,61 @@ fn a_loop_driven_step_by_step_is_generation() {
         }
     }
 }
+
+/// A row says the same whether it is alone, joins others or others join it, wherever in their text they are, and whatever
+/// they ask for.
+#[test]
+fn rows_join_and_leave_without_changing_what_others_say() {
+    const LATENT: u32 = 40;
+    let model = thinking(Transformer::load(&fixtures().join("gpt2"), &Device::flex()).unwrap());
+    let prompts: [&[u32]; 5] = [
+        &[5, 25, 30, 13, 38, LATENT, LATENT, LATENT, 39],
+        &[7, 38, LATENT, 39],
+        &[1, 2, 3, 4, 5, 6],
+        &[9, 9, 38, LATENT, LATENT],
+        &[8, 7, 6],
+    ];
+    let options = |row: usize| GenerateOptions {
+        plan: PassPlan::sequential(LATENT),
+        stops: &[],
+        max_new_tokens: 6 + 3 * row,
+        sampling: match row % 2 {
+            0 => Sampling::Greedy,
+            _ => Sampling::Random { temperature: 3.0, top_k: 0, seed: row as u64 },
+        },
+    };
+    let alone = |row: usize| generate(&model, &[prompts[row]], &options(row)).unwrap().remove(0);
+    let begin = |rows: &[usize]| {
+        let prompts: Vec<&[u32]> = rows.iter().map(|&row| prompts[row]).collect();
+        let options: Vec<_> = rows.iter().map(|&row| options(row)).collect();
+        let (batch, trace) =
+            forward_prompts(&model, &prompts, &options[0], ReadSet::PREDICTIONS).unwrap();
+        let mut rows = GenerationLoop::after_each(&model, &batch, trace, &options);
+        assert_eq!(rows.step().unwrap().len(), prompts.len());
+        rows
+    };
+    // Rows 0 and 1 run, 2 joins after five tokens, row 0 ends, then 3 and 4 join together and 1 leaves.
+    let mut rows = begin(&[0, 1]);
+    (0..4).for_each(|_| drop(rows.step().unwrap()));
+    rows.join(begin(&[2])).unwrap();
+    assert_eq!(rows.step().unwrap().last().unwrap().end, None);
+    rows.retain_running();
+    assert_eq!(rows.rows(), 2, "row 0 has ended");
+    rows.step().unwrap();
+    rows.join(begin(&[3, 4])).unwrap();
+    rows.leave(0);
+    let log_probs = |rows: &GenerationLoop<'_>| rows.log_probs(&[1]).unwrap().remove(0);
+    rows.step().unwrap();
+    assert!((log_probs(&rows).iter().map(|x| f64::from(*x).exp()).sum::<f64>() - 1.0).abs() < 1e-5);
+    while !rows.step().unwrap().is_empty() {}
+    let said = rows.finish();
+    assert_eq!(said.len(), 4);
+    assert_eq!(said[0].ids, alone(1).ids[..7], "what it said before it left");
+    for (at, row) in [2, 3, 4].into_iter().enumerate() {
+        assert_eq!(said[at + 1], alone(row), "row {row}");
+    }
+
+    let mut early = GenerationLoop::new(&model, &prompts[..1], options(0)).unwrap();
+    assert!(early.log_probs(&[0]).is_err());
+    assert!(early.join(begin(&[1])).is_err());
+}

@@ -41,6 +41,8 @@ mod report_files;
 mod report_results;
 mod runs;
 mod scorers;
+#[cfg(feature = "serve")]
+mod serve;
 mod shared_prefix;
 mod shifts;
 mod stats;

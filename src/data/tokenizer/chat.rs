@@ -169,6 +169,22 @@ impl Tokenizer {
         format!("{steps}{} {}", self.style.answer_mark, example.answer)
     }
 
+    /// Turns of role and content as the chat template lays them out, an answer's beginning after them; `None` if
+    /// questions are not put by a template.
+    ///
+    /// # Errors
+    /// What the template raises.
+    pub fn render_turns(&self, turns: &[(&str, &str)]) -> Result<Option<String>> {
+        let Some(chat) = &self.chat else { return Ok(None) };
+        let text = chat.render(turns, true).map_err(|error| self.template_failed(&error))?;
+        Ok(Some(text))
+    }
+
+    /// Whether the folder has a chat template.
+    pub fn has_template(&self) -> bool {
+        self.template().is_some()
+    }
+
     /// The special token that the template puts after an assistant's turn.
     fn end_of_turn(&self) -> Result<Option<u32>> {
         let Some(chat) = &self.chat else { return Ok(None) };

@@ -1,0 +1,553 @@
+//! `coconut serve` as its clients meet it: over HTTP, with a tiny trained checkpoint.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use assert_cmd::assert::OutputAssertExt;
+use serde_json::{Value, json};
+
+use crate::cli::{Place, coconut, refused, train};
+
+const QUESTIONS: [&str; 4] = ["3+4*2", "1+1-1", "9*9+9", "2-3*4"];
+const COMPLETIONS: &str = "/v1/completions";
+const CHAT: &str = "/v1/chat/completions";
+
+/// A checkpoint whose answers are long enough to be compared, trained once.
+fn place() -> &'static Place {
+    static PLACE: OnceLock<Place> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let place = Place::new();
+        train(&place.recipe(&[("n_positions", "256")]), &[]).assert().success();
+        place
+    })
+}
+
+/// A server that ends with the test.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(more: &[&str]) -> Self {
+        Self::of(&place().checkpoint(), more)
+    }
+
+    fn of(checkpoint: &Path, more: &[&str]) -> Self {
+        let mut command = coconut(["serve", "--port=0", "--name=tiny"]);
+        command.arg(checkpoint).args(more).stderr(Stdio::piped());
+        Self::wait_for(command)
+    }
+
+    fn wait_for(mut command: Command) -> Self {
+        let mut process = command.spawn().unwrap();
+        let mut said = BufReader::new(process.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("http://") {
+            line.clear();
+            assert!(said.read_line(&mut line).unwrap() > 0, "the server ended");
+        }
+        let address = line.split("http://").nth(1).unwrap().split(';').next().unwrap().to_owned();
+        // Whoever writes to a pipe that nobody reads would stop some day.
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        Self { process, address }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// The status and the body of an answer.
+    fn send(&self, path: &str, body: &[u8], token: &str) -> (u16, String) {
+        let agent = agent();
+        let mut request = agent.post(self.url(path)).header("Content-Type", "application/json");
+        if !token.is_empty() {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let mut response = request.send(body).unwrap();
+        (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
+    }
+
+    #[track_caller]
+    fn ask(&self, path: &str, body: &Value) -> Value {
+        let (status, text) = self.send(path, body.to_string().as_bytes(), "");
+        assert_eq!(status, 200, "{body}: {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// What is wrong with a request, in OpenAI's form.
+    #[track_caller]
+    fn refuses(&self, path: &str, body: &Value, status: u16) -> Value {
+        let (found, text) = self.send(path, body.to_string().as_bytes(), "");
+        assert_eq!(found, status, "{body}: {text}");
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        let error = answer["error"].clone();
+        let mut keys: Vec<&String> = error.as_object().unwrap().keys().collect();
+        keys.sort();
+        assert_eq!(keys, ["code", "message", "param", "type"], "{text}");
+        error
+    }
+
+    fn text(&self, body: &Value) -> String {
+        self.ask(COMPLETIONS, body)["choices"][0]["text"].as_str().unwrap().to_owned()
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        let mut response = agent().get(self.url(path)).call().unwrap();
+        (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
+    }
+
+    /// A figure of `/metrics`.
+    fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics");
+        let line = text.lines().find(|line| line.starts_with(&format!("coconut_{name} "))).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// The parts of a streamed answer.
+    fn events(&self, path: &str, body: &Value) -> Vec<Value> {
+        let (status, text) = self.send(path, body.to_string().as_bytes(), "");
+        assert_eq!(status, 200, "{text}");
+        let mut events: Vec<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        assert_eq!(events.pop(), Some("[DONE]"));
+        events.into_iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+    }
+
+    fn interrupt(&self) {
+        let pid = self.process.id().to_string();
+        Command::new("kill").args(["-INT", &pid]).assert().success();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn agent() -> ureq::Agent {
+    let config = ureq::Agent::config_builder().http_status_as_error(false);
+    config.timeout_global(Some(Duration::from_secs(60))).build().into()
+}
+
+fn generate(question: &str, more: &[&str]) -> Value {
+    let mut command = coconut(["generate", "--json", "--prompt", question]);
+    let assert = command.arg(place().checkpoint()).args(more).assert().success();
+    serde_json::from_slice(&assert.get_output().stdout).unwrap()
+}
+
+#[test]
+fn answers_are_those_of_generate() {
+    let server = Server::start(&[]);
+    let alone: Vec<Value> = QUESTIONS.iter().map(|q| generate(q, &["--thoughts=3"])).collect();
+    for (question, expected) in QUESTIONS.iter().zip(&alone) {
+        let answer = server.ask(COMPLETIONS, &json!({"prompt": question, "thoughts": 3}));
+        let choice = &answer["choices"][0];
+        assert_eq!(choice["text"], expected["generation"]);
+        assert_eq!(choice["thoughts"], expected["thoughts"]);
+        let reason = if expected["finished"] == true { "stop" } else { "length" };
+        assert_eq!(choice["finish_reason"], reason);
+        let count = |of: &Value| of.as_array().unwrap().len();
+        assert_eq!(answer["usage"]["prompt_tokens"], count(&expected["prompt_ids"]));
+        assert_eq!(answer["usage"]["completion_tokens"], count(&expected["ids"]));
+        let messages = json!([{"role": "user", "content": question}]);
+        let chat = server.ask(CHAT, &json!({"messages": messages}));
+        assert_eq!(chat["choices"][0]["message"]["content"], expected["generation"]);
+    }
+    let together = server.ask(COMPLETIONS, &json!({"prompt": QUESTIONS}));
+    for (index, expected) in alone.iter().enumerate() {
+        let choice = &together["choices"][index];
+        assert_eq!((&choice["index"], &choice["text"]), (&json!(index), &expected["generation"]));
+    }
+    for (body, options) in [
+        (json!({"latents": 1}), &["--latents=1"][..]),
+        (json!({"max_tokens": 2}), &["--max-new-tokens=2"]),
+        (json!({"temperature": 2.0, "seed": 7}), &["--temperature=2", "--seed=7"]),
+        (
+            json!({"temperature": 2.0, "seed": 7, "top_k": 2}),
+            &["--temperature=2", "--seed=7", "--top-k=2"],
+        ),
+        (json!({"edit": "zero@all"}), &["--edit=zero@all"]),
+        (json!({"edit": "noise[1.0]@2", "thoughts": 2}), &["--edit=noise[1.0]@2", "--thoughts=2"]),
+    ] {
+        let mut body = body;
+        body["prompt"] = json!(QUESTIONS[0]);
+        let (expected, answer) = (generate(QUESTIONS[0], options), server.ask(COMPLETIONS, &body));
+        assert_eq!(answer["choices"][0]["text"], expected["generation"], "{body}");
+        assert_eq!(answer["choices"][0]["thoughts"], expected["thoughts"], "{body}");
+    }
+}
+
+/// The text of all parts together, and the last reason to end.
+fn joined(events: &[Value], chat: bool) -> (String, Value) {
+    let text = |event: &Value| {
+        let choice = &event["choices"][0];
+        let text = if chat { &choice["delta"]["content"] } else { &choice["text"] };
+        text.as_str().unwrap_or_default().to_owned()
+    };
+    let last = &events.last().unwrap()["choices"][0]["finish_reason"];
+    (events.iter().map(text).collect(), last.clone())
+}
+
+#[test]
+fn streams_join_to_the_same_text() {
+    let server = Server::start(&[]);
+    for question in QUESTIONS {
+        let whole = server.ask(COMPLETIONS, &json!({"prompt": question, "logprobs": 2}));
+        let whole = &whole["choices"][0];
+        let events =
+            server.events(COMPLETIONS, &json!({"prompt": question, "stream": true, "logprobs": 2}));
+        let (text, reason) = joined(&events, false);
+        assert_eq!((json!(text), reason), (whole["text"].clone(), whole["finish_reason"].clone()));
+        let found = events.iter().flat_map(|event| {
+            event["choices"][0]["logprobs"]["token_logprobs"].as_array().unwrap().clone()
+        });
+        let expected = whole["logprobs"]["token_logprobs"].as_array().unwrap();
+        assert_eq!(&found.collect::<Vec<_>>(), expected);
+
+        let body = json!({
+            "messages": [{"role": "user", "content": question}],
+            "stream": true,
+            "stream_options": {"include_usage": true},
+            "thoughts": 1,
+        });
+        let mut events = server.events(CHAT, &body);
+        let usage = events.pop().unwrap();
+        assert_eq!(usage["choices"], json!([]));
+        assert!(usage["usage"]["completion_tokens"].as_u64().unwrap() > 0);
+        assert_eq!(events[0]["choices"][0]["delta"]["role"], "assistant");
+        assert!(!events[0]["choices"][0]["thoughts"].as_array().unwrap().is_empty());
+        assert_eq!(json!(joined(&events, true).0), whole["text"]);
+    }
+    // Of several rows, parts come in any order, each with its row's number.
+    let events = server.events(COMPLETIONS, &json!({"prompt": QUESTIONS, "stream": true}));
+    for (index, question) in QUESTIONS.iter().enumerate() {
+        let own = |event: &&Value| event["choices"][0]["index"] == index;
+        let own: Vec<Value> = events.iter().filter(own).cloned().collect();
+        assert_eq!(joined(&own, false).0, server.text(&json!({"prompt": question})));
+    }
+}
+
+#[test]
+fn answers_end_before_a_stop_text() {
+    let server = Server::start(&[]);
+    let whole = server.text(&json!({"prompt": QUESTIONS[0], "max_tokens": 20}));
+    let (at, _) = whole.char_indices().nth(2).expect("some text");
+    let stop = &whole[at..at + 1];
+    let before = &whole[..whole.find(stop).unwrap()];
+    let body = json!({"prompt": QUESTIONS[0], "max_tokens": 20, "stop": [stop, "never said"]});
+    let answer = server.ask(COMPLETIONS, &body);
+    assert_eq!(answer["choices"][0]["text"], before);
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    let mut body = body;
+    body["stream"] = json!(true);
+    assert_eq!(joined(&server.events(COMPLETIONS, &body), false), (before.into(), json!("stop")));
+}
+
+/// A token's log probability by hand from the logits that `coconut logits` prints.
+fn log_prob(logits: &Value, id: usize) -> f64 {
+    let logits: Vec<f64> = logits.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+    let most = logits.iter().copied().fold(f64::MIN, f64::max);
+    let sum: f64 = logits.iter().map(|x| (x - most).exp()).sum();
+    logits[id] - most - sum.ln()
+}
+
+#[test]
+fn log_probabilities_are_those_of_logits() {
+    let server = Server::start(&[]);
+    let asked = generate(QUESTIONS[0], &[]);
+    let ids = |key: &str| -> Vec<usize> { serde_json::from_value(asked[key].clone()).unwrap() };
+    let prompt: Vec<usize> = [ids("prompt_ids"), ids("ids")].concat();
+    let list: Vec<String> = prompt.iter().map(usize::to_string).collect();
+    let mut command = coconut(["logits", "--json", "--ids", &list.join(",")]);
+    let assert = command.arg(place().checkpoint()).assert().success();
+    let logits: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+    let logits = logits["logits"].as_array().unwrap();
+
+    let echo = json!({"prompt": prompt, "echo": true, "logprobs": 2, "max_tokens": 0});
+    let scored = server.ask(COMPLETIONS, &echo)["choices"][0]["logprobs"].clone();
+    let said = json!({"prompt": QUESTIONS[0], "logprobs": 2});
+    let said = server.ask(COMPLETIONS, &said)["choices"][0]["logprobs"].clone();
+    assert_eq!(scored["token_logprobs"][0], Value::Null);
+    let n_asked = ids("prompt_ids").len();
+    for (at, &id) in prompt.iter().enumerate().skip(1) {
+        let expected = log_prob(&logits[at - 1], id);
+        let found = scored["token_logprobs"][at].as_f64().unwrap();
+        assert!((found - expected).abs() < 1e-5, "token {at}: {found}, {expected}");
+        let best = scored["top_logprobs"][at].as_object().unwrap().values();
+        let best = best.map(|x| x.as_f64().unwrap()).fold(f64::MIN, f64::max);
+        let all =
+            (0..logits[at - 1].as_array().unwrap().len()).map(|id| log_prob(&logits[at - 1], id));
+        assert!((best - all.fold(f64::MIN, f64::max)).abs() < 1e-5);
+        if at >= n_asked {
+            let found = said["token_logprobs"][at - n_asked].as_f64().unwrap();
+            assert!((found - expected).abs() < 1e-5, "said {at}: {found}, {expected}");
+        }
+    }
+    // As lm_eval asks: several rows of token ids, and one token more.
+    let rows =
+        json!({"prompt": [prompt, prompt[..4]], "echo": true, "logprobs": 1, "max_tokens": 1});
+    let rows = server.ask(COMPLETIONS, &rows);
+    for (choice, n) in rows["choices"].as_array().unwrap().iter().zip([prompt.len(), 4]) {
+        let found = choice["logprobs"]["token_logprobs"].as_array().unwrap();
+        assert_eq!(found.len(), n + 1);
+        for (at, found) in found.iter().enumerate().take(n).skip(1) {
+            let expected = scored["token_logprobs"][at].as_f64().unwrap();
+            assert!((found.as_f64().unwrap() - expected).abs() < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_done_is_refused_by_name() {
+    let server = Server::start(&["--max-tokens=50", "--max-body=4", "--queue=4"]);
+    for (more, param) in [
+        (json!({"n": 2}), "n"),
+        (json!({"top_p": 0.5}), "top_p"),
+        (json!({"presence_penalty": 1}), "presence_penalty"),
+        (json!({"logit_bias": {"1": 2}}), "logit_bias"),
+        (json!({"suffix": "x"}), "suffix"),
+        (json!({"max_tokens": 51}), "max_tokens"),
+        (json!({"max_tokens": -1}), "max_tokens"),
+        (json!({"temperature": "hot"}), "temperature"),
+        (json!({"stop": ["1", "2", "3", "4", "5"]}), "stop"),
+        (json!({"stop": ""}), "stop"),
+        (json!({"logprobs": 21}), "logprobs"),
+        (json!({"echo": true}), "echo"),
+        (json!({"prompt": []}), "prompt"),
+        (json!({"prompt": "", "raw": true}), "prompt"),
+        (json!({"prompt": [1, "two"]}), "prompt"),
+        (json!({"prompt": [1_000_000]}), "prompt"),
+        (json!({"prompt": "1+".repeat(600)}), "prompt"),
+        (json!({"prompt": ["1", "1", "1", "1", "1"]}), "prompt"),
+        (json!({"latents": 5000}), "prompt"),
+        (json!({"latents": 1, "raw": true}), "latents"),
+        (json!({"edit": "zero@99"}), "edit"),
+        (json!({"edit": "donor:/etc/passwd@1"}), "edit"),
+        (json!({"edit": "nonsense"}), "edit"),
+        (json!({"edit": 3}), "edit"),
+        (json!({"unheard_of": 1}), "unheard_of"),
+    ] {
+        let mut body = json!({"prompt": QUESTIONS[0]});
+        more.as_object().unwrap().iter().for_each(|(key, value)| body[key] = value.clone());
+        let error = server.refuses(COMPLETIONS, &body, 400);
+        assert_eq!(error["param"], param, "{body}: {error}");
+        assert_eq!(error["type"], "invalid_request_error");
+    }
+    for messages in [
+        json!([]),
+        json!("hello"),
+        json!([{"role": "user"}]),
+        json!([{"role": "tool", "content": ""}]),
+    ] {
+        let error = server.refuses(CHAT, &json!({"messages": messages}), 400);
+        assert_eq!(error["param"], "messages");
+    }
+    let error = server.refuses(COMPLETIONS, &json!({"prompt": "1", "model": "other"}), 404);
+    assert_eq!(error["code"], "model_not_found");
+    server.refuses("/v1/embeddings", &json!({}), 404);
+    server.refuses("/health", &json!({}), 405);
+    let error = server.refuses(COMPLETIONS, &json!({"prompt": "1".repeat(5000)}), 413);
+    assert_eq!(error["code"], "body_too_large");
+    // What changes nothing is taken.
+    let neutral = json!({"prompt": "1+1", "model": "tiny", "n": 1, "top_p": 1, "user": "u", "stop": null, "logit_bias": {}});
+    server.ask(COMPLETIONS, &neutral);
+    assert_eq!(server.get("/health").0, 200);
+    let (_, models) = server.get("/v1/models");
+    let models: Value = serde_json::from_str(&models).unwrap();
+    assert_eq!(models["data"][0]["id"], "tiny");
+    assert_eq!(server.get("/v1/models/tiny").0, 200);
+    assert_eq!(server.get("/v1/models/other").0, 404);
+}
+
+#[test]
+fn malformed_requests_by_the_hundred_do_no_harm() {
+    let mut server = Server::start(&[]);
+    let whole = json!({"prompt": QUESTIONS[0], "stop": ["#"], "edit": "zero@1", "logprobs": 2, "stream": true}).to_string();
+    let agent = agent();
+    let url = server.url(COMPLETIONS);
+    let mut refusals = 0;
+    for at in 0..whole.len() {
+        let cut = &whole.as_bytes()[..at];
+        let mut broken = whole.clone().into_bytes();
+        broken[at] = broken[at].wrapping_mul(31).wrapping_add(at as u8);
+        for body in [cut, broken.as_slice()] {
+            let mut response = agent.post(&url).send(body).unwrap();
+            let text = response.body_mut().read_to_string().unwrap();
+            match response.status().as_u16() {
+                400 => {
+                    let answer: Value = serde_json::from_str(&text).unwrap();
+                    assert!(answer["error"]["message"].is_string());
+                    refusals += 1;
+                }
+                200 => assert!(text.ends_with("data: [DONE]\n\n"), "{text}"),
+                status => panic!("{status}: {text}"),
+            }
+        }
+    }
+    assert!(refusals > whole.len(), "{refusals}");
+    // No HTTP at all, and requests that break off.
+    for garbage in
+        ["\0\0\0", "GET\r\n\r\n", "POST /v1/completions HTTP/1.1\r\nContent-Length: 99\r\n\r\n{"]
+    {
+        for _ in 0..30 {
+            let mut stream = TcpStream::connect(&server.address).unwrap();
+            stream.write_all(garbage.as_bytes()).unwrap();
+        }
+    }
+    assert_eq!(server.process.try_wait().unwrap(), None);
+    assert_eq!(
+        server.text(&json!({"prompt": QUESTIONS[0]})),
+        generate(QUESTIONS[0], &[])["generation"]
+    );
+}
+
+#[test]
+fn another_address_needs_a_token() {
+    let checkpoint = place().checkpoint();
+    let mut open = coconut(["serve", "--host=0.0.0.0", "--port=0"]);
+    open.arg(&checkpoint).env_remove("COCONUT_TOKEN");
+    refused(open, &["--host 0.0.0.0", "--token", "COCONUT_TOKEN"]);
+
+    let mut command = coconut(["serve", "--host=0.0.0.0", "--port=0"]);
+    command.arg(&checkpoint).env("COCONUT_TOKEN", "secret").stderr(Stdio::piped());
+    let mut server = Server::wait_for(command);
+    server.address = server.address.replace("0.0.0.0", "127.0.0.1");
+    let body = json!({"prompt": "1+1"}).to_string();
+    for wrong in ["", "secre", "secret2", "SECRET"] {
+        let (status, text) = server.send(COMPLETIONS, body.as_bytes(), wrong);
+        assert_eq!(status, 401, "{text}");
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(answer["error"]["code"], "invalid_api_key");
+    }
+    assert_eq!(server.send(COMPLETIONS, body.as_bytes(), "secret").0, 200);
+    assert_eq!((server.get("/metrics").0, server.get("/health").0), (401, 200));
+}
+
+#[test]
+fn a_port_in_use_is_one_clear_error() {
+    let server = Server::start(&[]);
+    let port = server.address.rsplit(':').next().unwrap();
+    let mut second = coconut(["serve", "--port", port]);
+    second.arg(place().checkpoint());
+    refused(second, &["cannot listen on", port, "choose another --port"]);
+}
+
+/// A request that is sent and not waited for.
+fn begin(server: &Server, body: &Value) -> TcpStream {
+    let body = body.to_string();
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let head =
+        format!("POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    stream
+}
+
+#[track_caller]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// A row that talks to the end of the context.
+fn endless(tokens: usize) -> Value {
+    json!({"prompt": QUESTIONS[1], "max_tokens": tokens, "ignore_eos": true})
+}
+
+/// A checkpoint with room for long answers, trained once.
+fn roomy() -> &'static Place {
+    static PLACE: OnceLock<Place> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let place = Place::new();
+        let keys = [("n_positions", "20000"), ("train_examples", "40")];
+        train(&place.recipe(&keys), &[]).assert().success();
+        place
+    })
+}
+
+#[test]
+fn rows_join_and_leave_a_running_batch() {
+    let server = Server::of(&roomy().checkpoint(), &["--rows=3", "--max-tokens=19000"]);
+    let ask = |question: &str| server.text(&json!({"prompt": question, "max_tokens": 30}));
+    let alone: Vec<String> = QUESTIONS.iter().map(|question| ask(question)).collect();
+    let long = begin(&server, &endless(19_000));
+    until("the long row runs", || server.metric("rows_running") == 1.0);
+    let second = begin(&server, &endless(19_000));
+    until("both run", || server.metric("rows_running") == 2.0);
+    for (question, alone) in QUESTIONS.iter().zip(&alone) {
+        assert_eq!(&ask(question), alone, "beside longer rows");
+    }
+    let together = server.ask(COMPLETIONS, &json!({"prompt": QUESTIONS, "max_tokens": 30}));
+    for (choice, alone) in together["choices"].as_array().unwrap().iter().zip(&alone) {
+        assert_eq!(&choice["text"], alone);
+    }
+    assert_eq!(server.metric("rows_running"), 2.0, "the long rows still run");
+    drop(long);
+    until("a client that goes away frees its row", || server.metric("rows_running") == 1.0);
+    drop(second);
+    until("so does the other", || server.metric("rows_running") == 0.0);
+    assert_eq!(ask(QUESTIONS[0]), alone[0]);
+
+    // Of a stream, too.
+    let mut body = endless(19_000);
+    body["stream"] = json!(true);
+    let mut stream = begin(&server, &body);
+    stream.read_exact(&mut [0; 100]).unwrap();
+    drop(stream);
+    until("a stream that is cut frees its row", || server.metric("rows_running") == 0.0);
+}
+
+#[test]
+fn more_than_fits_is_told_to_wait_and_what_takes_too_long_ends() {
+    let more = ["--rows=1", "--queue=1", "--timeout=1", "--max-tokens=19000"];
+    let server = Server::of(&roomy().checkpoint(), &more);
+    let long = begin(&server, &endless(19_000));
+    until("it runs", || server.metric("rows_running") == 1.0);
+    let waiting = begin(&server, &endless(19_000));
+    until("it waits", || server.metric("queue_length") == 1.0);
+    let error = server.refuses(COMPLETIONS, &endless(1), 429);
+    assert_eq!(
+        (&error["type"], &error["code"]),
+        (&json!("rate_limit_error"), &json!("queue_full"))
+    );
+    for stream in [long, waiting] {
+        let mut answer = String::new();
+        let mut reader = BufReader::new(stream);
+        reader.read_line(&mut answer).unwrap();
+        assert_eq!(answer.trim(), "HTTP/1.1 503 Service Unavailable");
+    }
+    until("nothing is left", || server.metric("rows_running") == 0.0);
+    server.text(&endless(1));
+}
+
+#[test]
+fn ctrl_c_lets_running_rows_finish() {
+    let mut server = Server::of(&roomy().checkpoint(), &["--max-tokens=3000"]);
+    let running = begin(&server, &endless(3000));
+    until("it runs", || server.metric("rows_running") == 1.0);
+    server.interrupt();
+    until("new ones are refused", || {
+        let (status, _) = server.send(COMPLETIONS, endless(1).to_string().as_bytes(), "");
+        assert!(status == 200 || status == 503, "{status}");
+        status == 503
+    });
+    let mut answer = String::new();
+    BufReader::new(running).read_to_string(&mut answer).unwrap();
+    let body = answer.split("\r\n\r\n").nth(1).unwrap();
+    let body: Value = serde_json::from_str(body).unwrap();
+    assert_eq!(body["usage"]["completion_tokens"], 3000);
+    until("the server ends", || server.process.try_wait().unwrap().is_some());
+    assert_eq!(server.process.wait().unwrap().code(), Some(0));
+}
