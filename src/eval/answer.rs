@@ -40,8 +40,8 @@ pub struct Answer {
 /// changes no answer.
 ///
 /// # Errors
-/// [`Error::Usage`] if the model answers graphs, [`Error::Prompt`] for a question that does not fit the
-/// model, [`Error::Internal`] if the device failed.
+/// [`Error::Usage`](crate::Error::Usage) if the model answers graphs, [`Error::Prompt`](crate::Error::Prompt) for a
+/// question that does not fit the model, [`Error::Internal`](crate::Error::Internal) if the device failed.
 pub fn answer(
     trained: &TrainedModel<'_>,
     questions: &[Question],
