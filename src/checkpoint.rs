@@ -94,6 +94,24 @@ impl LatentInfo {
         }
     }
 
+    /// How a model thinks that a curriculum has brought to a stage; what neither tells is as in a plain folder.
+    pub fn of(curriculum: &Curriculum, stage: Stage, thinking: LatentConfig) -> Self {
+        let Curriculum { method, row, c_thought, max_latent_stage, pad_latent_to_max, .. } =
+            *curriculum;
+        Self {
+            method,
+            row,
+            stage,
+            c_thought,
+            max_latent_stage,
+            pad_latent_to_max,
+            remove_all_from: curriculum.remove_all_from,
+            thinking,
+            plain: false,
+            ..Self::plain()
+        }
+    }
+
     /// How the model in a folder thinks: what `latent.json` says, or [`LatentInfo::plain`] in the folder of a
     /// plain model or of adapters that PEFT wrote.
     fn load(folder: &Path) -> Result<Self> {

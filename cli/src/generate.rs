@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     edit::ByHand,
-    options::{Dials, ModelOptions, PromptOptions, SamplingOptions, run_plain},
+    options::{Dials, ModelOptions, PromptOptions, SamplingOptions},
     verbs,
 };
 
@@ -56,7 +56,7 @@ pub struct Generate {
 impl Generate {
     pub fn run(self) -> Result<()> {
         let latents = self.dials.latents.is_some();
-        let mut checkpoint = run_plain(self.model.open()?, &self.model.checkpoint, latents);
+        let mut checkpoint = self.model.open_to_ask(latents)?;
         self.prompts.apply(&mut checkpoint)?;
         let stage = checkpoint.latent.stage;
         self.dials.set_iterations(&mut checkpoint, stage)?;
@@ -146,9 +146,7 @@ impl Generate {
             object["iterations"] = json!(iterations);
         }
         if self.thoughts.is_some() {
-            let thought =
-                |thought: &Thought| json!({"tokens": thought.tokens, "length": thought.length});
-            object["thoughts"] = answer.thoughts.iter().map(thought).collect();
+            object["thoughts"] = json!(answer.thoughts);
             if !answer.readout.is_empty() {
                 object["readout"] = json!(answer.readout);
             }

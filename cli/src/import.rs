@@ -10,6 +10,8 @@ use coconut::{
     import::{Imported, Options},
 };
 
+use crate::verbs;
+
 #[derive(Args)]
 pub struct Import {
     /// A file of `torch.save` or of safetensors, or the folder that a program saved one in.
@@ -48,13 +50,7 @@ fn method(name: &str) -> Result<Method, String> {
 
 impl Import {
     pub fn run(self) -> Result<()> {
-        let taken = std::fs::read_dir(&self.out).is_ok_and(|mut entries| entries.next().is_some());
-        if taken {
-            return Err(Error::Usage(format!(
-                "{} is not empty. Name another folder with `-o`.",
-                self.out.display()
-            )));
-        }
+        verbs::check_new_folder(&self.out)?;
         let base = HubCache::from_env().folder(&self.base, None);
         let base = base.map_err(|problem| Error::Usage(format!("--base {problem}")))?;
         let options = Options {

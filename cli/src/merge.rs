@@ -9,7 +9,7 @@ use coconut::{
     objective::Learner,
 };
 
-use crate::options::ModelOptions;
+use crate::{options::ModelOptions, verbs};
 
 #[derive(Args)]
 pub struct Merge {
@@ -22,13 +22,7 @@ pub struct Merge {
 
 impl Merge {
     pub fn run(self) -> Result<()> {
-        let taken = std::fs::read_dir(&self.out).is_ok_and(|mut entries| entries.next().is_some());
-        if taken {
-            return Err(Error::Usage(format!(
-                "{} is not empty. Name another folder with `-o`.",
-                self.out.display()
-            )));
-        }
+        verbs::check_new_folder(&self.out)?;
         let Checkpoint { mut model, objective, tokenizer, latent } = self.model.load()?;
         if model.transformer.lora.is_none() {
             return Err(Error::Usage(format!(

@@ -1,9 +1,6 @@
 //! Options that several verbs share, and what follows from them.
 
-use std::{
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
 use coconut::{
@@ -77,6 +74,28 @@ impl ModelOptions {
         }
         Ok(checkpoint)
     }
+
+    /// The checkpoint, ready to be asked. Of a plain model it is said in a line how it is run, and it is given latents if
+    /// some are asked for.
+    pub fn open_to_ask(&self, latents: bool) -> Result<Checkpoint> {
+        let checkpoint = self.open()?;
+        let folder = self.checkpoint.display();
+        Ok(match (checkpoint.latent.plain, latents) {
+            (false, _) => checkpoint,
+            (true, false) => {
+                eprintln!(
+                    "note: {folder} is a plain model, run as `method: cot`: all steps in words"
+                );
+                checkpoint
+            }
+            (true, true) => {
+                eprintln!(
+                    "note: {folder} is a plain model, run as `method: coconut` with latents that nobody trained"
+                );
+                checkpoint.with_untrained_latents()
+            }
+        })
+    }
 }
 
 /// How questions are put to the model and where answers end, where that is to differ from training.
@@ -136,24 +155,6 @@ impl PromptOptions {
 /// A text from the command line, in which `\n` stands for a newline and `\t` for a tab.
 fn unescaped(text: &str) -> String {
     text.replace("\\n", "\n").replace("\\t", "\t")
-}
-
-/// Says in a line how a plain model's folder is run, and gives it latents if some are asked for.
-pub fn run_plain(checkpoint: Checkpoint, folder: &Path, latents: bool) -> Checkpoint {
-    let folder = folder.display();
-    match (checkpoint.latent.plain, latents) {
-        (false, _) => checkpoint,
-        (true, false) => {
-            eprintln!("note: {folder} is a plain model, run as `method: cot`: all steps in words");
-            checkpoint
-        }
-        (true, true) => {
-            eprintln!(
-                "note: {folder} is a plain model, run as `method: coconut` with latents that nobody trained"
-            );
-            checkpoint.with_untrained_latents()
-        }
-    }
 }
 
 /// Refuses products in bf16 on a device that would make them in f32.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use coconut::Result;
+use coconut::{Error, Result};
 
 #[cfg(feature = "serve")]
 use crate::serve;
@@ -174,6 +174,17 @@ pub fn stop_on_ctrl_c() -> Arc<AtomicBool> {
 pub fn styled() -> bool {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     std::io::stdout().is_terminal() && !no_color
+}
+
+/// Refuses a folder to write that has something in it.
+pub fn check_new_folder(folder: &Path) -> Result<()> {
+    match std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        false => Ok(()),
+        true => Err(Error::Usage(format!(
+            "{} is not empty. Name another folder with `-o`.",
+            folder.display()
+        ))),
+    }
 }
 
 /// Reads a count that must not be zero.

@@ -219,29 +219,17 @@ fn nodes(
 impl Readings {
     /// The probe of each position and step whose layer reads best.
     pub fn best_probes(&self) -> Vec<&ProbeReading> {
-        let mut best: BTreeMap<(usize, usize), &ProbeReading> = BTreeMap::new();
-        for reading in &self.probes {
-            let entry = best.entry((reading.position, reading.step)).or_insert(reading);
-            if reading.right.rate() > entry.right.rate() {
-                *entry = reading;
-            }
-        }
-        best.into_values().collect()
+        best_each(&self.probes, |of| ((of.position, of.step), of.right.rate()))
     }
 
     /// What the head reads of each position and step through the map of the layer that is read best, beside what it reads
     /// of the same states without.
     pub fn best_tuned(&self) -> Vec<(&LensReading, &LensReading)> {
-        let mut best: BTreeMap<(usize, usize), &LensReading> = BTreeMap::new();
-        for reading in self.tuned.iter().flat_map(|of| &of.steps) {
-            let entry = best.entry((reading.position, reading.step)).or_insert(reading);
-            if reading.top.rate() > entry.top.rate() {
-                *entry = reading;
-            }
-        }
+        let steps = self.tuned.iter().flat_map(|of| &of.steps);
+        let best = best_each(steps, |of| ((of.position, of.step), of.top.rate()));
         let of = |lens: &LensReading| (lens.layer, lens.position, lens.step);
         let plain = |tuned| self.lens.iter().find(|lens| of(lens) == of(tuned));
-        best.into_values().filter_map(|tuned| Some((tuned, plain(tuned)?))).collect()
+        best.into_iter().filter_map(|tuned| Some((tuned, plain(tuned)?))).collect()
     }
 
     /// What the head reads of the last layer.
@@ -249,4 +237,20 @@ impl Readings {
         let last = self.lens.iter().map(|reading| reading.layer).max().unwrap_or(0);
         self.lens.iter().filter(|reading| reading.layer == last).collect()
     }
+}
+
+/// For each position and step the reading whose share is the highest, the first among equals; in order of both.
+fn best_each<'a, T>(
+    readings: impl IntoIterator<Item = &'a T>,
+    of: impl Fn(&T) -> ((usize, usize), Option<f64>),
+) -> Vec<&'a T> {
+    let mut best: BTreeMap<(usize, usize), &T> = BTreeMap::new();
+    for reading in readings {
+        let (place, share) = of(reading);
+        let entry = best.entry(place).or_insert(reading);
+        if share > of(entry).1 {
+            *entry = reading;
+        }
+    }
+    best.into_values().collect()
 }

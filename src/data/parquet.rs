@@ -2,12 +2,12 @@
 
 use std::{
     cell::Cell,
-    fs::File,
     panic::{self, AssertUnwindSafe},
     path::Path,
     sync::Once,
 };
 
+use bytes::Bytes;
 use parquet::{
     errors::ParquetError,
     file::reader::{FileReader, SerializedFileReader},
@@ -24,13 +24,13 @@ pub(super) fn is_table(bytes: &[u8]) -> bool {
     bytes.len() > 2 * MAGIC.len() && bytes.starts_with(MAGIC) && bytes.ends_with(MAGIC)
 }
 
-/// The first `limit` rows of a table.
+/// The first `limit` rows of a table, `bytes` the content of the file `path`.
 ///
 /// # Errors
-/// A file that cannot be read, and a table that is damaged or packed in a way that is not known here.
-pub(super) fn rows(path: &Path, limit: usize) -> Result<Vec<Box<RawValue>>> {
+/// A table that is damaged or packed in a way that is not known here.
+pub(super) fn rows(path: &Path, bytes: Vec<u8>, limit: usize) -> Result<Vec<Box<RawValue>>> {
     // The library panics at some damaged tables.
-    caught(|| read(path, limit)).unwrap_or_else(|| {
+    caught(|| read(path, bytes.into(), limit)).unwrap_or_else(|| {
         Err(Error::input(path, "", "is a damaged Parquet table. Fetch it again."))
     })
 }
@@ -57,15 +57,14 @@ fn caught<T>(function: impl FnOnce() -> T) -> Option<T> {
     found.ok()
 }
 
-fn read(path: &Path, limit: usize) -> Result<Vec<Box<RawValue>>> {
+fn read(path: &Path, bytes: Bytes, limit: usize) -> Result<Vec<Box<RawValue>>> {
     let refused = |error: ParquetError| {
         let problem = format!(
             "cannot be read as a Parquet table: {error}. Fetch it again, or write it as JSON lines."
         );
         Error::input(path, "", problem)
     };
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let table = SerializedFileReader::new(file).map_err(refused)?;
+    let table = SerializedFileReader::new(bytes).map_err(refused)?;
     let rows = table.get_row_iter(None).map_err(refused)?;
     rows.take(limit)
         .map(|row| {

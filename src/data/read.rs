@@ -31,7 +31,7 @@ pub fn load(path: &Path, max_size: Option<usize>) -> Result<Vec<Example>> {
     let limit = max_size.unwrap_or(usize::MAX);
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
     if parquet::is_table(&bytes) {
-        let rows = parquet::rows(path, limit)?;
+        let rows = parquet::rows(path, bytes, limit)?;
         let rows: Vec<&RawValue> = rows.iter().map(AsRef::as_ref).collect();
         return match rows.is_empty() && limit > 0 {
             true => Err(empty(path)),

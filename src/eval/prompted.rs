@@ -2,18 +2,19 @@
 //! them.
 
 use burn::tensor::Tensor;
+use serde::Serialize;
 
 use super::{
     generate::{GenerateOptions, GenerationLoop, check_prompts},
     head::log_probs_by_rows,
     lens::{self, Reading},
     readout::readout,
-    trained::TrainedModel,
+    trained::{AnswerOptions, TrainedModel},
 };
 use crate::{
     Error, Result, device,
     latent::{
-        self, Edit, PassPlan, ReadLayers, ReadPositions, ReadSet, Trace,
+        self, Edit, ReadLayers, ReadPositions, ReadSet, Trace,
         batch::{Batch, Row},
     },
 };
@@ -28,7 +29,7 @@ pub struct Looks {
 }
 
 /// What can be seen of one thought.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Thought {
     /// The likeliest tokens, had the model spoken at this place instead ([`lens`](super::lens())).
     pub tokens: Reading,
@@ -72,7 +73,6 @@ pub struct Prompted<'p, 'a> {
     prompts: &'p [&'p [u32]],
     batch: Batch,
     trace: Trace,
-    plan: PassPlan,
 }
 
 impl<'p, 'a> Prompted<'p, 'a> {
@@ -100,7 +100,7 @@ impl<'p, 'a> Prompted<'p, 'a> {
         if let Some(edit) = edit {
             trace = latent::forward_edited(model, &batch, reads, edit, &trace);
         }
-        Ok(Self { trained, prompts, batch, trace, plan })
+        Ok(Self { trained, prompts, batch, trace })
     }
 
     /// For each prompt, what can be seen of its thoughts, each read as `n_tokens` tokens. They are read as what was
@@ -131,12 +131,7 @@ impl<'p, 'a> Prompted<'p, 'a> {
             return Ok(vec![Vec::new(); self.prompts.len()]);
         };
         let width = decoder.style.width(curriculum.c_thought);
-        let options = GenerateOptions {
-            plan: self.plan,
-            stops: tokenizer.stops(),
-            max_new_tokens: 0,
-            sampling: super::Sampling::Greedy,
-        };
+        let options = self.trained.generation(&AnswerOptions::default());
         let read = |ids: &&[u32]| readout(model, decoder, tokenizer, ids, &options, width);
         self.prompts.iter().map(read).collect()
     }

@@ -21,7 +21,7 @@ use crate::{
         ModelConfig,
         config::Family,
         tensors::listed,
-        weights::{self, HostTensors, WeightSource},
+        weights::{self, HostTensors, WeightSource, mean_row},
     },
 };
 
@@ -342,9 +342,8 @@ impl<'a> Weights<'a> {
     /// `W + (α/r) B A`, in the layout of the family's files.
     fn adapted(&self, weight: Vec<f32>, shape: &[usize], halves: [&str; 2]) -> Result<Vec<f32>> {
         let device = device::cpu();
-        let shapes: BTreeMap<&str, &[usize]> = self.layout.file.shapes().into_iter().collect();
         let matrix = |name: &str, device: &Device| -> Result<Option<Tensor<2>>> {
-            let Some(&&[rows, columns]) = shapes.get(name) else { return Ok(None) };
+            let Some(&[rows, columns]) = self.layout.file.shape(name) else { return Ok(None) };
             let values = self.layout.file.read(name)?;
             Ok(Some(Tensor::from_data(TensorData::new(values, [rows, columns]), device)))
         };
@@ -411,13 +410,4 @@ fn is_embedding(name: &str) -> bool {
 /// `[rows, columns]` → `[columns, rows]`.
 fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
-}
-
-fn mean_row(values: &[f32], width: usize) -> Vec<f32> {
-    let mut sums = vec![0f64; width];
-    for row in values.chunks_exact(width) {
-        sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
-    }
-    let count = (values.len() / width.max(1)).max(1) as f64;
-    sums.iter().map(|sum| (sum / count) as f32).collect()
 }

@@ -208,19 +208,7 @@ fn latent_info(method: Method, options: &Options, path: &Path) -> Result<LatentI
             return Err(Error::Usage(problem));
         }
     };
-    let pad_latent_to_max = options.pad_latent_to_max;
-    let row = method.row();
-    Ok(LatentInfo {
-        method,
-        row,
-        stage,
-        c_thought,
-        max_latent_stage,
-        pad_latent_to_max,
-        thinking,
-        prompt,
-        ..plain
-    })
+    Ok(LatentInfo { prompt, ..LatentInfo::of(&curriculum, stage, thinking) })
 }
 
 /// α of the adapters, if there are any.

@@ -97,6 +97,11 @@ impl StateDict {
         }
     }
 
+    /// A tensor's shape, if it is there.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.shapes().into_iter().find(|(other, _)| *other == name).map(|(_, shape)| shape)
+    }
+
     /// A tensor's elements as f32, row-major.
     ///
     /// # Errors

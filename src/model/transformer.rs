@@ -48,12 +48,15 @@ pub enum Body {
 impl Transformer {
     /// Input embeddings of tokens: `[batch, seq]` → `[batch, seq, d_model]`.
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        let x = self.tokens().forward(ids);
+        self.entering(self.tokens().forward(ids))
+    }
+
+    /// What is made of token embeddings, with the factor that these have as they enter.
+    pub fn entering<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         if self.config.embedding_scale == 1.0 { x } else { x * self.config.embedding_scale }
     }
 
-    /// The token embeddings, `[vocab, d_model]`, without their factor
-    /// [`embedding_scale`](ModelConfig::embedding_scale).
+    /// The token embeddings, `[vocab, d_model]`, without their factor ([`Transformer::entering`]).
     pub fn embeddings(&self) -> Table {
         self.tokens().table(self.config.precision)
     }

@@ -299,13 +299,7 @@ fn init_rows(table: &mut Embedding, ids: &[u32], source: Option<u32>, rows: usiz
     let mut values: Vec<f32> = before.into_data().iter::<f32>().collect();
     let row: Vec<f32> = match source {
         Some(source) => values[source as usize * width..][..width].to_vec(),
-        None => {
-            let mut sums = vec![0f64; width];
-            for row in values.chunks_exact(width) {
-                sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
-            }
-            sums.iter().map(|sum| (sum / count as f64) as f32).collect()
-        }
+        None => mean_row(&values, width),
     };
     // Rows between the old end and an id beyond it are new too.
     values.reserve_exact((rows - count) * width);
@@ -316,4 +310,14 @@ fn init_rows(table: &mut Embedding, ids: &[u32], source: Option<u32>, rows: usiz
     let data = TensorData::new(values, [rows, width]);
     let table_rows: Tensor<2> = Tensor::from_data(data, &device);
     table.weight = Param::from_tensor(table_rows.cast(dtype));
+}
+
+/// The mean of a table's rows of a width, of which there is one at least.
+pub(crate) fn mean_row(values: &[f32], width: usize) -> Vec<f32> {
+    let mut sums = vec![0f64; width];
+    for row in values.chunks_exact(width) {
+        sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+    }
+    let count = (values.len() / width.max(1)).max(1) as f64;
+    sums.iter().map(|sum| (sum / count) as f32).collect()
 }

@@ -17,7 +17,7 @@ use crate::{
     checkpoint::{self, LatentInfo, TrainerState},
     config::{EvalAt, Resolved, RunConfig, resolved::ModelSource},
     data::{
-        Curriculum, ScheduleState, Stage,
+        ScheduleState, Stage,
         schedule::{Pace, StageAccuracy},
     },
     device,
@@ -377,30 +377,13 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&mut self, stage: Stage, place: &str, watch: &mut dyn FnMut(Event)) -> Result<()> {
-        let Curriculum {
-            method,
-            row,
-            c_thought,
-            max_latent_stage,
-            pad_latent_to_max,
-            remove_all_from,
-            ..
-        } = self.run.curriculum;
         let latent = LatentInfo {
-            method,
-            row,
-            stage,
-            c_thought,
-            max_latent_stage,
-            pad_latent_to_max,
-            remove_all_from,
-            thinking: self.run.latent.clone(),
             step_decoder: self.run.objective.decoder().map(|decoder| decoder.style),
             format: self.data.format,
             prompt: self.run.data.prompt.clone(),
             frozen: self.run.frozen,
             bf16: self.run.recipe.bf16,
-            plain: false,
+            ..LatentInfo::of(&self.run.curriculum, stage, self.run.latent.clone())
         };
         let folder = self.folder.checkpoints();
         let path = folder.join(place);

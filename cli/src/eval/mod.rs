@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use crate::{
     log,
-    options::{Dials, ModelOptions, PromptOptions, SamplingOptions, Span, run_plain},
+    options::{Dials, ModelOptions, PromptOptions, SamplingOptions, Span},
     progress::Progress,
     verbs,
 };
@@ -69,7 +69,7 @@ pub struct Eval {
     /// where there is no ###: a number (number), one of the words that are answers (choice), what \boxed holds (boxed),
     /// the last line (line), or whichever of these the set's answers call for (auto). If absent, auto for a plain model
     /// and mark for a checkpoint.
-    #[arg(long, value_name = "NAME", value_parser = ["auto", "mark", "number", "choice", "boxed", "line"])]
+    #[arg(long, value_name = "NAME", value_parser = Scorer::NAMES)]
     scorer: Option<String>,
     #[command(flatten)]
     sampling: SamplingOptions,
@@ -109,7 +109,7 @@ struct Point {
 impl Eval {
     pub fn run(self) -> Result<()> {
         let latents = self.latents.is_some();
-        let mut checkpoint = run_plain(self.model.open()?, &self.model.checkpoint, latents);
+        let mut checkpoint = self.model.open_to_ask(latents)?;
         let shots = self.prompts.apply(&mut checkpoint)?;
         let stage = self.stage(checkpoint.latent.stage, &checkpoint.latent.curriculum())?;
         let open = |path: &PathBuf| self.set(&checkpoint, path, &shots);

@@ -30,7 +30,7 @@ use tokio::sync::mpsc;
 
 use self::{job::Job, metrics::Metrics, model::Model, worker::Worker};
 use crate::{
-    options::{Dials, ModelOptions, run_plain},
+    options::{Dials, ModelOptions},
     verbs::{self, stop_on_ctrl_c},
 };
 
@@ -181,7 +181,7 @@ impl Serve {
 
     fn open(&self) -> Result<Model> {
         let folder = &self.model.checkpoint;
-        let mut checkpoint = run_plain(self.model.open()?, folder, self.dials.latents.is_some());
+        let mut checkpoint = self.model.open_to_ask(self.dials.latents.is_some())?;
         let stage = checkpoint.latent.stage;
         self.dials.set_iterations(&mut checkpoint, stage)?;
         let latents = self.dials.latents(&checkpoint, stage)?;

@@ -2,7 +2,7 @@
 
 use coconut::{
     data::Tokenizer,
-    eval::{End, Thought, TokenLogProb},
+    eval::{End, TokenLogProb},
 };
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -136,9 +136,7 @@ impl<'a> Row<'a> {
     /// Adds what was thought, if it is asked for.
     pub fn add_thoughts(&self, choice: &mut Value, request: &Request) {
         if request.thoughts.is_some() {
-            let thought =
-                |thought: &Thought| json!({"tokens": thought.tokens, "length": thought.length});
-            choice["thoughts"] = self.begun.thoughts.iter().map(thought).collect();
+            choice["thoughts"] = json!(self.begun.thoughts);
             if !self.begun.readout.is_empty() {
                 choice["readout"] = json!(self.begun.readout);
             }

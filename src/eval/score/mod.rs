@@ -28,14 +28,15 @@ pub enum Scorer {
 }
 
 impl Scorer {
+    /// What [`Scorer::named`] takes.
+    pub const NAMES: [&str; 6] = ["auto", "mark", "number", "choice", "boxed", "line"];
+
     /// The scorer that the right answers of a set call for.
     pub fn of<'a>(answers: impl IntoIterator<Item = &'a str>) -> Self {
         const FEW: usize = 10;
         let answers: Vec<String> = answers.into_iter().map(normalized).collect();
         let is_word = |text: &String| !text.is_empty() && text.chars().all(char::is_alphabetic);
-        let mut choices = answers.clone();
-        choices.sort();
-        choices.dedup();
+        let choices = each_once(answers.clone());
         if answers.iter().all(|answer| Fraction::parse(answer).is_some()) {
             Self::Number
         } else if choices.iter().all(is_word) && choices.len() <= FEW.min(answers.len()) {
@@ -53,12 +54,7 @@ impl Scorer {
             "auto" => Self::of(answers),
             "mark" => Self::Mark,
             "number" => Self::Number,
-            "choice" => {
-                let mut choices: Vec<String> = answers.into_iter().map(normalized).collect();
-                choices.sort();
-                choices.dedup();
-                Self::Choice(choices)
-            }
+            "choice" => Self::Choice(each_once(answers.into_iter().map(normalized).collect())),
             "boxed" => Self::Boxed,
             "line" => Self::Line,
             _ => return None,
@@ -106,6 +102,13 @@ impl Scorer {
             _ => is_right(prediction, answer, spoken),
         }
     }
+}
+
+/// The words of a list, each once, in order.
+fn each_once(mut words: Vec<String>) -> Vec<String> {
+    words.sort();
+    words.dedup();
+    words
 }
 
 /// Those of a few words that stand alone in a text, in its order. Words of several letters are found in any case; a

@@ -176,7 +176,7 @@ impl FeedbackContext<'_> {
                 let logits = self.transformer.logits(last.reshape([batch * thoughts, d]));
                 let shares = activation::softmax(logits / *temperature, 1); // [batch · thoughts, vocab]
                 let mixed = self.transformer.embeddings().mix(shares).reshape([batch, thoughts, d]);
-                mixed * self.transformer.config.embedding_scale
+                self.transformer.entering(mixed)
             }
             Term::Zero => self.zero(),
             Term::Pause(number) => {
@@ -236,8 +236,7 @@ impl FeedbackContext<'_> {
 /// The mean length of the token embeddings, `[1]`: a constant, so that embeddings do not grow to be fed
 /// back larger.
 pub fn mean_length(model: &Transformer) -> Tensor<1> {
-    let lengths = model.embeddings().whole().detach().square().sum_dim(1).sqrt();
-    lengths.mean() * model.config.embedding_scale
+    model.entering(model.embeddings().whole().detach().square().sum_dim(1).sqrt().mean())
 }
 
 /// An orthonormal basis of the span of the head's rows, `[rank, d_model]`, by Gram–Schmidt in double
