@@ -5,8 +5,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
 };
 
 use assert_cmd::assert::OutputAssertExt;
@@ -22,7 +20,7 @@ use coconut::{
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Place, coconut, refused, train},
+    program::{Place, coconut, interrupted, refused, train, wait_until},
     torch::{fixtures, thinking},
 };
 
@@ -176,16 +174,8 @@ fn an_interrupted_audit_goes_on_and_finds_the_same() {
     };
     let mut audit = slowly(&folder);
     let child = audit.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let start = Instant::now();
-    while lines(&effects).len() < 5 {
-        assert!(start.elapsed() < Duration::from_secs(60), "no 4 effects within a minute");
-        sleep(Duration::from_millis(1));
-    }
-    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(interrupt.unwrap().success());
-    let ended = child.wait_with_output().unwrap();
-    let told = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(130), "{told}");
+    wait_until("4 effects", || lines(&effects).len() >= 5);
+    let told = interrupted(child);
     assert!(told.contains("What was found is kept"), "{told}");
     assert!(!folder.join("audit.json").exists());
     let (kept, all) = (lines(&effects), lines(&whole.join("effects.jsonl")));

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::cli::{coconut, refused};
+use crate::program::{coconut, refused};
 
 /// A tiny model, and examples of 10 tokens, 3 steps of 4 tokens and an answer of 5.
 const SHAPE: [&str; 8] = [

@@ -1,136 +1,17 @@
 //! The program as its users meet it: commands, files, messages and exit codes.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, process::Stdio};
 
-use assert_cmd::assert::{Assert, OutputAssertExt};
+use assert_cmd::assert::OutputAssertExt;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-const LAST_TRAINED: &str = "3-4";
-
-pub fn coconut<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_coconut"));
-    command.args(args).stdin(Stdio::null());
-    command
-}
-
-/// A folder with the smallest recipe that passes through every kind of stage.
-pub struct Place {
-    folder: TempDir,
-}
-
-impl Place {
-    pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub fn file(&self, name: &str, content: &str) -> PathBuf {
-        let path = self.path(name);
-        fs::write(&path, content).unwrap();
-        path
-    }
-
-    /// The tiny recipe, `more` in place of its keys or after them.
-    pub fn recipe(&self, more: &[(&str, &str)]) -> PathBuf {
-        let runs = self.path("runs").display().to_string();
-        let mut keys = vec![
-            ("task", "arithmetic"),
-            ("operands", "[0, 9]"),
-            ("operations", "[2, 2]"),
-            ("modulus", "10"),
-            ("value_steps", "True"),
-            ("train_examples", "200"),
-            ("val_examples", "20"),
-            ("n_layer", "1"),
-            ("n_embd", "16"),
-            ("n_head", "2"),
-            ("c_thought", "2"),
-            ("max_latent_stage", "2"),
-            ("cot_epochs", "1"),
-            ("epochs_per_stage", "1"),
-            ("num_epochs", "5"),
-            ("batch_size_training", "20"),
-            ("eval_at", "stage"),
-            ("name", "r"),
-            ("save_path", runs.as_str()),
-        ];
-        for (key, value) in more {
-            keys.retain(|(known, _)| known != key);
-            keys.push((key, value));
-        }
-        let text: String = keys.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
-        self.file("recipe.yaml", &text)
-    }
-
-    /// A recipe that reads its examples from `data` instead of generating them, `more` in place of its keys or after
-    /// them.
-    pub fn recipe_of_data(&self, data: &Path, more: &[(&str, &str)]) -> PathBuf {
-        let data = data.display().to_string();
-        let runs = self.path("runs").display().to_string();
-        let mut keys = vec![
-            ("train_path", data.as_str()),
-            ("val_path", data.as_str()),
-            ("n_layer", "1"),
-            ("n_embd", "16"),
-            ("n_head", "2"),
-            ("save_path", runs.as_str()),
-        ];
-        keys.retain(|(known, _)| more.iter().all(|(key, _)| key != known));
-        keys.extend(more);
-        let text: String = keys.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
-        self.file("recipe.yaml", &text)
-    }
-
-    pub fn run(&self) -> PathBuf {
-        self.path("runs/r")
-    }
-
-    pub fn checkpoint(&self) -> PathBuf {
-        self.run().join("checkpoints").join(LAST_TRAINED)
-    }
-}
-
-pub fn train(recipe: &Path, more: &[&str]) -> Command {
-    let mut command = coconut(["train"]);
-    command.arg(recipe).args(more);
-    command
-}
+use crate::program::{Place, coconut, interrupted, refused, stderr, stdout, train, wait_until};
 
 /// A tiny run, trained.
 fn trained() -> Place {
     let place = Place::new();
     train(&place.recipe(&[]), &[]).assert().success();
     place
-}
-
-fn stdout(assert: &Assert) -> String {
-    String::from_utf8(assert.get_output().stdout.clone()).unwrap()
-}
-
-fn stderr(assert: &Assert) -> String {
-    String::from_utf8(assert.get_output().stderr.clone()).unwrap()
-}
-
-/// The mistake is the user's: exit code 2, one paragraph that names what is at fault, no panic.
-#[track_caller]
-pub fn refused(mut command: Command, names: &[&str]) {
-    let assert = command.assert().code(2);
-    let message = stderr(&assert);
-    assert!(!message.contains("panicked"), "{message}");
-    assert!(message.starts_with("error: "), "{message}");
-    for name in names {
-        assert!(message.contains(name), "{name} is not in: {message}");
-    }
 }
 
 fn records(path: &Path) -> Vec<Value> {
@@ -260,12 +141,10 @@ fn a_killed_run_goes_on_as_if_unbroken() {
         let metrics = place.run().join("metrics.jsonl");
         let mut child =
             train(&recipe, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let start = Instant::now();
-        while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < lines {
-            assert!(start.elapsed() < Duration::from_secs(60), "no {lines} lines within a minute");
+        wait_until(&format!("{lines} lines"), || {
             assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
-            sleep(Duration::from_millis(1));
-        }
+            fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) >= lines
+        });
         child.kill().unwrap();
         let status = child.wait().unwrap();
         assert_eq!(status.code(), None, "the run ended before it was killed");
@@ -328,16 +207,9 @@ fn an_interrupted_evaluation_is_made_anew() {
     let recipe = place.recipe(&keys);
     let metrics = place.run().join("metrics.jsonl");
     let child = train(&recipe, &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let start = Instant::now();
-    while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 5 {
-        assert!(start.elapsed() < Duration::from_secs(60), "no 5 steps within a minute");
-        sleep(Duration::from_millis(1));
-    }
-    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(interrupt.unwrap().success());
-    let ended = child.wait_with_output().unwrap();
-    let told = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(130), "{told}");
+    let steps = || fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+    wait_until("5 steps", || steps() >= 5);
+    let told = interrupted(child);
     assert!(told.contains("Stopped after optimizer step 5"), "{told}");
     assert_eq!(records(&metrics).len(), 5, "the evaluation was not left");
 
@@ -585,12 +457,12 @@ fn every_recipe_can_be_tried_without_weights_or_data() {
         ("prontoqa_gpt2", "stage 7", "hf download openai-community/gpt2`"),
     ] {
         let mut command = train(&recipes.join(format!("{name}.yaml")), &["--dry-run"]);
-        command.current_dir(place.folder.path()).env("HF_HUB_CACHE", place.path("cache"));
+        command.current_dir(place.folder()).env("HF_HUB_CACHE", place.path("cache"));
         let shown = stdout(&command.assert().success());
         for words in [last_stage, fetch, "`val_path`: data/", "cannot start yet"] {
             assert!(shown.contains(words), "{name}: {words:?} is not in: {shown}");
         }
-        assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 0, "{name} leaves files");
+        assert_eq!(fs::read_dir(place.folder()).unwrap().count(), 0, "{name} leaves files");
     }
 }
 

@@ -9,7 +9,7 @@ use coconut::{
 };
 use serde_json::Value;
 
-use crate::cli::{Place, coconut, refused, train};
+use crate::program::{Place, coconut, refused, train};
 
 const MARKERS: SpecialTokens =
     SpecialTokens { start_latent: 91, end_latent: 92, latent: 90, eos: 99, pad: 98 };

@@ -8,7 +8,7 @@ use std::{
 use assert_cmd::assert::OutputAssertExt;
 use serde_json::Value;
 
-use crate::cli::{Place, coconut, refused, train};
+use crate::program::{Place, coconut, refused, train};
 
 /// A tiny run of a method, trained until its last stage.
 fn trained(method: &str) -> Place {

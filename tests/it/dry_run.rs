@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use assert_cmd::assert::OutputAssertExt;
 
-use crate::cli::{Place, train};
+use crate::program::{Place, train};
 
 /// A row as it is shown: its lines' cells by the token below or above which they stand.
 #[derive(Default)]

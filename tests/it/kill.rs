@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cli::{Place, train};
+use crate::program::{Place, train};
 
 /// The shim that kills, compiled.
 fn shim(folder: &Path) -> PathBuf {

@@ -33,6 +33,7 @@ mod paths;
 mod plain_folder;
 mod planted;
 mod probes;
+mod program;
 mod published_sets;
 mod recipe_keys;
 mod recompute;

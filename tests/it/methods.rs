@@ -11,7 +11,10 @@ use coconut::{
 };
 use serde_json::{Value, json};
 
-use crate::cli::{Place, coconut as program, losses, refused, rows, train};
+use crate::{
+    cli::{losses, rows},
+    program::{Place, coconut as program, refused, train},
+};
 
 type Keys<'a> = &'a [(&'a str, &'a str)];
 

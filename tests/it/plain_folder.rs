@@ -11,8 +11,8 @@ use coconut::data::{Example, Tokenizer, tokenizer::chat::PromptStyle};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Place, coconut, train},
     fixture,
+    program::{Place, coconut, train},
 };
 
 /// A checkpoint trained in words, and a folder with what transformers knows of it.

@@ -18,7 +18,7 @@ use coconut::{
 };
 use serde_json::{Value, json};
 
-use crate::cli::{Place, coconut, train};
+use crate::program::{Place, coconut, train};
 
 const D: usize = 48;
 /// Where the directions of positions begin; those of tokens begin at 0.

@@ -7,8 +7,8 @@ use coconut::data::{Example, read};
 use proptest::prelude::*;
 
 use crate::{
-    cli::{Place, coconut},
     fixture,
+    program::{Place, coconut},
 };
 
 fn examples(name: &str) -> Vec<Example> {

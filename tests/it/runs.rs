@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use assert_cmd::assert::OutputAssertExt;
 
-use crate::cli::{Place, coconut, refused, train};
+use crate::program::{Place, coconut, refused, train};
 
 const DATA: &str = r#"[{"question": "ant bee", "steps": ["cat", "dog"], "answer": "eel"},
  {"question": "bee ant", "steps": ["dog", "cat"], "answer": "fox"}]"#;

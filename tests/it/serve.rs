@@ -13,7 +13,7 @@ use std::{
 use assert_cmd::assert::OutputAssertExt;
 use serde_json::{Value, json};
 
-use crate::cli::{Place, coconut, refused, train};
+use crate::program::{Place, coconut, refused, train};
 
 const QUESTIONS: [&str; 4] = ["3+4*2", "1+1-1", "9*9+9", "2-3*4"];
 const COMPLETIONS: &str = "/v1/completions";

@@ -19,7 +19,7 @@ use coconut::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::cli::{Place, coconut, refused};
+use crate::program::{Place, coconut, refused};
 
 /// The task that a recipe of these keys trains.
 fn task(name: &str, overrides: &[String]) -> Task {

@@ -14,6 +14,8 @@ use coconut::sweep::{Plan, Request};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::program::{interrupted, wait_until};
+
 const RECIPE: &str = "
 name: s
 coconut: True
@@ -188,11 +190,7 @@ fn lines(place: &Place) -> usize {
 fn begun(place: &Place) -> Child {
     let mut command = place.sweep(&LONG);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let start = Instant::now();
-    while lines(place) < 20 {
-        assert!(start.elapsed() < Duration::from_secs(60), "no 20 steps within a minute");
-        sleep(Duration::from_millis(1));
-    }
+    wait_until("20 steps", || lines(place) >= 20);
     child
 }
 
@@ -216,11 +214,7 @@ fn goes_on(place: &Place) {
 fn ctrl_c_saves_every_run_and_the_sweep_goes_on_from_there() {
     let place = Place::new("");
     let child = begun(&place);
-    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(interrupt.unwrap().success());
-    let ended = child.wait_with_output().unwrap();
-    let told = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(130), "{told}");
+    let told = interrupted(child);
     assert!(told.contains("every run is saved"), "{told}");
     let errors = fs::read_to_string(place.folder().join("cot-seed0/errors.txt")).unwrap();
     assert!(errors.contains("saved"), "{errors}");
