@@ -5,8 +5,8 @@
     venv/bin/python python/compare/compare_published.py CHECKOUT DATA [--dim 128 --heads 4] [--stages 0,3,6]
 
 CHECKOUT is a copy of github.com/facebookresearch/coconut, whose `coconut.py` is imported as it is;
-DATA a file of examples such as its `data/prosqa_valid.json`. Both sides train a GPT-2 of the same shape from
-random weights, in float32, without dropout, on the very token ids that `coconut bench` makes; padding
+DATA a file of examples such as its `data/prosqa_valid.json`. Both sides train a GPT-2 of the same shape, or with
+`--model FOLDER` that folder's model on its own tokens (`--chat`: within its chat template), from random weights, in float32, without dropout, on the very token ids that `coconut bench` makes; padding
 is laid out as the published collator does: on the left so that first latents line up, then on the
 right. At stage 0 the published code runs the plain model. Generation writes 32 tokens a question.
 Reported: medians, and the median over pairs of the published time divided by ours.
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from memory import peak_gb
 
@@ -32,7 +32,10 @@ class Ours:
     """A `coconut bench --step-on-stdin` process: one measurement for each line that it is sent."""
 
     def __init__(self, arguments, stage):
-        flags = [f"--{name}={getattr(arguments, name.replace('-', '_'))}" for name in ("layers", "dim", "heads", "batch", "c-thought")]
+        names = ("layers", "dim", "heads", "batch", "c-thought")
+        flags = [f"--{name}={getattr(arguments, name.replace('-', '_'))}" for name in names]
+        if arguments.model:
+            flags += [f"--model={arguments.model}", *(["--chat"] if arguments.chat else [])]
         self.process = subprocess.Popen(
             [BINARY, "bench", f"--data={arguments.data}", f"--stages={stage}", "--step-on-stdin", *flags],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
@@ -63,6 +66,17 @@ def collate(rows, labels, latent):
     }
 
 
+def plain_model(arguments, mine):
+    """The shape that `coconut bench` has, in float32 without dropout."""
+    if arguments.model:
+        config = AutoConfig.from_pretrained(arguments.model, vocab_size=mine["vocab"])
+        return AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32)
+    return GPT2LMHeadModel(GPT2Config(
+        vocab_size=mine["vocab"], n_positions=mine["positions"], n_embd=arguments.dim, n_layer=arguments.layers,
+        n_head=arguments.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    ))
+
+
 def timed(f):
     start = time.perf_counter()
     f()
@@ -79,12 +93,8 @@ def compare(arguments, stage):
         mine = ours.ask("step")
         if model is None:
             torch.manual_seed(0)
-            config = GPT2Config(
-                vocab_size=mine["vocab"], n_positions=mine["positions"], n_embd=arguments.dim, n_layer=arguments.layers,
-                n_head=arguments.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-            )
             bot, eot, latent = mine["markers"]
-            model = Coconut(GPT2LMHeadModel(config), latent, bot, eot, -1)
+            model = Coconut(plain_model(arguments, mine), latent, bot, eot, -1)
             optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
         batch = collate(mine["ids"], mine["labels"], latent)
 
@@ -122,6 +132,8 @@ def main():
     parser.add_argument("data", type=Path)
     for name, default in [("layers", 4), ("dim", 128), ("heads", 4), ("batch", 32), ("c-thought", 1), ("threads", 2)]:
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--model", type=Path, help="a model's folder, instead of GPT-2's shape")
+    parser.add_argument("--chat", action="store_true", help="questions within the chat template of --model")
     parser.add_argument("--stages", default="0,3,6")
     parser.add_argument("--steps", type=int, default=5, help="pairs measured, after one that is not")
     parser.add_argument("--questions", type=int, default=8)

@@ -5,8 +5,10 @@ use std::path::Path;
 use coconut::{
     Error, Result,
     data::{
-        Encoded, SpecialTokens, Stage, Tokenizer, encode::Text, encode_texts, read,
-        tokenizer::Units,
+        Encoded, SpecialTokens, Stage, Tokenizer,
+        encode::Text,
+        encode_texts, read,
+        tokenizer::{Units, chat::PromptStyle},
     },
     rng,
 };
@@ -41,8 +43,25 @@ impl Bench {
     /// The examples that a stage is measured with.
     pub(super) fn examples(&self, stage: Stage) -> Result<Examples> {
         match &self.data {
-            Some(path) => read_examples(path),
+            Some(path) => read_examples(path, self.tokenizer()?),
             None => self.random_examples(stage),
+        }
+    }
+
+    /// The tokenizer of `--model`'s folder, with `--chat` within its template; none where `--data` is cut into words.
+    fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let folder = self.model.as_deref().filter(|path| path.join("tokenizer.json").is_file());
+        match folder {
+            None if self.chat => {
+                let problem =
+                    "needs --model FOLDER, a folder with a tokenizer and its chat template";
+                Err(Error::Usage(format!("--chat {problem}.")))
+            }
+            None => Ok(None),
+            Some(folder) => {
+                let style = PromptStyle { chat_template: self.chat, ..PromptStyle::default() };
+                Tokenizer::load(folder)?.with_prompt(&style).map(Some)
+            }
         }
     }
 
@@ -121,10 +140,13 @@ impl Bench {
     }
 }
 
-/// Examples of a file, cut into words.
-fn read_examples(path: &Path) -> Result<Examples> {
+/// Examples of a file, cut by a tokenizer, or into words.
+fn read_examples(path: &Path, tokenizer: Option<Tokenizer>) -> Result<Examples> {
     let examples = read::load(path, None)?;
-    let tokenizer = Tokenizer::build(&examples, Units::Words, path)?;
+    let tokenizer = match tokenizer {
+        Some(tokenizer) => tokenizer,
+        None => Tokenizer::build(&examples, Units::Words, path)?,
+    };
     let (encoded, _) = encode_texts(&examples, &tokenizer)?;
     if encoded.is_empty() {
         return Err(Error::input(path, "", "it holds no examples."));

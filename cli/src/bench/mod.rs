@@ -79,9 +79,12 @@ pub struct Bench {
     /// whose hidden states are not compared; for codi, pccot and kava.
     #[arg(long)]
     apart: bool,
-    /// Examples, cut into word tokens.
+    /// Examples, cut by the tokenizer of the folder that `--model` names, or else into words.
     #[arg(long, required_unless_present_any = ["tokens", "question"])]
     data: Option<PathBuf>,
+    /// Put each question of `--data` into the chat template of `--model`'s folder.
+    #[arg(long, requires = "data")]
+    chat: bool,
     /// Rows of so many random tokens instead of `--data`, latents included; the last quarter of each
     /// is labelled.
     #[arg(long, conflicts_with = "data", value_parser = at_least_one)]
@@ -243,7 +246,8 @@ impl Bench {
         if !self.lora_targets.is_empty() {
             command.arg(format!("--lora-targets={}", self.lora_targets.join(",")));
         }
-        command.args(self.bf16.then_some("--bf16")).args(apart.then_some("--apart"));
+        let flags = [("--bf16", self.bf16), ("--apart", apart), ("--chat", self.chat)];
+        command.args(flags.into_iter().filter_map(|(flag, given)| given.then_some(flag)));
         command.arg("--step-on-stdin").arg(format!("--stages={stage}"));
         Ok(command)
     }
