@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, question] = arguments.as_slice() else { return Err("CHECKPOINT QUESTION".into()) };
     let Checkpoint { model, tokenizer, latent, .. } =
-        Checkpoint::load(folder.as_ref(), &device::named("cpu")?)?;
+        Checkpoint::load(folder.as_ref(), &device::cpu())?;
 
     // The question as at the checkpoint's stage, with as many latents as at most in training.
     let curriculum = Curriculum { pad_latent_to_max: true, ..latent.curriculum() };

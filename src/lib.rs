@@ -34,7 +34,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let folder = "runs/quickstart/checkpoints/latest".as_ref();
-//! let Checkpoint { model, tokenizer, .. } = Checkpoint::load(folder, &device::named("cpu")?)?;
+//! let Checkpoint { model, tokenizer, .. } = Checkpoint::load(folder, &device::cpu())?;
 //! let markers = tokenizer.special_tokens();
 //!
 //! let mut ids = tokenizer.encode("3+5*2-7+1\n", true)?.ids;
@@ -65,6 +65,7 @@ pub mod memory;
 pub mod model;
 pub mod objective;
 pub mod optim;
+mod quiet;
 pub mod report;
 pub mod rng;
 pub mod run;

@@ -92,9 +92,10 @@ impl AdamW {
     }
 }
 
-/// The norm of all gradients together.
-pub fn global_norm(gradients: &NamedTensors) -> f64 {
-    gradients.values().map(|gradient| kernels::squared_norm(&gradient.values)).sum::<f64>().sqrt()
+/// The square of the norm of all gradients together, `[1]`, on their device; `None` if there are none.
+pub fn squared_norm(gradients: &NamedTensors) -> Option<Tensor<1>> {
+    let values: Vec<Tensor<1>> = gradients.values().map(|flat| flat.values.clone()).collect();
+    (!values.is_empty()).then(|| kernels::squared_norm(&values))
 }
 
 /// What gradients of norm `norm` are multiplied by so that it is at most `max_norm` (0 for no limit),

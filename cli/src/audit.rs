@@ -181,8 +181,7 @@ impl Audit {
 
     fn other(&self, checkpoint: &Path) -> Result<Checkpoint> {
         let Self { model: ModelOptions { device, bf16, .. }, .. } = self;
-        ModelOptions { checkpoint: checkpoint.to_owned(), device: device.clone(), bf16: *bf16 }
-            .open()
+        ModelOptions { checkpoint: checkpoint.to_owned(), device: *device, bf16: *bf16 }.open()
     }
 
     fn folder(&self) -> PathBuf {
@@ -212,7 +211,7 @@ impl Audit {
             "batch_size": self.batch_size,
             "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
-            "device": self.model.device,
+            "device": self.model.device.device,
         })
     }
 

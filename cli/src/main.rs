@@ -13,6 +13,7 @@ macro_rules! say {
 mod audit;
 mod bench;
 mod data;
+mod devices;
 mod dry_run;
 mod edit;
 mod eval;

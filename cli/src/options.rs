@@ -2,27 +2,48 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use burn::tensor::Device;
 use clap::Args;
 use coconut::{
     Error, Result,
     checkpoint::Checkpoint,
     data::{Example, Stage, read},
-    device,
+    device::{self, DeviceName},
     eval::Sampling,
     hub::HubCache,
     latent::{Iterations, Thinking},
+    model::lora::FrozenDtype,
 };
 
 use crate::verbs;
+
+/// Where a verb computes.
+#[derive(Args, Clone, Copy, Default)]
+pub struct DeviceOptions {
+    /// Where to compute: cpu; gpu, or cuda, rocm, metal, wgpu, vulkan if the program was built with it, with a number if
+    /// there are several, as in wgpu:1. `coconut devices` lists them.
+    #[arg(long, default_value_t, value_name = "NAME")]
+    pub device: DeviceName,
+    /// Use a device that is not the CPU without holding its results against the CPU's first.
+    #[arg(long)]
+    pub no_device_check: bool,
+}
+
+impl DeviceOptions {
+    /// The device, after its trial.
+    pub fn open(self) -> Result<Device> {
+        let device = self.device.open(!self.no_device_check);
+        device.map_err(|problem| Error::Usage(format!("--device {problem}.")))
+    }
+}
 
 /// The model that a verb works on.
 #[derive(Args)]
 pub struct ModelOptions {
     /// A checkpoint's folder; or a pretrained model's, or its org/name in the Hugging Face cache.
     pub checkpoint: PathBuf,
-    /// Where to compute: cpu, or vulkan, metal or cuda if the program was built with it.
-    #[arg(long, default_value = "cpu", value_name = "NAME")]
-    pub device: String,
+    #[command(flatten)]
+    pub device: DeviceOptions,
     /// A recipe's `bf16: True`; without it the checkpoint decides.
     #[arg(skip)]
     pub bf16: bool,
@@ -31,11 +52,7 @@ pub struct ModelOptions {
 impl ModelOptions {
     /// The checkpoint as it is.
     pub fn load(&self) -> Result<Checkpoint> {
-        let device = device::named(&self.device).map_err(|error| match error {
-            Error::Config { problem, .. } => Error::Usage(format!("--device {problem}")),
-            other => other,
-        })?;
-        Checkpoint::load(&self.folder()?, &device)
+        Checkpoint::load(&self.folder()?, &self.device.open()?)
     }
 
     /// The folder that is named, or that the cache has under this name.
@@ -63,7 +80,7 @@ impl ModelOptions {
             );
         }
         let bf16 = self.bf16 || trained;
-        check_bf16(bf16, &self.device)?;
+        check_bf16(bf16, checkpoint.latent.frozen, self.device.device)?;
         if let Some(warning) = device::bf16_warning(bf16) {
             eprintln!("warning: {warning}");
         }
@@ -157,14 +174,17 @@ fn unescaped(text: &str) -> String {
     text.replace("\\n", "\n").replace("\\t", "\t")
 }
 
-/// Refuses products in bf16 on a device that would make them in f32.
-fn check_bf16(bf16: bool, device: &str) -> Result<()> {
-    if bf16 && device != "cpu" {
-        return Err(Error::Usage(format!(
-            "--device {device}: this checkpoint was trained with `bf16: True`, which only `--device cpu` can do."
-        )));
-    }
-    Ok(())
+/// Refuses what was rounded to bf16 on a device that would have it in f32.
+fn check_bf16(bf16: bool, frozen: FrozenDtype, device: DeviceName) -> Result<()> {
+    let key = match (bf16, frozen) {
+        _ if device == DeviceName::Cpu => return Ok(()),
+        (true, _) => "bf16: True",
+        (false, FrozenDtype::Bf16) => "frozen_dtype: bf16",
+        (false, FrozenDtype::F32) => return Ok(()),
+    };
+    Err(Error::Usage(format!(
+        "--device {device}: this checkpoint was trained with `{key}`, which only `--device cpu` can do."
+    )))
 }
 
 /// One number, or all from one to another, both included: `3`, `0..12`.
@@ -290,9 +310,17 @@ mod tests {
 
     #[test]
     fn bf16_is_refused_where_it_would_be_f32() {
-        assert!(check_bf16(true, "cpu").is_ok() && check_bf16(false, "vulkan").is_ok());
-        let refusal = check_bf16(true, "vulkan").unwrap_err();
-        assert_eq!(refusal.exit_code(), 2);
-        assert!(refusal.to_string().contains("--device vulkan"), "{refusal}");
+        let vulkan: DeviceName = "vulkan".parse().unwrap();
+        let (wide, narrow) = (FrozenDtype::F32, FrozenDtype::Bf16);
+        assert!(check_bf16(true, narrow, DeviceName::Cpu).is_ok());
+        assert!(check_bf16(false, wide, vulkan).is_ok());
+        for (bf16, frozen, key) in
+            [(true, wide, "`bf16: True`"), (false, narrow, "`frozen_dtype: bf16`")]
+        {
+            let refusal = check_bf16(bf16, frozen, vulkan).unwrap_err();
+            assert_eq!(refusal.exit_code(), 2);
+            let refusal = refusal.to_string();
+            assert!(refusal.contains("--device vulkan") && refusal.contains(key), "{refusal}");
+        }
     }
 }

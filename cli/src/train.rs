@@ -10,6 +10,7 @@ use clap::Args;
 use coconut::{
     Error, Result,
     config::{Resolved, RunConfig},
+    device::DeviceName,
     report,
     run::{Results, RunFolder},
     train::{Beginning, Data, Trainer},
@@ -23,6 +24,12 @@ pub struct Train {
     /// Override a key: `-s lr=3e-4 -s seed=1`.
     #[arg(short = 's', value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Where to compute, as the key `device`: `--device wgpu:1`.
+    #[arg(long, value_name = "NAME")]
+    device: Option<DeviceName>,
+    /// Use a device that is not the CPU without holding its results against the CPU's first, as `device_check: False`.
+    #[arg(long)]
+    no_device_check: bool,
     /// Go on with an interrupted run.
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
@@ -41,8 +48,15 @@ pub struct Train {
 }
 
 impl Train {
+    /// The keys that the command line overrides.
+    fn overrides(&self) -> Vec<String> {
+        let device = self.device.map(|name| format!("device={name}"));
+        let unchecked = self.no_device_check.then(|| "device_check=False".to_owned());
+        self.set.iter().cloned().chain(device).chain(unchecked).collect()
+    }
+
     pub fn run(self) -> Result<()> {
-        let config = RunConfig::load(&self.recipe, &self.set)?;
+        let config = RunConfig::load(&self.recipe, &self.overrides())?;
         if self.dry_run {
             return dry_run::show(&config);
         }
@@ -67,7 +81,12 @@ impl Train {
         log::install(Some(&folder.log()))?;
         let command: Vec<String> = std::env::args().collect();
         tracing::info!("{}", command.join(" "));
-        tracing::info!("coconut {}, device {}", env!("CARGO_PKG_VERSION"), config.device);
+        let unchecked = if config.device_check { "" } else { ", not checked" };
+        tracing::info!(
+            "coconut {}, device {}{unchecked}",
+            env!("CARGO_PKG_VERSION"),
+            config.device
+        );
         let stop = verbs::stop_on_ctrl_c();
         if self.stop_with_stdin {
             let asked = Arc::clone(&stop);

@@ -14,7 +14,7 @@ use coconut::{Error, Result};
 
 #[cfg(feature = "serve")]
 use crate::serve;
-use crate::{audit, bench, data, eval, generate, import, logits, merge, sweep, train};
+use crate::{audit, bench, data, devices, eval, generate, import, logits, merge, sweep, train};
 
 /// Train, evaluate and open up language models that reason in a continuous latent space.
 #[derive(Parser)]
@@ -110,6 +110,13 @@ enum Command {
     Data(data::Data),
     /// Measure training steps and generation at several stages, with random weights.
     Bench(bench::Bench),
+    /// List what this build and this machine have to compute on, each after its trial against the CPU.
+    ///
+    /// Examples:
+    ///   coconut devices
+    ///   coconut train configs/quickstart.yaml --device gpu
+    #[command(verbatim_doc_comment)]
+    Devices(devices::Devices),
     /// Write tables, figures and report.html of one run or several together.
     Report {
         /// Run folders.
@@ -136,6 +143,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Import(import) => import.run(),
         Command::Data(data) => data.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Devices(devices) => devices.run(),
         Command::Report { runs, out } => {
             let report = match (&out, runs.as_slice()) {
                 (None, [run]) => coconut::report::write(run)?,

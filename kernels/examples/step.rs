@@ -174,9 +174,8 @@ fn measure(shape: Shape, fused: bool, steps: usize, paced: bool) {
         let vectors: Vec<_> =
             leaves.vectors.iter().map(|x| x.grad_remove(&mut grads).expect(missing)).collect();
         drop((leaves, grads));
-        let norm = (matrices.iter().map(kernels::squared_norm).sum::<f64>()
-            + vectors.iter().map(kernels::squared_norm).sum::<f64>())
-        .sqrt();
+        let flat = matrices.iter().map(|x| x.clone().flatten(0, 1)).chain(vectors.iter().cloned());
+        let norm = kernels::squared_norm(&flat.collect::<Vec<_>>()).into_scalar::<f64>().sqrt();
         let settings = AdamW {
             learning_rate: 1e-4,
             step: step as u64,

@@ -271,8 +271,15 @@ pub fn adamw<const D: usize>(
     }
 }
 
-/// `Σ x²` in double precision. The norm of all gradients is the root of these, summed in a fixed
-/// order; clipping it is [`AdamW::grad_scale`]` = min(1, max_norm / norm)`.
-pub fn squared_norm<const D: usize>(x: &Tensor<D>) -> f64 {
-    if fusable(x) { cpu::squared_norm(x) } else { reference::squared_norm(x) }
+/// `Σ x²` over all elements of some tensors, `[1]`, left on their device: in double precision on the CPU, where the
+/// result is in f64. Its root is the norm of all gradients; clipping it is
+/// [`AdamW::grad_scale`]` = min(1, max_norm / norm)`.
+///
+/// # Panics
+/// If there are no tensors.
+pub fn squared_norm(tensors: &[Tensor<1>]) -> Tensor<1> {
+    match tensors.iter().all(fusable) {
+        true => cpu::squared_norm(tensors),
+        false => reference::squared_norm(tensors),
+    }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{RunConfig, ScheduleKind};
 use crate::{
     data::RowKind,
+    device::DeviceName,
     latent::{Compat, Iterations, LatentPositions, Shift, Thinking},
     model::{config::Family, lora::FrozenDtype},
     objective::{DecoderStyle, StepsAt},
@@ -111,9 +112,16 @@ impl RunConfig {
                 format!("is {}; it must be a multiple of `n_head` ({})", self.n_embd, self.n_head);
             return Err(("n_embd", problem));
         }
-        if self.bf16 && self.device != "cpu" {
+        if self.bf16 && self.device != DeviceName::Cpu {
             let problem = format!("is for `device: cpu`, not `{}`; leave it out", self.device);
             return Err(("bf16", problem));
+        }
+        if self.frozen_dtype == FrozenDtype::Bf16 && self.device != DeviceName::Cpu {
+            let problem = format!(
+                "is `bf16`, which is for `device: cpu`, not `{}`; leave it out",
+                self.device
+            );
+            return Err(("frozen_dtype", problem));
         }
         Ok(())
     }

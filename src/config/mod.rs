@@ -27,6 +27,7 @@ use crate::{
         tasks::dag::Kind,
         tokenizer::chat::{Date, PromptStyle},
     },
+    device::DeviceName,
     latent::{Compat, Feedback, Iterations, LatentPositions, Recompute, Shift, Thinking},
     model::lora::{FrozenDtype, Targets},
     objective::{
@@ -283,8 +284,11 @@ pub struct RunConfig {
     /// Products with the model's matrices round both sides to bf16 and sum in f32; weights, moments and
     /// everything else stay in f32. Faster on a CPU with AVX512-BF16; for `device: cpu` only.
     pub bf16: bool,
-    /// `cpu`, or a device of a build with its feature.
-    pub device: String,
+    /// Where to compute: `cpu`; or `gpu`, the first that this build and machine have; or `cuda`, `rocm`, `metal`, `wgpu`
+    /// or `vulkan` of a build with that feature, with a number where there are several, as in `wgpu:1`.
+    pub device: DeviceName,
+    /// Whether a device other than the CPU must first give the CPU's results in a trial of some seconds.
+    pub device_check: bool,
     /// A few examples and steps only.
     pub debug: bool,
 
@@ -409,7 +413,8 @@ impl Default for RunConfig {
             eval_batch_size: 64,
             max_new_tokens: 128,
             bf16: false,
-            device: "cpu".into(),
+            device: DeviceName::Cpu,
+            device_check: true,
             debug: false,
             origin: Origin { recipe: "recipe".into(), overridden: BTreeSet::new() },
         }

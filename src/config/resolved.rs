@@ -283,7 +283,8 @@ impl Resolved {
             frozen: recipe.frozen_dtype,
             data: data(recipe, &model)?,
             model,
-            device: device::named(&recipe.device)?,
+            device: (recipe.device.open(recipe.device_check))
+                .map_err(|problem| recipe.error("device", problem))?,
             precision: device::precision(recipe.bf16),
             seed: recipe.seed,
             epochs: recipe.resume..recipe.num_epochs,

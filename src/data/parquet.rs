@@ -1,11 +1,6 @@
 //! Parquet tables, as the Hugging Face Hub serves data sets: each row as a JSON object.
 
-use std::{
-    cell::Cell,
-    panic::{self, AssertUnwindSafe},
-    path::Path,
-    sync::Once,
-};
+use std::path::Path;
 
 use bytes::Bytes;
 use parquet::{
@@ -14,7 +9,7 @@ use parquet::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::{Error, Result};
+use crate::{Error, Result, quiet::caught};
 
 /// What a Parquet file begins and ends with.
 const MAGIC: &[u8] = b"PAR1";
@@ -33,28 +28,6 @@ pub(super) fn rows(path: &Path, bytes: Vec<u8>, limit: usize) -> Result<Vec<Box<
     caught(|| read(path, bytes.into(), limit)).unwrap_or_else(|| {
         Err(Error::input(path, "", "is a damaged Parquet table. Fetch it again."))
     })
-}
-
-thread_local! {
-    /// Whether this thread's panics are expected, and told as errors.
-    static EXPECTED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// What a function gives, or `None` if it panics, which is not printed.
-fn caught<T>(function: impl FnOnce() -> T) -> Option<T> {
-    static QUIET: Once = Once::new();
-    QUIET.call_once(|| {
-        let print = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !EXPECTED.get() {
-                print(info);
-            }
-        }));
-    });
-    EXPECTED.set(true);
-    let found = panic::catch_unwind(AssertUnwindSafe(function));
-    EXPECTED.set(false);
-    found.ok()
 }
 
 fn read(path: &Path, bytes: Bytes, limit: usize) -> Result<Vec<Box<RawValue>>> {

@@ -78,11 +78,16 @@ pub fn step(
     group: Group,
 ) -> Result<(Learner, StepReport), NotFinite> {
     let denominators = denominators(step, group);
-    let (gradients, trained) = gradients(&learner, step, objective, options, denominators);
-    let sums = read(objective, &trained)?;
-    let (learner, grad_norm) = match gradients {
-        None => (learner, 0.0),
-        Some(gradients) => update(learner, optimizer, gradients, &trained, options, group)?,
+    let (mut gradients, trained) = gradients(&learner, step, objective, options, denominators);
+    gradients.iter_mut().for_each(|gradients| group.sum(gradients));
+    let squared_norm = gradients.as_ref().and_then(optim::squared_norm);
+    let (sums, grad_norm) = read(objective, &trained, squared_norm)?;
+    let learner = match gradients {
+        None => learner,
+        Some(gradients) => {
+            let scale = optim::clip_scale(grad_norm, options.grad_clip);
+            optimizer.step(learner, gradients, options.lr, scale)
+        }
     };
     let (loss, logged): (Vec<_>, Vec<_>) = sums.into_iter().partition(|&(name, _)| name == LOSS);
     let report = StepReport {
@@ -141,14 +146,30 @@ fn gradients<'a>(
     (gradients, trained)
 }
 
-/// The sums over micro-batches of the objective's figures, read from the device at once; 0 where there was none.
-fn read(objective: &Objective, trained: &[Trained]) -> Result<Vec<(&'static str, f64)>, NotFinite> {
-    let figures = || trained.iter().flat_map(|of| &of.figures);
-    let all: Vec<Tensor<1>> = figures().map(|(_, value)| value.clone()).collect();
-    let values: Vec<f64> = match all.is_empty() {
-        true => Vec::new(),
-        false => Tensor::cat(all, 0).into_data().iter::<f64>().collect(),
+/// The objective's figures, summed over micro-batches.
+type Sums = Vec<(&'static str, f64)>;
+
+/// The sums over micro-batches of the objective's figures, 0 where there was none, and the norm of the gradient; all
+/// read from the device at once.
+fn read(
+    objective: &Objective,
+    trained: &[Trained],
+    squared_norm: Option<Tensor<1>>,
+) -> Result<(Sums, f64), NotFinite> {
+    let mut values = match squared_norm {
+        None => Vec::new(),
+        Some(squared_norm) => {
+            let figures = trained.iter().flat_map(|of| &of.figures);
+            let figures = figures.map(|(_, value)| {
+                let value = value.clone();
+                let value = if value.is_autodiff() { value.inner() } else { value };
+                value.cast(squared_norm.dtype())
+            });
+            let all = figures.chain([squared_norm.clone()]).collect();
+            Tensor::cat(all, 0).into_data().iter::<f64>().collect()
+        }
     };
+    let grad_norm = values.pop().map_or(0.0, f64::sqrt);
     let mut sums: Vec<(&str, f64)> =
         objective.names().into_iter().map(|name| (name, 0.0)).collect();
     let mut values = values.into_iter();
@@ -161,26 +182,11 @@ fn read(objective: &Objective, trained: &[Trained]) -> Result<Vec<(&'static str,
             own.into_iter().for_each(|(_, sum)| *sum += value);
         }
     }
-    Ok(sums)
-}
-
-/// The learner after one update by the gradients of all processes, and their global norm.
-fn update(
-    learner: Learner,
-    optimizer: &mut AdamW,
-    mut gradients: NamedTensors,
-    trained: &[Trained],
-    options: StepOptions,
-    group: Group,
-) -> Result<(Learner, f64), NotFinite> {
-    group.sum(&mut gradients);
-    let grad_norm = optim::global_norm(&gradients);
     if !grad_norm.is_finite() {
         let examples = trained.iter().flat_map(|of| &of.micro.examples).copied().collect();
         return Err(NotFinite { what: "gradient", examples });
     }
-    let scale = optim::clip_scale(grad_norm, options.grad_clip);
-    Ok((optimizer.step(learner, gradients, options.lr, scale), grad_norm))
+    Ok((sums, grad_norm))
 }
 
 #[cfg(test)]

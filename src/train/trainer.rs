@@ -414,13 +414,15 @@ fn optimizer(run: &Resolved) -> AdamW {
     AdamW::new(run.optimizer.betas, run.optimizer.weight_decay)
 }
 
-/// Refuses to go on with a run that was begun with other settings.
+/// Refuses to go on with a run that was begun with other settings; it may go on on another device.
 fn refuse_other_settings(run: &Resolved, folder: &RunFolder) -> Result<()> {
     let saved = folder.config();
     if !saved.exists() {
         return Ok(());
     }
-    let differences = RunConfig::load(&saved, &[])?.differences(&run.recipe);
+    let (device, device_check) = (run.recipe.device, run.recipe.device_check);
+    let saved = RunConfig { device, device_check, ..RunConfig::load(&saved, &[])? };
+    let differences = saved.differences(&run.recipe);
     if differences.is_empty() {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use std::{
 
 /// From the ground up: each may use those of the lines above it, and not its neighbours in a line.
 const ORDER: [&[&str]; 13] = [
-    &["error", "linalg", "rng", "memory"],
+    &["error", "linalg", "quiet", "rng", "memory"],
     &["device", "hub", "stats"],
     &["data", "model"],
     &["optim", "latent"],

@@ -8,7 +8,6 @@ use std::{
 };
 
 use assert_cmd::assert::OutputAssertExt;
-use burn::tensor::Device;
 use coconut::{
     audit::{Intervention, ModelRecord, Record, Role, With, lens::LensReading, over_seeds},
     eval::{Continuation, log_probs},
@@ -20,6 +19,7 @@ use coconut::{
 use serde_json::{Value, json};
 
 use crate::{
+    device,
     program::{Place, coconut, interrupted, refused, train, wait_until},
     torch::{fixtures, thinking},
 };
@@ -394,7 +394,7 @@ fn selectivity_is_drawn_by_layer_and_position() {
 #[test]
 fn a_continuation_is_as_likely_as_in_a_row_of_its_own() {
     const LATENT: u32 = 40;
-    let model = thinking(Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap());
+    let model = thinking(Transformer::load(&fixtures().join("latent"), &device()).unwrap());
     let prompts: [&[u32]; 3] =
         [&[5, 6, 7, 38, LATENT, LATENT, 39], &[8, 9, 38, LATENT, 39], &[3, 2]];
     let after: [&[u32]; 3] = [&[1, 2, 7], &[4], &[9, 9, 1, 3]];

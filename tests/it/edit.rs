@@ -1,6 +1,6 @@
 //! Edits of thoughts against a loop that runs the whole row anew for every latent, and what they leave alone.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use coconut::{
     latent::{
         self, Batch, Edit, ForwardOptions, LatentModel, Parallel, PassPlan, Places, ReadSet,
@@ -10,6 +10,7 @@ use coconut::{
 };
 use coconut_kernels::TokenMask;
 
+use crate::device;
 use crate::torch::{distance, fixtures, thinking};
 
 const LATENT: u32 = 40;
@@ -20,7 +21,7 @@ const ROWS: [&[u32]; 3] = [
 ];
 
 fn model() -> LatentModel {
-    thinking(Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap())
+    thinking(Transformer::load(&fixtures().join("latent"), &device()).unwrap())
 }
 
 fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f32> {
@@ -63,7 +64,7 @@ fn by_hand(
                 thoughts += 1;
                 feed(thoughts - 1, hidden(&embeddings).narrow(1, embeddings.len() - 1, 1))
             }
-            id => transformer.embed(Tensor::from_data([[id as i32]], &Device::flex())),
+            id => transformer.embed(Tensor::from_data([[id as i32]], &device())),
         });
     }
     numbers(hidden(&embeddings))
@@ -91,7 +92,7 @@ fn a_patch_leaves_the_rows_mates_alone_to_the_last_bit() {
     let model = model();
     let (plain, clean) = run(&model, &ROWS, None);
     let value = numbers(clean.thoughts[1].clone().unwrap().narrow(0, 1, 1));
-    let value: Tensor<1> = Tensor::from_data(value.as_slice(), &Device::flex());
+    let value: Tensor<1> = Tensor::from_data(value.as_slice(), &device());
     let thoughts = value.clone().unsqueeze::<3>().expand([3, 3, 16]);
     let replacement = Replacement::Given { thoughts: Box::new(thoughts), counts: vec![3, 0, 0] };
     let (ours, trace) = run(&model, &ROWS, Some(&Edit { places: Places::One(2), replacement }));
@@ -130,7 +131,7 @@ fn a_rows_own_thoughts_transplanted_change_no_bit() {
 fn a_row_that_is_given_nothing_is_not_touched() {
     let model = model();
     let (plain, _) = run(&model, &ROWS, None);
-    let thoughts = Tensor::ones([3, 3, 16], &Device::flex());
+    let thoughts = Tensor::ones([3, 3, 16], &device());
     let replacement = Replacement::Given { thoughts: Box::new(thoughts), counts: vec![1, 0, 3] };
     let (ours, trace) = run(&model, &ROWS, Some(&Edit { places: Places::All, replacement }));
     assert_eq!(trace.edited, [(0, 0)]);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::{module::Module, tensor::Device};
+use burn::module::Module;
 use coconut::{
     eval::{GenerateOptions, Sampling, generate},
     latent::{
@@ -16,13 +16,14 @@ use coconut::{
 };
 use serde::Deserialize;
 
+use crate::device;
 use crate::torch::{Case, fixtures, json, largest_difference, logits, tensors, thinking};
 
 const FAMILIES: [&str; 7] =
     ["qwen2", "qwen3", "llama", "mistral", "smollm3", "olmo2", "gemma3_text"];
 
 fn load(folder: &str) -> LatentModel {
-    thinking(Transformer::load(&fixtures().join(folder), &Device::flex()).unwrap())
+    thinking(Transformer::load(&fixtures().join(folder), &device()).unwrap())
 }
 
 #[derive(Deserialize)]
@@ -140,7 +141,7 @@ fn each_gelu_of_gpt2_is_computed_by_its_name() {
         std::fs::write(place.path().join("config.json"), config).unwrap();
         std::fs::copy(from.join("model.safetensors"), place.path().join("model.safetensors"))
             .unwrap();
-        thinking(Transformer::load(place.path(), &Device::flex()).unwrap())
+        thinking(Transformer::load(place.path(), &device()).unwrap())
     };
     for name in &about.names {
         let batch = Batch::new(&[Row::unlabelled(&about.ids)], &PassPlan::default()).unwrap();

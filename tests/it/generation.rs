@@ -1,6 +1,5 @@
 //! GPT-2's logits against transformers, and generation against the teacher-forced argmax.
 
-use burn::tensor::Device;
 use coconut::{
     Error,
     eval::{
@@ -15,11 +14,12 @@ use coconut::{
 };
 use serde_json::Value;
 
+use crate::device;
 use crate::torch::{fixtures, json, logits, tensors, thinking};
 
 #[test]
 fn gpt2_logits_equal_transformers() {
-    let model = thinking(Transformer::load(&fixtures().join("gpt2"), &Device::flex()).unwrap());
+    let model = thinking(Transformer::load(&fixtures().join("gpt2"), &device()).unwrap());
     let about: Value = json("gpt2_logits");
     let tensors = tensors("gpt2_logits");
     let ids: Vec<Vec<u32>> = serde_json::from_value(about["full"].clone()).unwrap();
@@ -50,7 +50,7 @@ fn next(model: &LatentModel, ids: &[u32], latent: Option<u32>) -> u32 {
 #[test]
 fn generation_is_the_teacher_forced_argmax_alone_and_in_a_batch() {
     const LATENT: u32 = 40;
-    let model = thinking(Transformer::load(&fixtures().join("gpt2"), &Device::flex()).unwrap());
+    let model = thinking(Transformer::load(&fixtures().join("gpt2"), &device()).unwrap());
     let mut compared = 0;
     let prompts: Vec<Vec<u32>> = vec![
         vec![5, 25, 30, 13, 38, LATENT, LATENT, LATENT, 39],
@@ -91,7 +91,7 @@ fn generation_is_the_teacher_forced_argmax_alone_and_in_a_batch() {
 
 #[test]
 fn generation_ends_with_the_context() {
-    let model = thinking(Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap());
+    let model = thinking(Transformer::load(&fixtures().join("latent"), &device()).unwrap());
     let context = model.transformer.config.n_positions;
     let options = GenerateOptions {
         plan: PassPlan::default(),
@@ -111,7 +111,7 @@ fn generation_ends_with_the_context() {
 /// What a model cannot be given is named with its place in the batch, whoever asks.
 #[test]
 fn prompts_that_do_not_fit_are_named() {
-    let model = thinking(Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap());
+    let model = thinking(Transformer::load(&fixtures().join("latent"), &device()).unwrap());
     let (context, vocabulary) =
         (model.transformer.config.n_positions, model.transformer.config.vocab_size as u32);
     let options = GenerateOptions {
@@ -148,7 +148,7 @@ fn prompts_that_do_not_fit_are_named() {
 #[test]
 fn a_loop_driven_step_by_step_is_generation() {
     const LATENT: u32 = 40;
-    let model = thinking(Transformer::load(&fixtures().join("gpt2"), &Device::flex()).unwrap());
+    let model = thinking(Transformer::load(&fixtures().join("gpt2"), &device()).unwrap());
     let prompts: [&[u32]; 4] =
         [&[5, 25, 30, 13, 38, LATENT, LATENT, 39], &[7, 38, LATENT, 39], &[1, 2, 3], &[9, 38, 39]];
     let random = Sampling::Random { temperature: 1.0, top_k: 0, seed: 3 };
@@ -219,7 +219,7 @@ fn a_loop_driven_step_by_step_is_generation() {
 #[test]
 fn rows_join_and_leave_without_changing_what_others_say() {
     const LATENT: u32 = 40;
-    let model = thinking(Transformer::load(&fixtures().join("gpt2"), &Device::flex()).unwrap());
+    let model = thinking(Transformer::load(&fixtures().join("gpt2"), &device()).unwrap());
     let prompts: [&[u32]; 5] = [
         &[5, 25, 30, 13, 38, LATENT, LATENT, LATENT, 39],
         &[7, 38, LATENT, 39],

@@ -26,7 +26,7 @@ fn each_thought_is_read_where_it_is_fed_back() {
     let run = Resolved::new(&config, None).unwrap();
     let data = Data::prepare(&run).unwrap();
     let ModelSource::Random(shape) = &run.model else { panic!("not from random weights") };
-    let device = coconut::device::named("cpu").unwrap();
+    let device = crate::device();
     let model = Transformer::random(model_config(shape, &run, &data), 0, &device);
     let model = LatentModel::new(model, config.thinking(), Default::default()).unwrap();
     let evaluator = Evaluator {

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use burn::tensor::Device;
+use coconut::device::DeviceName;
+
 mod answers;
 mod architecture;
 mod audit;
@@ -12,6 +15,7 @@ mod curriculum;
 mod data_files;
 mod data_properties;
 mod decoder;
+mod devices;
 mod dials;
 mod dry_run;
 mod edit;
@@ -55,6 +59,12 @@ mod torch;
 
 /// The repository's root.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Where tests compute: the device that `COCONUT_TEST_DEVICE` names, or the CPU.
+fn device() -> Device {
+    let name = std::env::var("COCONUT_TEST_DEVICE").unwrap_or_else(|_| "cpu".into());
+    name.parse::<DeviceName>().and_then(|name| name.open(false)).unwrap()
+}
 
 /// A file or folder below `tests/fixtures`.
 fn fixture(path: &str) -> PathBuf {

@@ -3,7 +3,6 @@
 
 use std::{fs, path::Path};
 
-use burn::tensor::Device;
 use coconut::{
     data::Tokenizer,
     latent::{
@@ -20,6 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::device;
 use crate::torch::{fixtures, json as read_json, largest_difference, logits, tensors, thinking};
 
 /// A copy of a fixture's folder, to be spoiled.
@@ -33,7 +33,7 @@ fn copy(name: &str) -> TempDir {
 }
 
 fn refused(folder: &Path, words: &[&str]) {
-    let error = Transformer::load(folder, &Device::flex()).unwrap_err().to_string();
+    let error = Transformer::load(folder, &device()).unwrap_err().to_string();
     for word in words {
         assert!(error.contains(word), "`{word}` is not in: {error}");
     }
@@ -205,7 +205,7 @@ fn a_tied_model_may_have_its_table_under_the_head_alone() {
     let ids = [3, 14, 15, 9, 26, 5, 35, 8]; // as in the script
     for name in ["gpt2", "qwen2", "llama"] {
         let folder = fixtures().join("files/tied").join(name);
-        let model = Transformer::load(&folder, &Device::flex()).unwrap();
+        let model = Transformer::load(&folder, &device()).unwrap();
         let batch = Batch::new(&[Row::unlabelled(&ids)], &PassPlan::default()).unwrap();
         let off = largest_difference(&logits(&thinking(model), &batch)[0], &reference[name].1);
         assert!(off < 1e-4, "{name}: {off:e}");
@@ -404,7 +404,7 @@ fn files_that_are_cut_short_or_lie_about_sizes_are_refused() {
 #[test]
 fn a_saved_folder_keeps_what_it_does_not_compute() {
     for family in ["gpt2", "families/qwen2_bf16", "families/qwen3", "families/llama"] {
-        let model = Transformer::load(&fixtures().join(family), &Device::flex()).unwrap();
+        let model = Transformer::load(&fixtures().join(family), &device()).unwrap();
         let place = tempfile::tempdir().unwrap();
         model.save(place.path()).unwrap();
         let config = |folder: &Path| -> Value {
@@ -426,7 +426,7 @@ fn a_saved_folder_keeps_what_it_does_not_compute() {
 #[test]
 fn embeddings_and_an_untied_head_grow_by_copies_or_the_mean_row() {
     for family in ["gpt2", "families/qwen3"] {
-        let load = || Transformer::load(&fixtures().join(family), &Device::flex()).unwrap();
+        let load = || Transformer::load(&fixtures().join(family), &device()).unwrap();
         let tables = |model: &Transformer| {
             [model.embeddings(), model.head()]
                 .map(|table| table.whole().into_data().try_into_vec::<f32>().unwrap())
@@ -465,7 +465,7 @@ fn embeddings_and_an_untied_head_grow_by_copies_or_the_mean_row() {
         // What was grown is saved and loads again.
         let place = tempfile::tempdir().unwrap();
         copied.save(place.path()).unwrap();
-        let again = Transformer::load(place.path(), &Device::flex()).unwrap();
+        let again = Transformer::load(place.path(), &device()).unwrap();
         assert_eq!(tables(&again), tables(&copied));
     }
 }
@@ -474,7 +474,7 @@ fn embeddings_and_an_untied_head_grow_by_copies_or_the_mean_row() {
 fn random_models_of_every_family_have_the_checkpoint_names() {
     for family in ["gpt2", "families/qwen2", "families/qwen3", "families/llama"] {
         let config = ModelConfig::load(&fixtures().join(family)).unwrap();
-        let named = parameters::named(&Transformer::random(config, 1, &Device::flex()));
+        let named = parameters::named(&Transformer::random(config, 1, &device()));
         let file = read_tensors(&fixtures().join(family).join(WEIGHTS_FILE)).unwrap();
         let shapes: Vec<_> = named.iter().map(|(name, flat)| (name, &flat.shape)).collect();
         assert_eq!(shapes, file.iter().map(|(name, (shape, _))| (name, shape)).collect::<Vec<_>>());

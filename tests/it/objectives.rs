@@ -1,10 +1,7 @@
 //! Objectives against PyTorch written from their formulas (`python/fixtures/objectives.py`): each loss and every
 //! gradient, whatever is computed again, all rows in one batch.
 
-use burn::{
-    module::Module,
-    tensor::{Device, Tensor},
-};
+use burn::{module::Module, tensor::Tensor};
 use coconut::{
     checkpoint::load_transformer,
     latent::{
@@ -26,6 +23,7 @@ use coconut::{
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::device;
 use crate::torch::{distance, fixtures, generator, json, tensors};
 
 #[derive(Deserialize)]
@@ -173,7 +171,7 @@ impl Case {
     }
 
     fn learner(&self, found: &HostTensors) -> Learner {
-        let device = Device::flex();
+        let device = device();
         let transformer = match &self.adapter {
             None => Transformer::load(&fixtures().join(&self.model), &device).unwrap(),
             Some(adapter) => adapted(&self.model, adapter),
@@ -212,7 +210,7 @@ fn adapted(model: &str, adapter: &str) -> Transformer {
     let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     config["base_model_name_or_path"] = fixtures().join(model).display().to_string().into();
     std::fs::write(&path, config.to_string()).unwrap();
-    load_transformer(place.path(), FrozenDtype::F32, &Device::flex()).unwrap()
+    load_transformer(place.path(), FrozenDtype::F32, &device()).unwrap()
 }
 
 /// Compares every case of a fixture; the names of those compared.

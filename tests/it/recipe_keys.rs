@@ -66,6 +66,7 @@ fn kind(of: &str) -> String {
         "String" => "text",
         "PathBuf" => "path",
         "Date" => "date",
+        "DeviceName" => "device",
         "Reinject" | "Feedback" => "expression",
         "Targets" => "list, or `all-linear`",
         _ => "word",

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor, TensorData},
+    tensor::{Tensor, TensorData},
 };
 use coconut::{
     latent::{
@@ -18,9 +18,10 @@ use coconut::{
         parameters::{FlatTensor, NamedTensors, accumulate, constant_like},
     },
     objective::{self, Denominators, Learner, Objective, SeqVcr, Term, seq_vcr},
-    optim::global_norm,
 };
 
+use crate::device;
+use crate::optim::norm_of;
 use crate::torch::{distance, fixtures, generator};
 
 const L: u32 = 40;
@@ -46,7 +47,7 @@ fn batch(model: &LatentModel) -> Batch {
 
 /// A fixture's model, `adapters` being GPT-2's with LoRA.
 fn model(place: &str, dropout: f64, config: LatentConfig) -> LatentModel {
-    let load = |place: &str| Transformer::load(&fixtures().join(place), &Device::flex()).unwrap();
+    let load = |place: &str| Transformer::load(&fixtures().join(place), &device()).unwrap();
     let adapted = || {
         let lora = Lora { dropout, ..Lora::new(3, Targets::One(ALL_LINEAR.into())) };
         load("latent").with_lora(lora, &[38, 39, 40], 5).unwrap()
@@ -256,7 +257,7 @@ fn detached_passes_are_counted_row_by_row() {
             }
         }
         // The row without latents has all of its gradient, and the others do not.
-        let norm = |row, tracked| global_norm(&gradients(&[row], tracked, Recompute::None));
+        let norm = |row, tracked| norm_of(&gradients(&[row], tracked, Recompute::None));
         assert_eq!(norm(3, Some(1)), norm(3, None));
         assert!((norm(0, Some(1)) / norm(0, None) - 1.0).abs() > 1e-3);
     }

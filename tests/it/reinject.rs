@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor, TensorData},
+    tensor::{Tensor, TensorData},
 };
 use coconut::{
     latent::{
@@ -18,6 +18,7 @@ use coconut::{
 };
 use serde_json::Value;
 
+use crate::device;
 use crate::torch::{distance, fixtures, json, tensors};
 
 fn load(name: &str) -> (Value, weights::HostTensors) {
@@ -36,7 +37,7 @@ fn thinking(name: &str, expression: &str) -> LatentConfig {
 
 /// The tiny model, its learned parts those of the fixture.
 fn model(thinking: LatentConfig, tensors: &weights::HostTensors) -> LatentModel {
-    let transformer = Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap();
+    let transformer = Transformer::load(&fixtures().join("latent"), &device()).unwrap();
     let model = LatentModel::new(transformer, thinking, LatentSizes::default()).unwrap();
     let LatentModel { transformer, parameters, config } = model;
     let parameters = parameters::map(parameters, |name, value| {
@@ -139,7 +140,7 @@ fn encodings_of_the_thoughts_index_equal_pytorch() {
     for (name, latent_positions) in
         [("learned", LatentPositions::Learned), ("sinusoidal", LatentPositions::Sinusoidal)]
     {
-        let transformer = Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap();
+        let transformer = Transformer::load(&fixtures().join("latent"), &device()).unwrap();
         let thinking = LatentConfig { latent_positions, ..LatentConfig::default() };
         let sizes = LatentSizes { latents, ..LatentSizes::default() };
         let mut model = LatentModel::new(transformer, thinking, sizes).unwrap();
@@ -199,7 +200,7 @@ fn suppressed_looks_through_a_head_smaller_than_the_width() {
     const V: usize = 6;
     const D: usize = 16;
     let shape = ModelConfig::gpt2(V, 16, D, 3, 2);
-    let transformer = Transformer::random(shape, 3, &Device::flex());
+    let transformer = Transformer::random(shape, 3, &device());
     let epsilon = 0.002;
     let thinking = LatentConfig {
         suppressed_epsilon: epsilon,
@@ -253,7 +254,7 @@ fn suppressed_looks_through_a_head_smaller_than_the_width() {
 #[test]
 fn suppressed_looks_through_a_head_of_deficient_rank() {
     let (about, tensors) = load("deficient_cases");
-    let transformer = Transformer::load(&fixtures().join("deficient"), &Device::flex()).unwrap();
+    let transformer = Transformer::load(&fixtures().join("deficient"), &device()).unwrap();
     let [vocab, d] = transformer.head().whole().dims();
     assert!(vocab >= d);
     let name = "suppressed[0:]";
@@ -303,7 +304,7 @@ fn seq_vcr_equals_pytorch() {
             divisor,
         };
         let (shape, values) = tensors["x"].clone();
-        let x = Tensor::<3>::from_data(TensorData::new(values, shape), &Device::flex());
+        let x = Tensor::<3>::from_data(TensorData::new(values, shape), &device());
         let x = Tensor::from_inner(x).require_grad();
         let terms = loss.terms(x.clone(), &attention_mask).unwrap();
         for (term, ours) in [("variance", &terms.variance), ("covariance", &terms.covariance)] {
@@ -322,7 +323,7 @@ fn seq_vcr_equals_pytorch() {
 #[test]
 fn learned_parts_are_saved_and_read_back() {
     let folder = tempfile::tempdir().unwrap();
-    let transformer = Transformer::load(&fixtures().join("latent"), &Device::flex()).unwrap();
+    let transformer = Transformer::load(&fixtures().join("latent"), &device()).unwrap();
     let thinking = LatentConfig {
         latent_positions: LatentPositions::Learned,
         ..thinking("", "mlp(hs[-1])+proj(ie)+pause")
@@ -345,7 +346,7 @@ fn learned_parts_are_saved_and_read_back() {
     let learner = Learner { model, objective };
     learner.save(folder.path()).unwrap();
     let back = Learner::load(
-        Transformer::load(folder.path(), &Device::flex()).unwrap(),
+        Transformer::load(folder.path(), &device()).unwrap(),
         thinking,
         folder.path(),
     );

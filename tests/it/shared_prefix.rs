@@ -1,7 +1,7 @@
 //! What all rows of a batch begin with, computed once, gives what each row for itself gives: values, every gradient,
 //! generated tokens.
 
-use burn::{module::Module, tensor::Device};
+use burn::module::Module;
 use coconut::{
     eval::{GenerateOptions, Sampling, generate},
     latent::{
@@ -17,6 +17,7 @@ use coconut::{
     objective::{Denominators, DistilLayers, KvDistance, KvSettings, Learner, Objective, Term},
 };
 
+use crate::device;
 use crate::torch::{fixtures, generator};
 
 const L: u32 = 40;
@@ -74,7 +75,7 @@ fn batch(model: &LatentModel, parts: &[Parts], teaches: bool, shares_prefix: boo
 }
 
 fn model(place: &str, text: &str, thinking: Thinking) -> LatentModel {
-    let load = |place: &str| Transformer::load(&fixtures().join(place), &Device::flex()).unwrap();
+    let load = |place: &str| Transformer::load(&fixtures().join(place), &device()).unwrap();
     let transformer = match place {
         "adapters" => {
             let lora = Lora::new(3, Targets::One(ALL_LINEAR.into()));

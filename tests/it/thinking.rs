@@ -1,9 +1,6 @@
 //! Ways of thinking that come to the same: values and gradients, whatever is computed again.
 
-use burn::{
-    module::Module,
-    tensor::{Device, Tensor},
-};
+use burn::{module::Module, tensor::Tensor};
 use coconut::{
     latent::{
         self, BackwardOptions, Batch, Feedback, LatentConfig, LatentModel, LatentSizes, Parallel,
@@ -16,6 +13,7 @@ use coconut::{
     },
 };
 
+use crate::device;
 use crate::torch::generator;
 
 const LATENT: u32 = 11;
@@ -32,7 +30,7 @@ const TEACHERS: [&[u32]; 4] = [&[1, 2, 3, 7, 8, 4], &[4, 6, 6], &[2, 2, 5, 6, 1,
 fn model(feedback: &str) -> LatentModel {
     let mut config = ModelConfig::gpt2(12, 16, 8, 2, 2);
     config.initializer_range = 0.3;
-    let transformer = Transformer::random(config, 3, &Device::flex());
+    let transformer = Transformer::random(config, 3, &device());
     let config = LatentConfig::from(feedback.parse::<Feedback>().unwrap());
     LatentModel::new(transformer, config, LatentSizes::default()).unwrap().train()
 }

@@ -41,7 +41,7 @@ fn untrained(more: Value) -> (Data, Checkpoint) {
     let run = Resolved::new(&config, None).unwrap();
     let data = Data::prepare(&run).unwrap();
     let ModelSource::Random(shape) = &run.model else { panic!("not from random weights") };
-    let device = coconut::device::named("cpu").unwrap();
+    let device = coconut::device::cpu(); // where the program computes
     let model = Transformer::random(model_config(shape, &run, &data), 0, &device);
     let latent = LatentInfo {
         method: config.method,

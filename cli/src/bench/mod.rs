@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    options::DeviceOptions,
     progress::Progress,
     verbs::{at_least_one, print_json},
 };
@@ -119,6 +120,8 @@ pub struct Bench {
     /// Print one line of JSON a stage instead of a table.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    device: DeviceOptions,
     /// Take one measurement of one stage for each line of standard input: `step`, `single` or
     /// `batch`; answer each with a line of JSON that holds the token ids too. Lets another program
     /// take turns with this one on the same batches (python/compare/compare_published.py).
@@ -213,6 +216,7 @@ impl Bench {
         let program = std::env::current_exe().map_err(Error::io("find", "this program"))?;
         let mut command = Command::new(&program);
         command.arg("bench").arg(format!("--method={}", self.method));
+        command.arg(format!("--device={}", self.device.device));
         let drawn = |length: usize| self.question.map(|_| length);
         for (flag, value) in [
             ("--layers", Some(self.layers)),
@@ -246,7 +250,12 @@ impl Bench {
         if !self.lora_targets.is_empty() {
             command.arg(format!("--lora-targets={}", self.lora_targets.join(",")));
         }
-        let flags = [("--bf16", self.bf16), ("--apart", apart), ("--chat", self.chat)];
+        let flags = [
+            ("--bf16", self.bf16),
+            ("--apart", apart),
+            ("--chat", self.chat),
+            ("--no-device-check", self.device.no_device_check),
+        ];
         command.args(flags.into_iter().filter_map(|(flag, given)| given.then_some(flag)));
         command.arg("--step-on-stdin").arg(format!("--stages={stage}"));
         Ok(command)

@@ -177,7 +177,7 @@ impl Workload {
         let examples = bench.examples(stage)?;
         let shape = bench.shape(stage, &examples)?;
         let Examples { encoded, markers, .. } = examples;
-        let mut model = Transformer::random(shape, 0, &device::cpu());
+        let mut model = Transformer::random(shape, 0, &bench.device.open()?);
         model.config.precision = device::precision(bench.bf16);
         let objective = recipe.objective();
         let parameters = objective.parameters(&model, 0);

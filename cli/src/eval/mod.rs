@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use crate::{
     log,
-    options::{Dials, ModelOptions, PromptOptions, SamplingOptions, Span},
+    options::{DeviceOptions, Dials, ModelOptions, PromptOptions, SamplingOptions, Span},
     progress::Progress,
     verbs,
 };
@@ -365,7 +365,7 @@ pub fn evaluate_recipe(config: &RunConfig, json: bool) -> Result<()> {
     Eval {
         model: ModelOptions {
             checkpoint: checkpoint.clone(),
-            device: config.device.clone(),
+            device: DeviceOptions { device: config.device, no_device_check: !config.device_check },
             bf16: config.bf16,
         },
         data: vec![data.clone()],

@@ -1,7 +1,7 @@
 //! AdamW, and the norm that clips its gradients. The order of operations is PyTorch's.
 
 use burn::backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor, TensorData};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
@@ -58,10 +58,14 @@ pub(crate) fn adamw<const D: usize>(
 }
 
 /// [`crate::squared_norm`]: each chunk in double precision, the chunks in order.
-pub(crate) fn squared_norm<const D: usize>(x: &Tensor<D>) -> f64 {
-    let x = contiguous(untracked(x.clone().into_dispatch()));
-    let parts: Vec<f64> = slice(&x).par_chunks(CHUNK).map(squares).collect();
-    parts.iter().sum()
+pub(crate) fn squared_norm(tensors: &[Tensor<1>]) -> Tensor<1> {
+    let of_one = |x: &Tensor<1>| -> f64 {
+        let x = contiguous(untracked(x.clone().into_dispatch()));
+        let parts: Vec<f64> = slice(&x).par_chunks(CHUNK).map(squares).collect();
+        parts.iter().sum()
+    };
+    let sum: f64 = tensors.iter().map(of_one).sum();
+    Tensor::from_data(TensorData::new(vec![sum], [1]), (&tensors[0].device(), DType::F64))
 }
 
 simd! {

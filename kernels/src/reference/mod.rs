@@ -127,6 +127,7 @@ pub fn adamw<const D: usize>(
 }
 
 /// See [`crate::squared_norm`].
-pub fn squared_norm<const D: usize>(x: &Tensor<D>) -> f64 {
-    x.clone().square().sum().into_scalar::<f64>()
+pub fn squared_norm(tensors: &[Tensor<1>]) -> Tensor<1> {
+    let sums = tensors.iter().map(|x| x.clone().square().sum());
+    Tensor::cat(sums.collect(), 0).sum()
 }

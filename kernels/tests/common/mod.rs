@@ -1,6 +1,8 @@
 //! Holding a fused body against the reference one, and the reference one against differences.
 #![allow(dead_code)] // each test binary uses a part
 
+use std::cell::Cell;
+
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// Which body an operation should use.
@@ -26,9 +28,36 @@ impl Random {
     }
 }
 
-/// The device that tests run on.
+thread_local! {
+    /// Whether this thread computes on the tested device.
+    static TESTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The device that tests run on: the CPU, or the tested one within [`on_tested_device`].
 pub fn device() -> Device {
-    Device::flex().autodiff()
+    match TESTED.get() {
+        true => tested_device().autodiff(),
+        false => Device::flex().autodiff(),
+    }
+}
+
+/// Computes on the device that `COCONUT_TEST_DEVICE` names: `wgpu`, or the CPU if it is not set.
+pub fn on_tested_device<T>(compute: impl FnOnce() -> T) -> T {
+    TESTED.set(true);
+    let found = compute();
+    TESTED.set(false);
+    found
+}
+
+fn tested_device() -> Device {
+    match std::env::var("COCONUT_TEST_DEVICE").as_deref() {
+        Err(_) | Ok("cpu") => Device::flex(),
+        #[cfg(feature = "wgpu")]
+        Ok("wgpu") => Device::wgpu(Default::default()),
+        Ok(other) => {
+            panic!("COCONUT_TEST_DEVICE is `{other}`, which these tests were not built with")
+        }
+    }
 }
 
 pub fn leaf(data: &[f64], dtype: DType) -> Tensor<1> {
@@ -68,10 +97,10 @@ pub fn assert_close(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
     }
 }
 
-/// Holds the fused body in f32 against the reference body in f32 and f64, and the latter's gradients
+/// Holds the fused body in f32, or that of the tested device, against the reference body in f32 and f64, and the latter's gradients
 /// against central differences. `f` takes flat operands and gives a flat result.
 pub fn check(name: &str, operands: &[Vec<f64>], f: impl Fn(&[Tensor<1>], Body) -> Tensor<1>) {
-    let (values, grads) = run(operands, DType::F32, |x| f(x, Body::Fused));
+    let (values, grads) = on_tested_device(|| run(operands, DType::F32, |x| f(x, Body::Fused)));
     for dtype in [DType::F32, DType::F64] {
         let (want_values, want_grads) = run(operands, dtype, |x| f(x, Body::Reference));
         assert_close(&format!("{name} against {dtype:?}"), &values, &want_values, 1e-5);

@@ -11,7 +11,7 @@ use tokenizers::{AddedToken, ModelWrapper};
 use super::{
     END_LATENT, LATENT, START_LATENT, SpecialTokens, Tokenizer, beside, chat::PromptStyle,
 };
-use crate::{Error, Result, data::write::write_atomically, hub};
+use crate::{Error, Result, data::write::write_atomically, hub, quiet::caught};
 
 /// Eos tokens of well-known families, for a `tokenizer.json` that comes without its configuration.
 const KNOWN_EOS: [&str; 5] = ["<|endoftext|>", "<|im_end|>", "</s>", "<|end_of_text|>", "<eos>"];
@@ -175,8 +175,8 @@ impl Tokenizer {
 /// among them (found by `fuzz/`); a panic there is a file that cannot be read.
 fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     serde_json::from_slice::<Value>(bytes).map_err(|error| error.to_string())?;
-    let parsed = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
-    let parsed = parsed.map_err(|_| "its vocabulary, merges or decoder are damaged".to_owned())?;
+    let parsed = caught(|| tokenizers::Tokenizer::from_bytes(bytes));
+    let parsed = parsed.ok_or("its vocabulary, merges or decoder are damaged")?;
     parsed.map_err(|error| error.to_string())
 }
 

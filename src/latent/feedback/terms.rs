@@ -17,6 +17,7 @@ use crate::{
     linalg::{extend_basis, surely_span},
     model::{
         HiddenStates, TokenLayout, Transformer,
+        config::Activation,
         layers::{Conv1d, LayerNorm},
         parameters::constant_like,
     },
@@ -165,7 +166,8 @@ impl FeedbackContext<'_> {
                 let x = self.thoughts(x);
                 let x = match ln {
                     Some(ln) => kernels::gelu(c_fc.forward(ln.forward(x, 1e-5), precision)),
-                    None => activation::gelu(c_fc.forward(x, precision)),
+                    // Burn's own has the gradient of the tanh form on GPUs.
+                    None => Activation::Gelu.of(c_fc.forward(x, precision)),
                 };
                 c_proj.forward(x, precision)
             }
