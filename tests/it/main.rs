@@ -15,6 +15,8 @@ mod decoder;
 mod dials;
 mod dry_run;
 mod edit;
+#[cfg(feature = "serve")]
+mod explorer;
 mod families;
 mod generation;
 mod import;
@@ -44,6 +46,8 @@ mod runs;
 mod scorers;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "serve")]
+mod server;
 mod shared_prefix;
 mod shifts;
 mod stats;
