@@ -198,7 +198,7 @@ fn thoughts_are_swapped_and_moved_as_generate_does_it() {
         (json!({"edit": "move[9]@1"}), "edit", "there is no thought 9"),
         (json!({"edit": "move[2]@2"}), "edit", "nothing to change"),
         (json!({"edit": "move[0]@2"}), "edit", "move[3]@2"),
-        (json!({"edit": "move[2]"}), "edit", "not known"),
+        (json!({"edit": "move[2]"}), "edit", "move[3]@2"),
         (json!({"edit": "mean@2"}), "edit", "`transplant` with its `donor`"),
         (json!({"edit": "nonsense@2"}), "edit", "move[k]@place"),
     ] {

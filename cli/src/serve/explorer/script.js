@@ -5,6 +5,8 @@ const FIELDS = { q: "question", latents: "latents", iterations: "iterations", to
 const LIKELIEST = 5;
 const MOST_TOKENS = 64;
 const MOST_PLACES = 12;
+// What is less likely is left out, unless it was likelier before or was said.
+const LEAST = 0.01;
 
 const $ = (id) => document.getElementById(id);
 
@@ -173,6 +175,7 @@ class View {
     }
     const run = { key, edit: body.edit, abort: new AbortController(), thoughts: null, text: "", tokens: [], done: false };
     this.runs[name] = run;
+    announce();
     await ask(run, body, run.abort.signal, () => this.runs[name] === run && this.draw());
   }
 
@@ -250,18 +253,19 @@ class View {
 
   drawCard(card, index, plain, edited) {
     const now = edited ?? plain;
-    const [top, p] = now.tokens[0];
-    const length = now.length === null ? "" : now.length.toFixed(2);
-    const changed = edited && JSON.stringify(edited) !== JSON.stringify(plain);
-    const was = `was ${shown(plain.tokens[0][0])} ${percent(plain.tokens[0][1])}${plain.length === null ? "" : `, ${plain.length.toFixed(2)}`}`;
+    const what = edited ? whatIsDone(this.runs.edited.edit, index, this.cards.length) : "";
+    const [is, was] = [told(now), told(plain)];
+    const changed = is !== was;
     const feeds = this.feedsBack();
-    card.classList.toggle("changed", Boolean(changed));
+    card.classList.toggle("changed", changed);
+    card.classList.toggle("edited", what !== "");
     card.setAttribute("aria-disabled", String(!feeds));
     card.setAttribute("aria-pressed", String(feeds && $("place").value === String(index + 1)));
-    card.setAttribute("aria-label", `Thought ${index + 1}: ${shown(top)} ${percent(p)}${length && `, length ${length}`}${changed ? `, ${was}` : ""}`);
-    const head = make("span", { className: "head" }, make("span", { textContent: index + 1 }), make("span", { textContent: length, title: "length of the vector that is fed" }));
-    const likely = make("span", {}, ...now.tokens.map(([token, p]) => bar(token, p)));
-    card.replaceChildren(head, likely, ...(changed ? [make("span", { className: "was", textContent: was })] : []));
+    card.setAttribute("aria-label", `Thought ${index + 1}: ${is}${what && `, ${what}`}${changed ? `; it was ${was}` : ""}`);
+    const length = make("span", { textContent: now.length?.toFixed(2) ?? "", title: "length of the vector that is fed" });
+    const head = make("span", { className: "head" }, make("span", { textContent: index + 1 }), make("span", { className: "what", textContent: what }), length);
+    const likely = now.tokens.filter(([, p], at) => at === 0 || p >= LEAST).map(([token, p]) => bar(token, p));
+    card.replaceChildren(head, make("span", {}, ...likely), ...(changed ? [make("span", { className: "was", textContent: `was ${was}` })] : []));
   }
 
   drawReadout({ readout }) {
@@ -304,9 +308,22 @@ class View {
   }
 }
 
+/** A thought in words: its likeliest token, and the length of what is fed. */
+function told({ tokens: [[token, p]], length }) {
+  return `${shown(token)} ${percent(p)}${length === null ? "" : `, length ${length.toFixed(2)}`}`;
+}
+
+/** What an edit does to one of `count` thoughts; nothing where it leaves it. */
+function whatIsDone(edit, index, count) {
+  const [what, place] = edit.split("@");
+  const [, name, number] = place.match(/^(\w+)(?:\[(\d+)\])?$/) ?? [];
+  const touched = { all: true, first: index < number, last: index + Number(number) >= count }[name] ?? Number(name) === index + 1;
+  return touched ? what : "";
+}
+
 /** A token on a bar as long as it is probable. */
 function bar(token, p, said = false, delta = null) {
-  const value = make("span", { textContent: percent(p) });
+  const value = make("span", { className: "value", textContent: percent(p) });
   if (delta !== null && Math.abs(delta) >= 0.005) value.append(" ", make("span", { className: "delta", textContent: signed(delta) }));
   const line = make("span", { className: said ? "likely said" : "likely" }, make("span", { className: "name", textContent: shown(token) }), value);
   line.style.setProperty("--p", p);
@@ -319,7 +336,8 @@ function place(run, at, plain) {
   if (!own) return make("td");
   const same = run !== plain && plain.tokens[at] && run.tokens.slice(0, at).every(({ token }, i) => token === plain.tokens[i].token);
   const before = new Map(same ? plain.tokens[at].top : []);
-  const lines = own.top.map(([token, p]) => bar(token, p, token === own.token, before.has(token) ? p - before.get(token) : null));
+  const likely = own.top.filter(([token, p]) => p >= LEAST || before.get(token) >= LEAST || token === own.token);
+  const lines = likely.map(([token, p]) => bar(token, p, token === own.token, before.has(token) ? p - before.get(token) : null));
   return make("td", {}, ...lines);
 }
 
