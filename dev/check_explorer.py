@@ -3,7 +3,7 @@
     venv/bin/pip install playwright
     venv/bin/python dev/check_explorer.py CKPT --beside PAUSE --parallel LOTUS --plain FOLDER [--pictures DIR]
 
-CKPT and PAUSE are checkpoints of chains such as `3+5*2-7+1`; LOTUS one that thinks in parallel; FOLDER a plain model,
+CKPT, in its run's folder, and PAUSE are checkpoints of chains such as `3+5*2-7+1`; LOTUS one that thinks in parallel; FOLDER a plain model,
 such as SmolLM2. What the page shows is held against what the server says to a client that is no browser.
 """
 
@@ -45,7 +45,7 @@ class Server:
             return answer.read().decode()
 
     def ask(self, **body):
-        whole = {"prompt": QUESTION, "thoughts": 5, "logprobs": 5, "max_tokens": 64} | body
+        whole = {"prompt": QUESTION, "thoughts": 5, "logprobs": 20, "max_tokens": 64} | body
         return json.loads(self.text("/v1/completions", whole))["choices"][0]
 
     def rows(self):
@@ -118,8 +118,8 @@ def close_enough(ours, theirs):
     return abs(number(ours) - number(theirs)) <= 1
 
 
-def check_answer(view, row, expected):
-    """Holds one row of the table of probabilities against the server's answer."""
+def check_answer(view, row, expected, plain=None):
+    """Holds one row of the table of probabilities against the server's answer, and its changes against the plain one."""
     cells = view.locator("table.answers tbody tr").nth(row).locator("td")
     logprobs = expected["logprobs"]
     assert cells.count() >= min(len(logprobs["tokens"]), 12)
@@ -129,8 +129,15 @@ def check_answer(view, row, expected):
         value = said.locator(".value").inner_text()
         assert close_enough(value, percent(math.exp(logprobs["token_logprobs"][at]))), (value, at)
         top = set(cells.nth(at).locator(".likely .name").all_inner_texts())
-        likely = {shown(name) for name, p in logprobs["top_logprobs"][at].items() if math.exp(p) >= 0.01}
+        best = sorted(logprobs["top_logprobs"][at].items(), key=lambda pair: -pair[1])[:5]
+        likely = {shown(name) for name, p in best if math.exp(p) >= 0.01}
         assert likely <= top <= {shown(name) for name in logprobs["top_logprobs"][at]}, (likely, top)
+        same = plain and logprobs["tokens"][:at] == plain["logprobs"]["tokens"][:at]
+        before = plain["logprobs"]["top_logprobs"][at].get(token) if same else None
+        delta = 0 if before is None else math.exp(logprobs["token_logprobs"][at]) - math.exp(before)
+        if abs(delta) > 0.006:
+            told = said.locator(".delta").inner_text().replace("−", "-")
+            assert abs(int(told) - 100 * delta) <= 1, (told, delta)
 
 
 def check_cards(page, expected, number=0):
@@ -178,7 +185,7 @@ def check_clicks(browser, server, names):
         assert page.texts() == [plain[0]["text"].strip(), expected["text"].strip()], (edit, page.texts())
         check_cards(page, expected)
         check_answer(page.model(), 0, plain[0])
-        check_answer(page.model(), 1, expected)
+        check_answer(page.model(), 1, expected, plain[0])
         assert page.texts(1) == [plain[1]["text"].strip()], "the other model is not edited"
         said = page.page.get_by_role("status").inner_text()
         assert f"with {edit} “{expected['text'].strip()}”" in said, said
@@ -414,6 +421,28 @@ def check_token(browser, server):
     page.close(expected=["status of 401"])
 
 
+def check_report(browser, server, binary, run, place):
+    """A sample of a run's report leads to the explorer, which asks its question."""
+    subprocess.run([binary, "report", run, "--out", place], check=True, capture_output=True)
+    page = Page(browser, server)
+    page.page.goto(f"file://{place}/report.html")
+    link = page.page.get_by_role("link", name="open in the explorer")
+    page.page.get_by_text("Samples", exact=True).scroll_into_view_if_needed()
+    page.page.locator("details").last.locator("summary").click()
+    href = link.last.get_attribute("href")
+    assert href.startswith("http://127.0.0.1:8000/#q="), href
+    # The server of this check listens on another port.
+    link.last.evaluate("(a, url) => { a.href = url + '/' + a.hash; }", server.url)
+    question = page.page.locator(".sample").last.locator("dd").first.inner_text()
+    link.last.click()
+    page.done()
+    expect(page.page.get_by_label("Question", exact=True)).to_have_value(question)
+    assert page.texts() == [server.ask(prompt=question)["text"].strip()]
+    print(f"  {question} from the report: {page.texts()[0]}")
+    page.complaints = [said for said in page.complaints if not said.startswith("asked for file://")]
+    page.close()
+
+
 def check_gone(browser, server):
     page = Page(browser, server)
     page.open(f"#q={QUESTION.replace('+', '%2B')}")
@@ -457,6 +486,8 @@ def main():
         with serving(options.checkpoint) as server:
             print("keyboard", flush=True)
             check_keyboard(browser, server)
+            print("report", flush=True)
+            check_report(browser, server, options.coconut, options.checkpoint.absolute().parents[1], place)
             check_gone(browser, server)
         with serving(options.parallel) as server:
             print("iterations", flush=True)

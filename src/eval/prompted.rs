@@ -107,7 +107,7 @@ impl<'p, 'a> Prompted<'p, 'a> {
     }
 
     /// For each prompt, what can be seen of its thoughts, each read as `n_tokens` tokens. They are read as what was
-    /// thought; their lengths are those of what was fed.
+    /// thought; their lengths and cosines are those of what was fed.
     ///
     /// # Errors
     /// [`Error::Internal`] if the device failed.

@@ -246,7 +246,7 @@ fn what_is_not_done_is_refused_by_name() {
 #[test]
 fn malformed_requests_by_the_hundred_do_no_harm() {
     let mut server = Server::start(&[]);
-    let whole = json!({"prompt": QUESTIONS[0], "stop": ["#"], "edit": "zero@1", "logprobs": 2, "stream": true}).to_string();
+    let whole = json!({"prompt": QUESTIONS[0], "stop": ["#"], "edit": "transplant@1", "donor": QUESTIONS[1], "logprobs": 2, "stream": true}).to_string();
     let agent = agent();
     let url = server.url(COMPLETIONS);
     let mut refusals = 0;

@@ -2,7 +2,10 @@
 
 // The page's state is its fragment: `#q=…&latents=…&iterations=…&tokens=…&edit=…&donor=…`.
 const FIELDS = { q: "question", latents: "latents", iterations: "iterations", tokens: "tokens", edit: "edit", donor: "donor" };
+// So many likeliest tokens are shown of each thought and each place of the answer; of the answer's more are asked for,
+// so that it can be told how likely a token was before.
 const LIKELIEST = 5;
+const COMPARED = 20;
 const MOST_TOKENS = 64;
 const MOST_PLACES = 12;
 // What is less likely is left out, unless it was likelier before or was said.
@@ -147,7 +150,7 @@ class View {
 
   /** What is asked of it. */
   body(state, edit) {
-    const body = { model: this.about.id, prompt: state.question, stream: true, thoughts: LIKELIEST, logprobs: LIKELIEST };
+    const body = { model: this.about.id, prompt: state.question, stream: true, thoughts: LIKELIEST, logprobs: COMPARED };
     body.max_tokens = Number(state.tokens || MOST_TOKENS);
     if (state.latents !== "" && this.about.latents) body.latents = Number(state.latents);
     if (state.iterations !== "" && this.about.iterations !== null) body.iterations = Number(state.iterations);
@@ -301,8 +304,9 @@ class View {
     const heads = places.map((at) => make("th", { scope: "col", textContent: at + 1 }));
     const rows = runs.map(([name, run]) => make("tr", {}, make("th", { scope: "row", textContent: name }), ...places.map((at) => place(run, at, plain))));
     const more = most > MOST_PLACES ? ` (the first ${MOST_PLACES} of ${most} are shown)` : "";
+    const compared = runs.length > 1 ? ", with the change in points while both have said the same" : "";
     const table = make("table", { className: "answers" },
-      make("caption", { textContent: `The likeliest tokens at each place of the answer${more}; changes in points where all before is the same.` }),
+      make("caption", { textContent: `The likeliest tokens at each place of the answer${more}${compared}.` }),
       make("thead", {}, make("tr", {}, make("td"), ...heads)), make("tbody", {}, ...rows));
     this.answer.replaceChildren(make("h3", { textContent: "Answer" }), make("dl", { className: "said" }, ...texts), scroller(table, "Probabilities of the answer"));
   }
@@ -336,7 +340,7 @@ function place(run, at, plain) {
   if (!own) return make("td");
   const same = run !== plain && plain.tokens[at] && run.tokens.slice(0, at).every(({ token }, i) => token === plain.tokens[i].token);
   const before = new Map(same ? plain.tokens[at].top : []);
-  const likely = own.top.filter(([token, p]) => p >= LEAST || before.get(token) >= LEAST || token === own.token);
+  const likely = own.top.filter(([token, p], at) => (p >= LEAST && at < LIKELIEST) || before.get(token) >= LEAST || token === own.token);
   const lines = likely.map(([token, p]) => bar(token, p, token === own.token, before.has(token) ? p - before.get(token) : null));
   return make("td", {}, ...lines);
 }
