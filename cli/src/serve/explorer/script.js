@@ -266,7 +266,7 @@ class View {
     card.setAttribute("aria-pressed", String(feeds && $("place").value === String(index + 1)));
     card.setAttribute("aria-label", `Thought ${index + 1}: ${is}${what && `, ${what}`}${changed ? `; it was ${was}` : ""}`);
     const length = make("span", { textContent: now.length?.toFixed(2) ?? "", title: "length of the vector that is fed" });
-    const head = make("span", { className: "head" }, make("span", { textContent: index + 1 }), make("span", { className: "what", textContent: what }), length);
+    const head = make("span", { className: "head" }, make("span", { textContent: index + 1 }), make("span", { className: "what", textContent: what, title: "its tokens are what was thought here; its length is that of what is fed instead" }), length);
     const likely = now.tokens.filter(([, p], at) => at === 0 || p >= LEAST).map(([token, p]) => bar(token, p));
     card.replaceChildren(head, make("span", {}, ...likely), ...(changed ? [make("span", { className: "was", textContent: `was ${was}` })] : []));
   }
