@@ -17,7 +17,10 @@ import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 from playwright.sync_api import expect, sync_playwright
 
@@ -421,6 +424,32 @@ def check_token(browser, server):
     page.close(expected=["status of 401"])
 
 
+def check_other_sites(browser, server, place):
+    """A page of another site gets nothing computed, nor does one whose name was made to lead to this machine."""
+    computed = lambda: re.search(r"^coconut_prompt_tokens_total (.*)$", server.text("/metrics"), re.MULTILINE)[1]
+    server.ask()
+    before = computed()
+    port = server.url.rsplit(":", 1)[1]
+    context = browser.new_context()
+    page = context.new_page()
+    # Another server of this machine, since browsers let pages from elsewhere ask nothing of it anyway.
+    other = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=place))
+    Thread(target=other.serve_forever, daemon=True).start()
+    page.goto(f"http://localhost:{other.server_port}/")
+    # As a browser sends it without asking first whether it may.
+    said = page.evaluate("""url => fetch(url + '/v1/completions', { method: 'POST', mode: 'no-cors', body: '{"prompt": "1+1"}' })
+      .then(() => "answered", () => "refused")""", server.url)
+    other.shutdown()
+    assert said == "refused" and computed() == before, said
+    assert 'coconut_requests_total{path="/v1/completions",status="403"} 1' in server.text("/metrics")
+    assert page.goto(f"http://rebound.example:{port}/").status == 403
+    assert page.evaluate("fetch('/v1/models').then((answer) => answer.status)") == 403
+    assert computed() == before
+    server.ask()
+    assert computed() != before
+    context.close()
+
+
 def check_report(browser, server, binary, run, place):
     """A sample of a run's report leads to the explorer, which asks its question."""
     subprocess.run([binary, "report", run, "--out", place], check=True, capture_output=True)
@@ -475,7 +504,7 @@ def main():
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as place:
-        browser = playwright.chromium.launch(executable_path=options.chromium, args=["--no-sandbox", f"--disk-cache-dir={place}"])
+        browser = playwright.chromium.launch(executable_path=options.chromium, args=["--no-sandbox", f"--disk-cache-dir={place}", "--host-resolver-rules=MAP rebound.example 127.0.0.1"])
         pair = (options.checkpoint, "--beside", options.beside)
         with serving(*pair) as server:
             names = [model["id"] for model in json.loads(server.text("/v1/models"))["data"]]
@@ -486,6 +515,8 @@ def main():
         with serving(options.checkpoint) as server:
             print("keyboard", flush=True)
             check_keyboard(browser, server)
+            print("other sites", flush=True)
+            check_other_sites(browser, server, place)
             print("report", flush=True)
             check_report(browser, server, options.coconut, options.checkpoint.absolute().parents[1], place)
             check_gone(browser, server)
