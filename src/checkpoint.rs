@@ -230,6 +230,7 @@ impl Checkpoint {
             tokenizer: &self.tokenizer,
             curriculum: self.latent.curriculum(),
             stage: self.latent.stage,
+            iterations: None,
             format: self.latent.format,
         }
     }

@@ -16,7 +16,7 @@ use comfy_table::{Attribute, Cell, CellAlignment, Table, presets};
 use serde_json::json;
 
 use crate::{
-    edit::ByHand,
+    edit::EditOption,
     options::{Dials, ModelOptions, PromptOptions, SamplingOptions},
     verbs,
 };
@@ -36,10 +36,11 @@ pub struct Generate {
     /// vector fed back; and what the step decoder reads, if the checkpoint has one.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "5", value_name = "TOKENS")]
     thoughts: Option<NonZeroUsize>,
-    /// Change thoughts before they are fed: zero, noise[σ], dropout[p], random or permute, or donor:FILE for the thoughts
-    /// of the question in a file's first line, then `@` and a place: all, a number from 1 on, first[k] or last[k].
+    /// Change thoughts before they are fed: zero, noise[σ], dropout[p], random or permute, move[k] for the question's own
+    /// thought k, or donor:FILE for the thoughts of the question in a file's first line, then `@` and a place: all, a number
+    /// from 1 on, first[k] or last[k].
     #[arg(long, value_name = "EDIT")]
-    edit: Option<ByHand>,
+    edit: Option<EditOption>,
     /// Most tokens generated.
     #[arg(long, default_value_t = 128, value_parser = verbs::at_least_one)]
     max_new_tokens: usize,
@@ -207,8 +208,16 @@ mod tests {
         let reading =
             |tokens: &[(&str, f64)]| tokens.iter().map(|&(t, p)| (t.to_owned(), p)).collect();
         vec![
-            Thought { tokens: reading(&[("7", 0.934), ("the end", 0.06)]), length: Some(11.204) },
-            Thought { tokens: reading(&[("\n", 0.5), ("é", 0.125)]), length: None },
+            Thought {
+                tokens: reading(&[("7", 0.934), ("the end", 0.06)]),
+                length: Some(11.204),
+                cosines: Vec::new(),
+            },
+            Thought {
+                tokens: reading(&[("\n", 0.5), ("é", 0.125)]),
+                length: None,
+                cosines: vec![None],
+            },
         ]
     }
 

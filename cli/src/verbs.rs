@@ -76,10 +76,12 @@ enum Command {
     ///   coconut generate HuggingFaceTB/SmolLM2-135M-Instruct --chat --prompt "How much is 12 times 4?"
     #[command(verbatim_doc_comment)]
     Generate(generate::Generate),
-    /// Serve a checkpoint over HTTP, in OpenAI's forms.
+    /// Serve a checkpoint over HTTP, in OpenAI's forms, and a page that shows its thoughts and lets one change them.
     ///
     /// Examples:
     ///   coconut serve runs/quickstart/checkpoints/latest
+    ///   coconut serve runs/quickstart/checkpoints/latest --open
+    ///   coconut serve runs/quickstart/checkpoints/latest --beside runs/pause/checkpoints/latest --open
     ///   curl localhost:8000/v1/completions -d '{"prompt": "3+5*2-7+1", "thoughts": 3}'
     ///   COCONUT_TOKEN=secret coconut serve SmolLM2-135M --host 0.0.0.0 --port 9000
     #[cfg(feature = "serve")]

@@ -51,7 +51,7 @@ pub fn answer(
 }
 
 /// As [`answer`], with thoughts that are changed before they are fed. What they are read as is what was thought; their
-/// lengths are those of what was fed.
+/// lengths and cosines are those of what was fed.
 ///
 /// # Errors
 /// As [`answer`].

@@ -1,7 +1,6 @@
 //! Prompts that were run: what was thought on the way, how likely their own tokens were, and the rows that go on after
 //! them.
 
-use burn::tensor::Tensor;
 use serde::Serialize;
 
 use super::{
@@ -17,6 +16,7 @@ use crate::{
         self, Edit, ReadLayers, ReadPositions, ReadSet, Trace,
         batch::{Batch, Row},
     },
+    stats::cosine,
 };
 
 /// What will be looked at besides the rows that go on.
@@ -36,6 +36,9 @@ pub struct Thought {
     /// Euclidean length of the vector that was fed back; `None` if latents are ordinary tokens, so that
     /// nothing was.
     pub length: Option<f64>,
+    /// Cosine of the vector that was fed back with that of each thought before it, in order; `None` where one of the two
+    /// is zero.
+    pub cosines: Vec<Option<f64>>,
 }
 
 /// How likely a token was at its place, and what was likelier.
@@ -104,7 +107,7 @@ impl<'p, 'a> Prompted<'p, 'a> {
     }
 
     /// For each prompt, what can be seen of its thoughts, each read as `n_tokens` tokens. They are read as what was
-    /// thought; their lengths are those of what was fed.
+    /// thought; their lengths and cosines are those of what was fed.
     ///
     /// # Errors
     /// [`Error::Internal`] if the device failed.
@@ -112,11 +115,16 @@ impl<'p, 'a> Prompted<'p, 'a> {
         let Self { batch, trace, .. } = self;
         let TrainedModel { model, tokenizer, .. } = self.trained;
         let readings = lens::read(model, tokenizer, self.prompts, batch, trace, n_tokens)?;
-        let lengths = lengths(batch, trace)?;
+        let fed = fed(batch, trace)?;
         let of_row = |(row, readings): (usize, Vec<Reading>)| {
-            let length = |number: usize| lengths.get(number).map(|of| of[row]);
-            let numbered = readings.into_iter().enumerate();
-            numbered.map(|(number, tokens)| Thought { tokens, length: length(number) }).collect()
+            let thought = |(number, tokens): (usize, Reading)| Thought {
+                tokens,
+                length: fed[row].get(number).map(|vector| length(vector)),
+                cosines: fed[row].get(number).map_or(Vec::new(), |vector| {
+                    fed[row][..number].iter().map(|before| cosine(vector, before)).collect()
+                }),
+            };
+            readings.into_iter().enumerate().map(thought).collect()
         };
         Ok(readings.into_iter().enumerate().map(of_row).collect())
     }
@@ -172,13 +180,22 @@ impl<'p, 'a> Prompted<'p, 'a> {
     }
 }
 
-/// Euclidean lengths of what was fed back: for each thought number, one a row.
-fn lengths(batch: &Batch, trace: &Trace) -> Result<Vec<Vec<f64>>> {
-    let of_number = |thought: &Tensor<3>| {
+/// What was fed back: for each row, a vector `[d_model]` for each of its thoughts.
+fn fed(batch: &Batch, trace: &Trace) -> Result<Vec<Vec<Vec<f32>>>> {
+    let mut fed = vec![Vec::new(); batch.rows];
+    for (number, thought) in trace.thoughts_in_order(batch).into_iter().enumerate() {
         let [_, _, d] = thought.dims(); // [batch, 1, d_model]
-        let values: Vec<f32> = device::to_host(thought.clone())?;
-        let length = |v: &[f32]| v.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-        Ok(values.chunks(d).map(length).collect())
-    };
-    trace.thoughts_in_order(batch).iter().map(of_number).collect()
+        let values: Vec<f32> = device::to_host(thought)?;
+        for (row, vector) in values.chunks(d).enumerate() {
+            if number < batch.latents[row] {
+                fed[row].push(vector.to_vec());
+            }
+        }
+    }
+    Ok(fed)
+}
+
+/// Euclidean length.
+fn length(vector: &[f32]) -> f64 {
+    vector.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
 }

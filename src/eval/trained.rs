@@ -23,6 +23,9 @@ pub struct TrainedModel<'a> {
     pub curriculum: Curriculum,
     /// The stage that prompts are laid out for.
     pub stage: Stage,
+    /// How often latents are computed anew, thinking in parallel, where that is to differ from what the model's own
+    /// settings say.
+    pub iterations: Option<usize>,
     /// How its questions become tokens; only text can be asked here.
     pub format: Format,
 }
@@ -89,7 +92,11 @@ impl<'a> TrainedModel<'a> {
     /// How prompts become passes.
     pub fn plan(&self) -> PassPlan {
         let latent = self.tokenizer.special_tokens().latent;
-        self.model.config.plan(latent, self.curriculum.n_replaced(self.stage))
+        let mut plan = self.model.config.plan(latent, self.curriculum.n_replaced(self.stage));
+        if let (Some(parallel), Some(iterations)) = (&mut plan.parallel, self.iterations) {
+            parallel.iterations = iterations;
+        }
+        plan
     }
 
     fn prompt(&self, question: &Question) -> Result<Vec<u32>> {

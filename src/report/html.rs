@@ -59,6 +59,8 @@ struct RunPart<'a> {
     config: Option<&'a str>,
     speed: Vec<SpeedRow>,
     audit: Option<AuditPart>,
+    /// The command that lets the model be asked the samples' questions, if it can be.
+    serve: Option<String>,
     groups: Vec<GroupPart<'a>>,
 }
 
@@ -97,6 +99,8 @@ struct GroupPart<'a> {
 struct SamplePart<'a> {
     index: usize,
     question: &'a str,
+    /// The question as a part of an address.
+    encoded: String,
     generation: &'a str,
     answer: &'a str,
     correct: bool,
@@ -141,9 +145,13 @@ fn run_part<'a>(run: &'a Run, title: &'a str) -> RunPart<'a> {
         commands.push(format!("coconut train {}", quoted(&run.folder.join("config.yaml"))));
     }
     commands.push(format!("coconut report {folder}"));
+    let latest = run.folder.join("checkpoints").join("latest");
+    let served = latest.exists() && !run.config.as_deref().is_some_and(asks_graphs);
+    let serve = served.then(|| format!("coconut serve {} --open", quoted(&latest)));
     RunPart {
         name: title,
         commands,
+        serve,
         summary: run.config.as_deref().map(summary).unwrap_or_default(),
         config: run.config.as_deref(),
         speed: speed(&run.metrics),
@@ -201,6 +209,24 @@ fn summary(config: &str) -> Vec<(&'static str, String)> {
         .collect()
 }
 
+/// Whether a recipe's questions are graphs, which cannot be asked as text.
+fn asks_graphs(config: &str) -> bool {
+    let Ok(Value::Object(recipe)) = serde_saphyr::from_str(config) else { return false };
+    let word = |key: &str| recipe.get(key).and_then(Value::as_str).filter(|&word| word != "None");
+    word("tokenizer").or(word("task")) == Some("graph")
+}
+
+/// A text as a part of an address (RFC 3986).
+fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
+
 /// One row a stage, in the order trained.
 fn speed(metrics: &[run::Record]) -> Vec<SpeedRow> {
     let steps: Vec<&run::Record> =
@@ -249,6 +275,7 @@ fn sample_part(sample: &crate::run::Sample) -> SamplePart<'_> {
     SamplePart {
         index: sample.index,
         question: &sample.question,
+        encoded: encoded(&sample.question),
         generation: &sample.generation,
         answer: &sample.answer,
         correct: sample.correct,
@@ -291,6 +318,12 @@ mod tests {
         let expected = [("c_thought", "2".to_owned()), ("lr", "0.0001".to_owned())];
         assert_eq!(summary(recipe), expected);
         assert_eq!(summary("{ not: yaml"), []);
+    }
+
+    #[test]
+    fn questions_stand_in_addresses_as_they_are() {
+        assert_eq!(encoded("3+5*2"), "3%2B5%2A2");
+        assert_eq!(encoded("a&b=c #é"), "a%26b%3Dc%20%23%C3%A9");
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! | the interval of any mean over questions | [`bootstrap_interval`] |
 //! | which of many findings stand | [`holm`], [`benjamini_hochberg`] |
 //! | what several samples of an answer are worth | [`pass_at_k`], [`majority`] |
-//! | how far vectors differ | [`Spread`], [`effective_rank`] |
+//! | how far vectors differ | [`cosine`], [`Spread`], [`effective_rank`] |
 //! | whether a vector holds a value | [`probe`] |
 
 /// A difference is called one when p, corrected for all comparisons, is below this.
@@ -31,4 +31,4 @@ pub use estimate::{Estimate, one_sample, welch};
 pub use paired::{Paired, mcnemar};
 pub use rate::{Rate, wilson_interval};
 pub use samples::{majority, pass_at_k};
-pub use spread::{Spread, effective_rank, unit};
+pub use spread::{Spread, cosine, effective_rank, unit};

@@ -38,6 +38,15 @@ pub fn unit(values: &[f32]) -> Option<Vec<f32>> {
     (length > 0.0).then(|| values.iter().map(|x| x / length).collect())
 }
 
+/// Cosine of the angle between two vectors; `None` if one of them is zero.
+pub fn cosine(x: &[f32], y: &[f32]) -> Option<f64> {
+    let product = |x: &[f32], y: &[f32]| -> f64 {
+        x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+    };
+    let lengths = product(x, x).sqrt() * product(y, y).sqrt();
+    (lengths > 0.0).then(|| product(x, y) / lengths)
+}
+
 /// Effective rank of rows of width `d`, one after the other: the exponential of the entropy of their singular values
 /// σ / Σσ (Roy and Vetterli 2007). 1 if all are multiples of one vector, at most min(n, d). Rows are taken as they
 /// are: who asks for spread about the mean takes the mean away first. `None` if all are zero, or not finite.
@@ -50,4 +59,17 @@ pub fn effective_rank(rows: &[f32], d: usize) -> Option<f64> {
     let shares = singular.iter().map(|value| value / sum).filter(|&share| share > 0.0);
     (sum > 0.0 && sum.is_finite())
         .then(|| shares.map(|share| -share * share.ln()).sum::<f64>().exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cosines_by_hand() {
+        assert_eq!(cosine(&[3.0, 4.0], &[6.0, 8.0]), Some(1.0));
+        assert_eq!(cosine(&[3.0, 4.0], &[-4.0, 3.0]), Some(0.0));
+        assert_eq!(cosine(&[3.0, 4.0], &[0.0, -5.0]), Some(-0.8));
+        assert_eq!(cosine(&[3.0, 4.0], &[0.0, 0.0]), None);
+    }
 }

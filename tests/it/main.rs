@@ -19,6 +19,8 @@ mod devices;
 mod dials;
 mod dry_run;
 mod edit;
+#[cfg(feature = "serve")]
+mod explorer;
 mod families;
 mod generation;
 mod import;
@@ -48,6 +50,8 @@ mod runs;
 mod scorers;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "serve")]
+mod server;
 mod shared_prefix;
 mod shifts;
 mod stats;

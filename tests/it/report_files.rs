@@ -101,6 +101,26 @@ fn writes_figures_and_a_page_that_needs_nothing_else() {
 }
 
 #[test]
+fn samples_link_into_the_explorer_where_there_is_a_model_to_ask() {
+    let folder = tempfile::tempdir().unwrap();
+    write_run(folder.path());
+    fs::create_dir_all(folder.path().join("checkpoints/latest")).unwrap();
+    let page = || {
+        let report = report::write(folder.path()).unwrap();
+        fs::read_to_string(&report.files[2]).unwrap()
+    };
+    let html = page();
+    let link = "<a class=\"quiet\" href=\"http://127.0.0.1:8000/#q=%3Cscript%3Ealert%281%29%3C%2Fscript%3E\">open in the explorer</a>";
+    assert_eq!(html.matches(link).count(), 50);
+    assert!(html.contains("checkpoints&#x2f;latest --open"));
+    // Graphs cannot be asked as text.
+    fs::write(folder.path().join("config.yaml"), "task: graph\n").unwrap();
+    assert!(!page().contains("explorer"));
+    fs::write(folder.path().join("config.yaml"), "task: graph\ntokenizer: symbols\n").unwrap();
+    assert!(page().contains(link));
+}
+
+#[test]
 fn text_from_files_is_escaped() {
     let folder = tempfile::tempdir().unwrap();
     write_run(folder.path());

@@ -14,7 +14,7 @@ use coconut::{
     checkpoint::{self, Checkpoint, LatentInfo},
     config::{Resolved, RunConfig, resolved::ModelSource},
     data::{Format, Method, SampleKey, Stage},
-    eval::{Answer, AnswerOptions, Question, Sampling, answer},
+    eval::{Answer, AnswerOptions, Question, Sampling, Thought, answer},
     latent::{
         self, LatentModel, PassPlan, ReadSet,
         batch::{Batch, Row},
@@ -283,7 +283,8 @@ fn generate_shows_what_the_library_answers() {
     assert_eq!(with, plain);
     assert_eq!(shown.as_array().unwrap().len(), 4);
     for (shown, thought) in shown.as_array().unwrap().iter().zip(&expected.thoughts) {
-        assert_eq!(*shown, json!({"tokens": thought.tokens, "length": thought.length}));
+        let Thought { tokens, length, cosines } = thought;
+        assert_eq!(*shown, json!({"tokens": tokens, "length": length, "cosines": cosines}));
     }
 
     // The text alone, then thoughts above it.

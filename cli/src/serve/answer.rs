@@ -21,7 +21,8 @@ use tokio::sync::{
 use super::{
     App,
     failure::{Failure, json_response},
-    job::{Job, News},
+    job::{Change, Job, News},
+    model::Model,
     reply::{self, Head, Row},
     request::{self, Request},
 };
@@ -30,8 +31,15 @@ use super::{
 struct Sent {
     app: Arc<App>,
     request: Request,
-    prompts: Vec<Vec<u32>>,
+    prompts: Prompts,
     head: Head,
+}
+
+/// Token ids that the model is given.
+struct Prompts {
+    rows: Vec<Vec<u32>>,
+    /// Of the question whose thoughts are transplanted.
+    donor: Option<Vec<u32>>,
 }
 
 /// Answers the body of a request to one of the two paths.
@@ -40,12 +48,14 @@ pub async fn answer(app: Arc<App>, body: Vec<u8>, chat: bool) -> Result<Response
     let reader = Arc::clone(&app);
     // A long text takes its time, in which others are to be heard.
     let read = tokio::task::spawn_blocking(move || {
-        let request = request::read(&body, chat, &reader.model, reader.limits.tokens)?;
+        let request = request::read(&body, chat, &reader.models, reader.limits.tokens)?;
+        let model = &reader.models[request.model].model;
         let param = if chat { "messages" } else { "prompt" };
-        let prompt = |asked| reader.model.prompt(asked, request.latents, param);
-        let prompts: Vec<Vec<u32>> =
-            request.prompts.iter().map(prompt).collect::<Result<_, _>>()?;
-        Ok((request, prompts))
+        let prompt = |asked| model.prompt(asked, request.latents, param);
+        let rows = request.prompts.iter().map(prompt).collect::<Result<_, _>>()?;
+        let donor = |asked| model.prompt(asked, request.latents, "donor");
+        let donor = request.donor.as_ref().map(donor).transpose()?;
+        Ok((request, Prompts { rows, donor }))
     });
     let internal = |_| {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
@@ -64,21 +74,22 @@ pub async fn answer(app: Arc<App>, body: Vec<u8>, chat: bool) -> Result<Response
 fn send(
     app: &App,
     request: &Request,
-    prompts: &[Vec<u32>],
+    Prompts { rows, donor }: &Prompts,
     deadline: Instant,
 ) -> Result<Vec<UnboundedReceiver<News>>, Failure> {
     if app.stopping.load(Ordering::Relaxed) {
         return Err(Failure::stopping());
     }
-    if prompts.len() > app.limits.queue {
+    if rows.len() > app.limits.queue {
         let message = format!(
             "The request has {} prompts and the server's queue holds {}; send fewer at once.",
-            prompts.len(),
+            rows.len(),
             app.limits.queue
         );
         return Err(Failure::bad("prompt", message));
     }
-    let permits = app.jobs.try_reserve_many(prompts.len()).map_err(|error| match error {
+    let jobs = &app.models[request.model].jobs;
+    let permits = jobs.try_reserve_many(rows.len()).map_err(|error| match error {
         TrySendError::Full(()) => Failure::new(
             StatusCode::TOO_MANY_REQUESTS,
             "queue_full",
@@ -95,7 +106,8 @@ fn send(
             max_new_tokens: request.max_tokens,
             sampling: request.sampling,
             thoughts: request.thoughts,
-            edit: request.edit.clone(),
+            change: request.edit.clone().map(|edit| Change { edit, donor: donor.clone() }),
+            iterations: request.iterations,
             log_probs: request.log_probs,
             scored: request.echo && request.log_probs.is_some(),
             deadline,
@@ -103,13 +115,17 @@ fn send(
         });
         heard
     };
-    Ok(permits.zip(prompts).map(send).collect())
+    Ok(permits.zip(rows).map(send).collect())
 }
 
 impl Sent {
+    fn model(&self) -> &Model {
+        &self.app.models[self.request.model].model
+    }
+
     fn rows(&self, news: Vec<UnboundedReceiver<News>>) -> Vec<Row<'_>> {
-        let rows = self.prompts.iter().zip(news);
-        rows.map(|(prompt, news)| Row::new(&self.app.model, &self.request, prompt, news)).collect()
+        let rows = self.prompts.rows.iter().zip(news);
+        rows.map(|(prompt, news)| Row::new(self.model(), &self.request, prompt, news)).collect()
     }
 
     /// The answer once it is complete. If the client goes away, this is dropped, and with it the rows.
@@ -123,8 +139,8 @@ impl Sent {
             choices.push(row.choice(index, &self.request)?);
             said += row.speech.ids.len();
         }
-        let mut answer = self.head.with(&self.app.model, choices, false);
-        answer["usage"] = reply::usage(&self.prompts, said);
+        let mut answer = self.head.with(self.model(), choices, false);
+        answer["usage"] = reply::usage(&self.prompts.rows, said);
         Ok(json_response(&answer))
     }
 
@@ -177,8 +193,8 @@ impl Sent {
         }
         if self.request.usage {
             let said = rows.iter().map(|row| row.speech.ids.len()).sum();
-            let mut last = self.head.with(&self.app.model, Vec::new(), true);
-            last["usage"] = reply::usage(&self.prompts, said);
+            let mut last = self.head.with(self.model(), Vec::new(), true);
+            last["usage"] = reply::usage(&self.prompts.rows, said);
             let _ = events.send(event(&last)).await;
         }
         let _ = events.send("data: [DONE]\n\n".to_owned()).await;
@@ -192,7 +208,7 @@ impl Sent {
         events: &mpsc::Sender<String>,
     ) -> Result<(), Option<Failure>> {
         let send = async |choice: Value| {
-            let part = self.head.with(&self.app.model, vec![choice], true);
+            let part = self.head.with(self.model(), vec![choice], true);
             events.send(event(&part)).await.map_err(|_| None)
         };
         let mut first = json!({"index": index, "logprobs": null, "finish_reason": null});
@@ -220,7 +236,7 @@ impl Sent {
                 continue;
             }
             let found = std::mem::take(&mut unsent);
-            let tokenizer = self.app.model.tokenizer(self.request.chat);
+            let tokenizer = self.model().tokenizer(self.request.chat);
             let mut choice = json!({"index": index, "finish_reason": row.reason});
             choice["logprobs"] = match (self.request.log_probs, self.request.chat) {
                 (None, _) => Value::Null,

@@ -30,6 +30,13 @@ impl Failure {
         Self { status, code: Some(code), param: None, message: message.into() }
     }
 
+    /// A model that is none of those served.
+    pub fn no_model<'a>(name: &str, served: impl Iterator<Item = &'a str>) -> Self {
+        let served: Vec<String> = served.map(|name| format!("`{name}`")).collect();
+        let message = format!("There is no model `{name}` here, only {}.", served.join(" and "));
+        Self::new(StatusCode::NOT_FOUND, "model_not_found", message)
+    }
+
     /// What the library says of a request: the client's mistake, or a failure.
     pub fn from_error(param: &str, error: Error) -> Self {
         match error {

@@ -9,7 +9,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, Method, StatusCode, Uri, header},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -20,13 +20,14 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use serde_json::{Value, json};
-use subtle::ConstantTimeEq;
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 
 use super::{
     App,
     answer::answer,
+    explorer,
     failure::{Failure, json_response},
+    visitor,
 };
 
 /// Connections at once; more wait to be accepted.
@@ -39,11 +40,14 @@ const TICK: Duration = Duration::from_millis(50);
 const TIME_TO_LEAVE: Duration = Duration::from_secs(5);
 
 /// Paths that are counted by name.
-const PATHS: [&str; 5] =
-    ["/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics"];
+const PATHS: [&str; 6] =
+    ["/", "/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics"];
+/// Of these, the paths that tell nothing of the model, so that no token is needed.
+const OPEN_PATHS: [&str; 2] = ["/", "/health"];
 
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
+        .route("/", get(explorer::page))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/models", get(models))
@@ -56,31 +60,22 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Counts a request, and lets only those pass who know the token.
+/// Counts a request, and lets only those pass who may ask.
 async fn watched(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let path = PATHS.into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
-    let response = match path == "/health" || app.knows(request.headers()) {
-        true => next.run(request).await,
-        false => Failure::new(
-            StatusCode::UNAUTHORIZED,
-            "invalid_api_key",
-            "This server needs its token, as `Authorization: Bearer TOKEN`.",
-        )
-        .into_response(),
+    let token = app.token.as_deref();
+    let open = token.is_some() && OPEN_PATHS.contains(&path);
+    let checked = if open { Ok(()) } else { visitor::check(token, request.headers()) };
+    let mut response = match checked {
+        Ok(()) => next.run(request).await,
+        Err(failure) => failure.into_response(),
     };
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     app.metrics.add_request(path, response.status().as_u16(), started.elapsed());
     response
-}
-
-impl App {
-    /// Whether a request carries the token, if there is one; how long it takes does not tell how much of it is right.
-    fn knows(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = &self.token else { return true };
-        let given = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
-        let given = given.and_then(|value| value.strip_prefix(b"Bearer "));
-        given.is_some_and(|given| bool::from(given.ct_eq(token.as_bytes())))
-    }
 }
 
 async fn completions(State(app): State<Arc<App>>, body: Body) -> Result<Response, Failure> {
@@ -124,29 +119,17 @@ fn is_too_long(error: &axum::Error) -> bool {
 }
 
 async fn models(State(app): State<Arc<App>>) -> Response {
-    json_response(&json!({"object": "list", "data": [about(&app)]}))
+    let models: Vec<Value> = app.models.iter().map(|served| served.model.about()).collect();
+    json_response(&json!({"object": "list", "data": models}))
 }
 
 async fn model(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Failure> {
-    match uri.path().strip_prefix("/v1/models/") {
-        Some(name) if name == app.model.name => Ok(json_response(&about(&app))),
-        _ => Err(Failure::new(
-            StatusCode::NOT_FOUND,
-            "model_not_found",
-            format!("There is no such model here, only `{}`.", app.model.name),
-        )),
+    let name = uri.path().trim_start_matches("/v1/models/");
+    let models = app.models.iter().map(|served| &served.model);
+    match models.clone().find(|model| model.name == name) {
+        Some(model) => Ok(json_response(&model.about())),
+        None => Err(Failure::no_model(name, models.map(|model| model.name.as_str()))),
     }
-}
-
-fn about(app: &App) -> Value {
-    let model = &app.model;
-    json!({
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "coconut",
-        "max_model_len": model.checkpoint.model.transformer.config.n_positions,
-    })
 }
 
 async fn health(State(app): State<Arc<App>>) -> Result<Response, Failure> {
@@ -157,7 +140,7 @@ async fn health(State(app): State<Arc<App>>) -> Result<Response, Failure> {
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let text = app.metrics.text(app.queued());
+    let text = app.metrics.text(app.running(), app.queued());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

@@ -21,7 +21,9 @@ pub struct Job {
     pub sampling: Sampling,
     /// Tokens that each thought is read as, if thoughts are to be shown.
     pub thoughts: Option<usize>,
-    pub edit: Option<ByHand>,
+    pub change: Option<Change>,
+    /// How often latents are computed anew, if that is to differ from the model's own settings.
+    pub iterations: Option<usize>,
     /// How many of the likeliest tokens are told beside each token that is said.
     pub log_probs: Option<usize>,
     /// Whether the same is told of the prompt's tokens.
@@ -30,6 +32,14 @@ pub struct Job {
     pub deadline: Instant,
     /// Who asks; it is closed once nobody listens any more.
     pub news: UnboundedSender<News>,
+}
+
+/// What is done to a row's thoughts.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub edit: ByHand,
+    /// Token ids of the prompt whose thoughts are transplanted.
+    pub donor: Option<Vec<u32>>,
 }
 
 /// What a row's client is told.

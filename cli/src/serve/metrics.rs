@@ -18,8 +18,6 @@ pub struct Metrics {
     busy_micros: AtomicU64,
     prompt_tokens: AtomicU64,
     tokens: AtomicU64,
-    /// Rows that are running.
-    pub rows: AtomicU64,
 }
 
 impl Metrics {
@@ -43,7 +41,8 @@ impl Metrics {
         self.tokens.fetch_add(n as u64, Ordering::Relaxed);
     }
 
-    pub fn text(&self, queued: usize) -> String {
+    /// The text, with how many rows run and wait.
+    pub fn text(&self, running: u64, queued: usize) -> String {
         let mut text = String::new();
         let head = |name: &str, kind: &str, help: &str| {
             format!("# HELP coconut_{name} {help}\n# TYPE coconut_{name} {kind}\n")
@@ -76,7 +75,7 @@ impl Metrics {
                 count(&self.prompt_tokens),
             ),
             ("generated_tokens_total", "counter", "Tokens generated.", count(&self.tokens)),
-            ("rows_running", "gauge", "Rows in the batch.", count(&self.rows)),
+            ("rows_running", "gauge", "Rows in a batch.", running as f64),
             ("queue_length", "gauge", "Rows that wait.", queued as f64),
         ] {
             text += &head(name, kind, help);

@@ -1,9 +1,11 @@
 //! `coconut serve`: the model over HTTP, in OpenAI's forms.
 //!
-//! Requests are read and answered on two threads of their own (`http`, `answer`); the thread of the model (`worker`) runs
-//! one batch that rows join and leave. Between them are a queue of jobs, and a channel of news for each row (`job`).
+//! Requests are read and answered on two threads of their own (`http`, `answer`); the thread of a model (`worker`) runs
+//! one batch that rows join and leave. Between them are a queue of jobs, and a channel of news for each row (`job`). The
+//! `explorer` is a page that asks as any other client does.
 
 mod answer;
+mod explorer;
 mod failure;
 mod http;
 mod job;
@@ -12,11 +14,12 @@ mod model;
 mod reply;
 mod request;
 mod speech;
+mod visitor;
 mod worker;
 
 use std::{
     net::{IpAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -26,7 +29,7 @@ use std::{
 
 use clap::Args;
 use coconut::{Error, Result};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, Receiver};
 
 use self::{job::Job, metrics::Metrics, model::Model, worker::Worker};
 use crate::{
@@ -46,6 +49,12 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 pub struct Serve {
     #[command(flatten)]
     model: ModelOptions,
+    /// A second checkpoint, which requests ask by its name; the explorer shows both side by side.
+    #[arg(long, value_name = "CHECKPOINT")]
+    beside: Option<PathBuf>,
+    /// Open the explorer in the browser: a page that shows a question's thoughts and lets one change them.
+    #[arg(long)]
+    open: bool,
     /// The address to listen on. One that others can reach needs a token.
     #[arg(long, default_value = "127.0.0.1")]
     host: IpAddr,
@@ -56,7 +65,7 @@ pub struct Serve {
     /// where other users of the machine do not see it.
     #[arg(long)]
     token: Option<String>,
-    /// The model's name in requests; the folder's if absent.
+    /// The model's name in requests; the run's or the folder's if absent.
     #[arg(long)]
     name: Option<String>,
     #[command(flatten)]
@@ -89,8 +98,8 @@ struct Limits {
 
 /// What those who answer requests share.
 struct App {
-    model: Arc<Model>,
-    jobs: mpsc::Sender<Job>,
+    /// The models; the first one is asked where a request names none.
+    models: Vec<Served>,
     metrics: Arc<Metrics>,
     limits: Limits,
     stopping: Arc<AtomicBool>,
@@ -99,15 +108,45 @@ struct App {
     answers: AtomicU64,
 }
 
+/// A model, and the way to its thread.
+struct Served {
+    model: Arc<Model>,
+    jobs: mpsc::Sender<Job>,
+    /// Rows that are running.
+    running: Arc<AtomicU64>,
+}
+
+/// What the thread of a model has.
+struct Thread {
+    model: Arc<Model>,
+    queue: Receiver<Job>,
+    running: Arc<AtomicU64>,
+}
+
+impl Served {
+    /// A model, and what its thread is to have; `most_waiting` rows may wait for it.
+    fn new(model: Model, most_waiting: usize) -> (Self, Thread) {
+        let (jobs, queue) = mpsc::channel(most_waiting);
+        let (model, running) = (Arc::new(model), Arc::new(AtomicU64::new(0)));
+        let thread = Thread { model: Arc::clone(&model), queue, running: Arc::clone(&running) };
+        (Self { model, jobs, running }, thread)
+    }
+}
+
 impl App {
     /// Rows that wait.
     fn queued(&self) -> usize {
-        self.jobs.max_capacity() - self.jobs.capacity()
+        self.models.iter().map(|served| served.jobs.max_capacity() - served.jobs.capacity()).sum()
+    }
+
+    /// Rows that run.
+    fn running(&self) -> u64 {
+        self.models.iter().map(|served| served.running.load(Ordering::Relaxed)).sum()
     }
 
     /// Whether no row waits or runs.
     fn is_idle(&self) -> bool {
-        self.queued() == 0 && self.metrics.rows.load(Ordering::Relaxed) == 0
+        self.queued() == 0 && self.running() == 0
     }
 }
 
@@ -116,25 +155,27 @@ impl Serve {
         let token = self.token()?;
         // Before the model is opened, which may take long.
         let listener = self.listen()?;
-        let model = Arc::new(self.open()?);
+        let models = self.models()?;
         let metrics = Arc::new(Metrics::default());
         let stopping = stop_on_ctrl_c();
-        let (jobs, queue) = mpsc::channel(self.limits().queue);
+        let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
+        let served = models.into_iter().map(|model| Served::new(model, self.limits().queue));
+        let (models, threads): (Vec<Served>, Vec<Thread>) = served.unzip();
+        let address = listener.local_addr().map_err(|error| self.cannot_listen(&error))?;
+        eprintln!("serving {} on http://{address}; Ctrl-C stops", names.join(" and "));
         let app = Arc::new(App {
-            model: Arc::clone(&model),
-            jobs,
+            models,
             metrics: Arc::clone(&metrics),
             limits: self.limits(),
             stopping: Arc::clone(&stopping),
             token,
             answers: AtomicU64::new(0),
         });
-        let address = listener.local_addr().map_err(|error| self.cannot_listen(&error))?;
         let http = std::thread::spawn(move || answer_requests(listener, app));
-        eprintln!("serving {} on http://{address}; Ctrl-C stops", model.name);
-        let trained = model.checkpoint.trained();
-        let most_rows = self.rows;
-        Worker { model: &model, trained, most_rows, metrics: &metrics, stopping }.run(queue);
+        if self.open {
+            explorer::open(address);
+        }
+        compute(threads, self.rows, &metrics, &stopping);
         let ended = http.join();
         ended.unwrap_or_else(|_| Err(Error::Internal("the thread of the server broke off".into())))
     }
@@ -179,7 +220,18 @@ impl Serve {
         Error::Usage(format!("cannot listen on {}:{}: {error}. {advice}.", self.host, self.port))
     }
 
-    fn open(&self) -> Result<Model> {
+    /// The models that are asked for, each with a name of its own.
+    fn models(&self) -> Result<Vec<Model>> {
+        let first = self.first()?;
+        let Some(beside) = &self.beside else { return Ok(vec![first]) };
+        let mut second = second(beside, &self.model)?;
+        if second.name == first.name {
+            second.name = format!("{}/{}", second.name, own_name(beside));
+        }
+        Ok(vec![first, second])
+    }
+
+    fn first(&self) -> Result<Model> {
         let folder = &self.model.checkpoint;
         let mut checkpoint = self.model.open_to_ask(self.dials.latents.is_some())?;
         let stage = checkpoint.latent.stage;
@@ -190,21 +242,54 @@ impl Serve {
     }
 }
 
-/// A folder's name; of a run's newest checkpoint, the run's.
+/// The model that stands beside the first one, as it was trained.
+fn second(folder: &Path, first: &ModelOptions) -> Result<Model> {
+    let device = first.device;
+    let options = ModelOptions { checkpoint: folder.to_owned(), device, bf16: false };
+    let checkpoint = options.open_to_ask(false).map_err(|error| match error {
+        Error::Usage(problem) => Error::Usage(format!("--beside: {problem}")),
+        other => other,
+    })?;
+    Model::new(checkpoint, name_of(folder), seconds_since_1970(), None)
+}
+
+/// A folder's name; of a run's checkpoint, the run's.
 fn name_of(folder: &Path) -> String {
-    let named = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     let parent = folder.parent().filter(|parent| parent.ends_with("checkpoints"));
-    let run = parent.and_then(Path::parent).and_then(named);
+    let run = parent.and_then(Path::parent).filter(|run| !run.as_os_str().is_empty());
+    own_name(run.unwrap_or(folder))
+}
+
+/// A folder's own name.
+fn own_name(folder: &Path) -> String {
+    let named = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     let own = named(folder).or_else(|| named(&folder.canonicalize().ok()?));
-    match (run, own) {
-        (Some(run), _) => run,
-        (None, Some(own)) => own,
-        (None, None) => "model".into(),
-    }
+    own.unwrap_or_else(|| "model".into())
 }
 
 fn seconds_since_1970() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Runs the models, the first of them on this thread, until nobody can send jobs any more.
+fn compute(
+    mut threads: Vec<Thread>,
+    most_rows: usize,
+    metrics: &Metrics,
+    stopping: &Arc<AtomicBool>,
+) {
+    let run = |Thread { model, queue, running }: Thread| {
+        let trained = model.checkpoint.trained();
+        let stopping = Arc::clone(stopping);
+        Worker { model: &model, trained, most_rows, metrics, running, stopping }.run(queue);
+    };
+    let first = threads.remove(0);
+    std::thread::scope(|scope| {
+        for thread in threads {
+            scope.spawn(move || run(thread));
+        }
+        run(first);
+    });
 }
 
 /// Answers requests until the server is to stop. When this ends, nobody can send jobs any more.

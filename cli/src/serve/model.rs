@@ -3,9 +3,10 @@
 use coconut::{
     Result,
     checkpoint::Checkpoint,
-    data::{Format, Tokenizer, tokenizer::chat::PromptStyle},
+    data::{Format, Stage, Tokenizer, tokenizer::chat::PromptStyle},
     eval::{Question, generate::prompt_problem},
 };
+use serde_json::{Value, json};
 
 use super::failure::Failure;
 
@@ -54,9 +55,39 @@ impl Model {
         Ok(Self { checkpoint, chat, name, created, latents })
     }
 
-    /// Whether nobody taught it to think, so that prompts are texts.
+    /// Whether prompts are texts: nobody taught it to think, and it is not given latents all the same.
     pub fn is_plain(&self) -> bool {
-        self.checkpoint.latent.plain
+        self.checkpoint.latent.plain && !self.has_latents()
+    }
+
+    /// Whether its questions are given latents.
+    pub fn has_latents(&self) -> bool {
+        let latent = &self.checkpoint.latent;
+        latent.curriculum().has_latents() && latent.stage != Stage::COT
+    }
+
+    /// How often its latents are computed anew, if they are thought of in parallel.
+    pub fn iterations(&self) -> Option<usize> {
+        let parallel = self.checkpoint.trained().plan().parallel.filter(|_| self.has_latents());
+        parallel.map(|parallel| parallel.iterations)
+    }
+
+    /// What `/v1/models` says of it.
+    pub fn about(&self) -> Value {
+        let Checkpoint { model, latent, .. } = &self.checkpoint;
+        json!({
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "coconut",
+            "max_model_len": model.transformer.config.n_positions,
+            "plain": latent.plain,
+            "method": latent.method,
+            "stage": latent.stage,
+            "latents": self.has_latents(),
+            "thinking": model.config.thinking,
+            "iterations": self.iterations(),
+        })
     }
 
     /// Whether questions become tokens at all: graphs do not come as text.
@@ -66,7 +97,8 @@ impl Model {
 
     /// Whether turns are laid out by a template; else the last one is the question.
     fn chats_by_template(&self) -> bool {
-        self.chat.is_some() && (self.is_plain() || self.checkpoint.latent.prompt.chat_template)
+        let latent = &self.checkpoint.latent;
+        self.chat.is_some() && (latent.plain || latent.prompt.chat_template)
     }
 
     /// The tokenizer that lays out prompts of chats, or of others.

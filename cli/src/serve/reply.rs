@@ -133,9 +133,16 @@ impl<'a> Row<'a> {
         Ok(choice)
     }
 
-    /// Adds what was thought, if it is asked for.
+    /// Adds what was thought and the row it was thought in, if they are asked for.
     pub fn add_thoughts(&self, choice: &mut Value, request: &Request) {
         if request.thoughts.is_some() {
+            let latent = self.tokenizer.special_tokens().latent;
+            let is_latent = |&position: &usize| self.prompt[position] == latent;
+            choice["prompt"] = json!({
+                "ids": self.prompt,
+                "tokens": self.prompt.iter().map(|&id| spelled(self.tokenizer, id)).collect::<Vec<_>>(),
+                "latents": (0..self.prompt.len()).filter(is_latent).collect::<Vec<_>>(),
+            });
             choice["thoughts"] = json!(self.begun.thoughts);
             if !self.begun.readout.is_empty() {
                 choice["readout"] = json!(self.begun.readout);

@@ -7,6 +7,7 @@ use coconut::eval::Sampling;
 use serde_json::{Map, Value};
 
 use super::{
+    Served,
     failure::Failure,
     model::{Asked, Model},
 };
@@ -16,12 +17,16 @@ use crate::edit::ByHand;
 const MOST_STOPS: usize = 4;
 /// The most tokens told beside each one.
 const MOST_TOP: usize = 20;
+/// How often latents may be computed anew.
+const MOST_ITERATIONS: usize = 100;
 /// Tokens of an answer where a request does not say.
 const MAX_TOKENS: usize = 128;
 
 /// A request for answers.
 #[derive(Debug)]
 pub struct Request {
+    /// Which of the served models is asked.
+    pub model: usize,
     pub prompts: Vec<Asked>,
     pub chat: bool,
     pub latents: Option<usize>,
@@ -35,6 +40,10 @@ pub struct Request {
     pub log_probs: Option<usize>,
     pub thoughts: Option<usize>,
     pub edit: Option<ByHand>,
+    /// The question whose thoughts are transplanted.
+    pub donor: Option<Asked>,
+    /// How often latents are computed anew, if that is to differ from the model's own settings.
+    pub iterations: Option<usize>,
     /// Whether answers go on past the tokens that end them.
     pub endless: bool,
 }
@@ -162,7 +171,7 @@ impl Parameters {
 pub fn read(
     body: &[u8],
     chat: bool,
-    model: &Model,
+    models: &[Served],
     most_tokens: usize,
 ) -> Result<Request, Failure> {
     let value: Value = serde_json::from_slice(body)
@@ -171,7 +180,8 @@ pub fn read(
         return Err(Failure::bad("", "The body must be a JSON object."));
     };
     let mut parameters = Parameters { values };
-    check_model(&parameters.take("model"), model)?;
+    let number = number_of(&parameters.take("model"), models)?;
+    let model = &models[number].model;
     let parameters_of = &mut parameters;
     let echo = !chat && parameters_of.flag("echo")?;
     let raw = !chat && parameters_of.flag("raw")?;
@@ -182,7 +192,9 @@ pub fn read(
     let latents = parameters_of.count("latents", 1 << 20)?;
     let max_tokens = max_tokens(parameters_of, chat, most_tokens)?;
     let stream = parameters_of.flag("stream")?;
+    let (edit, donor) = edit(parameters_of, chat)?;
     let request = Request {
+        model: number,
         chat,
         latents,
         max_tokens,
@@ -193,7 +205,9 @@ pub fn read(
         echo,
         log_probs: log_probs(parameters_of, chat)?,
         thoughts: parameters_of.count("thoughts", 100)?.filter(|n| *n > 0),
-        edit: edit(parameters_of)?,
+        edit,
+        donor,
+        iterations: parameters_of.count("iterations", MOST_ITERATIONS)?,
         endless: parameters_of.flag("ignore_eos")?,
         prompts,
     };
@@ -219,10 +233,16 @@ impl Request {
                 "A question is put with markers and latents, which are no text to be repeated. Use `raw: true` or token ids.",
             ));
         }
-        if self.latents.is_some() && (model.is_plain() || !questions) {
+        if self.latents.is_some() && !(model.has_latents() && questions) {
             return Err(Failure::bad(
                 "latents",
                 "Only questions to a checkpoint that thinks are given latents. Leave it out.",
+            ));
+        }
+        if self.iterations.is_some() && model.iterations().is_none() {
+            return Err(Failure::bad(
+                "iterations",
+                "Only a checkpoint that thinks in parallel computes its latents anew. Leave it out.",
             ));
         }
         if self.echo && self.stream {
@@ -235,16 +255,15 @@ impl Request {
     }
 }
 
-fn check_model(name: &Option<Value>, model: &Model) -> Result<(), Failure> {
+/// Which of the served models is asked; the first one if none is named.
+fn number_of(name: &Option<Value>, models: &[Served]) -> Result<usize, Failure> {
     match name {
-        None => Ok(()),
-        Some(Value::String(name)) if *name == model.name => Ok(()),
+        None => Ok(0),
         Some(Value::String(name)) => {
-            let message = format!("There is no model `{name}` here, only `{}`.", model.name);
-            let status = axum::http::StatusCode::NOT_FOUND;
-            Err(Failure {
+            let number = models.iter().position(|served| served.model.name == *name);
+            number.ok_or_else(|| Failure {
                 param: Some("model".into()),
-                ..Failure::new(status, "model_not_found", message)
+                ..Failure::no_model(name, models.iter().map(|served| &*served.model.name))
             })
         }
         Some(_) => Err(Failure::bad("model", "`model` must be a text.")),
@@ -381,16 +400,30 @@ fn log_probs(parameters: &mut Parameters, chat: bool) -> Result<Option<usize>, F
     }
 }
 
-fn edit(parameters: &mut Parameters) -> Result<Option<ByHand>, Failure> {
-    let Some(value) = parameters.take("edit") else { return Ok(None) };
-    let text = value
-        .as_str()
-        .ok_or_else(|| Failure::bad("edit", "`edit` must be a text, such as `zero@2`."))?;
-    match text.parse() {
-        Ok(ByHand::Donor(..)) => {
-            Err(Failure::bad("edit", "A donor is a file, which requests cannot name."))
+/// What is done to thoughts, and the question whose thoughts are transplanted.
+fn edit(
+    parameters: &mut Parameters,
+    chat: bool,
+) -> Result<(Option<ByHand>, Option<Asked>), Failure> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let edit = parameters.read("edit", "a text, such as `zero@2`", text)?;
+    let donor = parameters.read("donor", "a text: a question", text)?;
+    let edit: Option<ByHand> = edit
+        .map(|edit| edit.parse())
+        .transpose()
+        .map_err(|problem: String| Failure::bad("edit", format!("`edit`: {problem}.")))?;
+    let transplants = edit.as_ref().is_some_and(ByHand::has_donor);
+    let asked = |text: String| match chat {
+        true => Asked::Turns(vec![("user".into(), text)]),
+        false => Asked::Question(text),
+    };
+    match (transplants, donor) {
+        (true, None) => {
+            Err(Failure::bad("donor", "A transplant needs the question it is from, as `donor`."))
         }
-        Ok(edit) => Ok(Some(edit)),
-        Err(problem) => Err(Failure::bad("edit", format!("`edit`: {problem}."))),
+        (false, Some(_)) => {
+            Err(Failure::bad("donor", "`donor` needs an edit that transplants, as `transplant@2`."))
+        }
+        (_, donor) => Ok((edit, donor.map(asked))),
     }
 }

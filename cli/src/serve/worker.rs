@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedSender};
 
 use super::{
     failure::Failure,
-    job::{Begun, Job, News},
+    job::{Begun, Change, Job, News},
     metrics::Metrics,
     model::Model,
 };
@@ -30,6 +30,8 @@ pub struct Worker<'a> {
     /// Rows that may run at once.
     pub most_rows: usize,
     pub metrics: &'a Metrics,
+    /// Rows that are running, for others to see.
+    pub running: Arc<AtomicU64>,
     /// Whether waiting jobs are to be refused.
     pub stopping: Arc<AtomicBool>,
 }
@@ -64,7 +66,7 @@ impl<'a> Worker<'a> {
                 waiting.push(job);
             }
             let rows = running.live() + waiting.len();
-            self.metrics.rows.store(rows as u64, Ordering::Relaxed);
+            self.running.store(rows as u64, Ordering::Relaxed);
             let started = Instant::now();
             let done = caught(|| {
                 self.admit(waiting, &mut running)?;
@@ -74,18 +76,18 @@ impl<'a> Worker<'a> {
                 running.fail(&Failure::from_error("", error));
             }
             running.forget_ended();
-            self.metrics.rows.store(running.live() as u64, Ordering::Relaxed);
+            self.running.store(running.live() as u64, Ordering::Relaxed);
             self.metrics.add_busy(started.elapsed());
         }
     }
 
-    /// Lets jobs join the batch: those that are edited one by one, the others together.
+    /// Lets jobs join the batch: those that are thought of in a way of their own one by one, the others together.
     fn admit(&self, waiting: Vec<Job>, running: &mut Running<'a>) -> Result<()> {
-        let (edited, plain): (Vec<Job>, Vec<Job>) = waiting
+        let (alone, plain): (Vec<Job>, Vec<Job>) = waiting
             .into_iter()
             .filter(|job| self.is_wanted(job))
-            .partition(|job| job.edit.is_some());
-        for job in edited {
+            .partition(|job| job.change.is_some() || job.iterations.is_some());
+        for job in alone {
             self.begin(vec![job], running)?;
         }
         if plain.is_empty() { Ok(()) } else { self.begin(plain, running) }
@@ -125,9 +127,11 @@ impl<'a> Worker<'a> {
     /// Runs prompts, tells what was seen of them, and lets each row say its first token.
     fn first_column(&self, jobs: &[Job]) -> Result<(GenerationLoop<'a>, Vec<NewToken>)> {
         let prompts: Vec<&[u32]> = jobs.iter().map(|job| job.prompt.as_slice()).collect();
+        let iterations = jobs.first().and_then(|job| job.iterations);
+        let trained = TrainedModel { iterations, ..self.trained.clone() };
         let edit = match jobs {
-            [Job { edit: Some(edit), prompt, .. }] => {
-                Some(edit.of_prompt(&self.trained, prompt, None)?)
+            [Job { change: Some(Change { edit, donor }), prompt, .. }] => {
+                Some(edit.of_prompt(&trained, prompt, donor.as_deref())?)
             }
             _ => None,
         };
@@ -136,7 +140,7 @@ impl<'a> Worker<'a> {
             thoughts: most_thoughts.is_some(),
             log_probs: jobs.iter().any(|job| job.scored),
         };
-        let prompted = Prompted::new(&self.trained, &prompts, edit.as_ref(), looks)?;
+        let prompted = Prompted::new(&trained, &prompts, edit.as_ref(), looks)?;
         let (mut thoughts, mut readouts) = match most_thoughts {
             Some(n_tokens) => (prompted.thoughts(n_tokens)?, prompted.readouts()?),
             None => (vec![Vec::new(); jobs.len()], vec![Vec::new(); jobs.len()]),
@@ -154,7 +158,7 @@ impl<'a> Worker<'a> {
             let _ = job.news.send(News::Begun(begun));
         }
         self.metrics.add_prompt_tokens(prompts.iter().map(|ids| ids.len()).sum());
-        let plan = self.trained.plan();
+        let plan = trained.plan();
         let options = |job: &Job| GenerateOptions {
             plan,
             stops: if job.endless { &[] } else { self.model.stops(job.chat) },
