@@ -52,6 +52,7 @@ mod thinking;
 mod thoughts;
 mod tokenizer_families;
 mod torch;
+mod wandb;
 
 /// The repository's root.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
