@@ -21,6 +21,8 @@ mod import;
 #[cfg(target_os = "linux")]
 mod kill;
 mod latent_forward;
+#[cfg(unix)]
+mod launchers;
 mod lens;
 mod lora;
 mod methods;
