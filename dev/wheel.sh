@@ -43,4 +43,5 @@ echo "== its tests"
 cp python/tests/*.py "$place"
 cd "$place"
 clean/bin/python -m pytest --quiet test_package.py
-clean/bin/python -m mypy --strict test_package.py -p coconut_latent
+clean/bin/python -m mypy --strict -p coconut_latent
+clean/bin/python -m mypy --strict test_package.py
