@@ -2,7 +2,7 @@
 
     python dev/check_tensorboard.py RUN_FOLDER        (needs the `tensorboard` package)
 
-`cargo test --test log_metrics -- --ignored` runs it on a run that was interrupted and resumed.
+`cargo test --release --test it tensorboard_reads -- --ignored` runs it on a run that was interrupted and resumed.
 """
 
 import json

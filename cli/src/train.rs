@@ -33,6 +33,9 @@ pub struct Train {
     /// Go on with an interrupted run.
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
+    /// Go on with the run if it has a checkpoint, and begin it otherwise: for queues that start a job again.
+    #[arg(long, conflicts_with_all = ["resume", "overwrite"])]
+    go_on: bool,
     /// Replace a run of the same name.
     #[arg(long)]
     overwrite: bool,
@@ -66,6 +69,7 @@ impl Train {
         let folder = RunFolder::new(config.run_dir());
         let beginning = match self.overwrite {
             true => Beginning::Fresh,
+            false if self.go_on => Beginning::wherever(&folder)?,
             false => Beginning::find(&folder, self.resume)?,
         };
         let run = Resolved::new(&config, beginning.checkpoint())?;
@@ -107,7 +111,7 @@ impl Train {
         train(&run, folder.clone())?;
         for &method in &config.baselines {
             let place = folder.baseline(method.name());
-            let beginning = Beginning::of_baseline(&place)?;
+            let beginning = Beginning::wherever(&place)?;
             train(&Resolved::new(&config.with_method(method)?, beginning.checkpoint())?, place)?;
         }
         watcher.finish();

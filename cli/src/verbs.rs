@@ -18,7 +18,7 @@ use crate::{audit, bench, data, devices, eval, generate, import, logits, merge, 
 
 /// Train, evaluate and open up language models that reason in a continuous latent space.
 #[derive(Parser)]
-#[command(version, propagate_version = true)]
+#[command(name = "coconut", version, propagate_version = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -43,6 +43,7 @@ enum Command {
     ///   coconut sweep configs/sweep_ablations.yaml --jobs 2
     ///   coconut sweep configs/quickstart.yaml --over lr=1e-3,2e-3 --over c_thought=1,2 --seeds 0,1,2
     ///   coconut sweep configs/quickstart.yaml --over "replacement_method=hs[-1],norm(hs[-1]),zero"
+    ///   coconut sweep configs/quickstart.yaml --seeds 0,1,2 --launcher slurm --partition gpu --time 4:00:00
     ///   coconut sweep configs/quickstart.yaml --over "v={label: no thoughts, method: no_thoughts},{method: pause}"
     #[command(verbatim_doc_comment)]
     Sweep(sweep::Sweep),

@@ -373,6 +373,9 @@ impl RunConfig {
         if repeated {
             return Err(("baselines", "names a method twice".into()));
         }
+        if (1..self.tracker.len()).any(|i| self.tracker[..i].contains(&self.tracker[i])) {
+            return Err(("tracker", "names a tracker twice".into()));
+        }
         if self.baselines.contains(&self.method) {
             return Err(("baselines", "names the method itself; list other methods".into()));
         }

@@ -49,6 +49,9 @@ pub struct RunConfig {
     pub save_path: PathBuf,
     /// The run's name: its folder is `save_path/name`.
     pub name: String,
+    /// Programs that the run's figures are written for beside `metrics.jsonl` and `metrics.csv`: `tensorboard` (into `tb/`),
+    /// `wandb` (into `wandb/`, which `wandb sync` uploads).
+    pub tracker: Vec<Tracker>,
     /// Only evaluate `load_model_path` on `val_path`.
     pub only_eval: bool,
 
@@ -303,6 +306,7 @@ impl Default for RunConfig {
             project: "coconut".into(),
             save_path: "runs".into(),
             name: "run".into(),
+            tracker: vec![Tracker::Tensorboard],
             only_eval: false,
             method: Method::Coconut,
             baselines: Vec::new(),
@@ -431,6 +435,16 @@ pub enum EvalAt {
     Stage,
     /// After the last epoch of all.
     End,
+}
+
+/// A program that shows runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tracker {
+    /// TensorBoard.
+    Tensorboard,
+    /// Weights & Biases, without a network.
+    Wandb,
 }
 
 /// What moves a run to its next stage.

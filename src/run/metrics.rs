@@ -1,8 +1,9 @@
-//! One record per optimizer step and per evaluation, in three forms at once.
+//! One record per optimizer step and per evaluation, in every form at once.
 
 use super::file::{create_folder, read_lines, replace};
 use super::record::Record;
-use super::tensorboard::EventWriter;
+use super::tracker::TrackerLog;
+use crate::config::RunConfig;
 use crate::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -39,17 +40,17 @@ pub fn read_metrics(path: &Path) -> Result<Vec<Record>> {
     read_lines(path, what, Record::from_json_line)
 }
 
-/// Appends each record to `metrics.jsonl`, `metrics.csv` and `tb/` of a run's folder.
+/// Appends each record to `metrics.jsonl` and `metrics.csv` of a run's folder, and to the files of its trackers.
 ///
 /// Every record is handed to the system before [`append`](Self::append) returns, so a killed
-/// process loses at most half a line. `metrics.jsonl` is the source; the CSV follows from it.
+/// process loses at most half a line. `metrics.jsonl` is the source; the others follow from it.
 #[derive(Debug)]
 pub struct MetricsLog {
     folder: PathBuf,
     columns: Vec<String>,
     jsonl: File,
     csv: File,
-    events: EventWriter,
+    trackers: Vec<TrackerLog>,
 }
 
 impl MetricsLog {
@@ -57,12 +58,12 @@ impl MetricsLog {
     ///
     /// # Errors
     /// [`Error::Io`] if the folder or a file in it cannot be written.
-    pub fn create(folder: &Path) -> Result<Self> {
+    pub fn create(folder: &Path, recipe: &RunConfig) -> Result<Self> {
         create_folder(folder)?;
         let jsonl = folder.join("metrics.jsonl");
         // Emptied in place rather than replaced: whoever follows it with `tail -f` keeps following.
         File::create(&jsonl).map_err(Error::io("create", &jsonl))?;
-        Self::open(folder, &[], 0)
+        Self::open(folder, recipe, &[], 0)
     }
 
     /// Goes on after `step` optimizer steps, which is what the checkpoint holds: records beyond it
@@ -70,16 +71,16 @@ impl MetricsLog {
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::Input`] if `metrics.jsonl` is damaged before its last line.
-    pub fn resume(folder: &Path, step: u64) -> Result<Self> {
+    pub fn resume(folder: &Path, recipe: &RunConfig, step: u64) -> Result<Self> {
         let jsonl = folder.join("metrics.jsonl");
         let mut records = if jsonl.exists() { read_metrics(&jsonl)? } else { Vec::new() };
         records.retain(|record| record.step <= step);
         let lines: String = records.iter().map(Record::to_json_line).collect();
         replace(&jsonl, lines.as_bytes())?;
-        Self::open(folder, &records, step.saturating_add(1))
+        Self::open(folder, recipe, &records, step.saturating_add(1))
     }
 
-    /// Appends one record in all three forms.
+    /// Appends one record in all forms.
     ///
     /// # Errors
     /// [`Error::Io`] when the system refuses to write, as on a full disk.
@@ -96,20 +97,32 @@ impl MetricsLog {
             write(&mut self.csv, &path, &record.to_csv_line(&self.columns))?;
         }
 
-        self.events.append(record)
+        self.trackers.iter_mut().try_for_each(|tracker| tracker.append(record))
     }
 
-    /// Opens the three forms; `records` are those already in `metrics.jsonl`, and `next_step` is the
-    /// first step that TensorBoard must forget from earlier event files.
-    fn open(folder: &Path, records: &[Record], next_step: u64) -> Result<Self> {
+    /// Tells the trackers that the run has come to its end.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn finish(&mut self) -> Result<()> {
+        self.trackers.iter_mut().try_for_each(TrackerLog::finish)
+    }
+
+    /// Opens all forms; `records` are those already in `metrics.jsonl`, and `next_step` is the first step that trackers
+    /// must forget from earlier files.
+    fn open(folder: &Path, recipe: &RunConfig, records: &[Record], next_step: u64) -> Result<Self> {
         let mut columns = COLUMNS.map(String::from).to_vec();
         for record in records {
             add_columns(&mut columns, record);
         }
+        let trackers = recipe
+            .tracker
+            .iter()
+            .map(|&tracker| TrackerLog::open(tracker, folder, recipe, records, next_step));
         Ok(Self {
             jsonl: open_append(&folder.join("metrics.jsonl"))?,
             csv: write_csv(&folder.join("metrics.csv"), &columns, records)?,
-            events: EventWriter::create(&folder.join("tb"), next_step)?,
+            trackers: trackers.collect::<Result<_>>()?,
             columns,
             folder: folder.to_owned(),
         })

@@ -61,6 +61,15 @@ impl Record {
         self.values.iter().find(|(key, _)| key == name).map(|(_, value)| *value)
     }
 
+    /// The values under the names of published runs' charts, which trackers group by what stands before the slash:
+    /// `loss` is `train/loss`, `eval/acc` is itself.
+    pub(super) fn charted(&self) -> impl Iterator<Item = (String, f64)> {
+        self.values.iter().map(|(name, value)| match name.contains('/') {
+            true => (name.clone(), *value),
+            false => (format!("train/{name}"), *value),
+        })
+    }
+
     /// One line of JSON, newline included.
     pub(super) fn to_json_line(&self) -> String {
         let mut object = Map::new();

@@ -12,12 +12,13 @@
 //! ```
 
 use super::file::create_folder;
+use super::machine::{host, now};
+use super::protobuf::{put_bytes, put_double, put_float, put_varint};
 use super::record::Record;
 use crate::{Error, Result};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One event file, open for appending.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ impl EventWriter {
         create_folder(folder)?;
         let (path, file) = new_file(folder)?;
         let mut writer = Self { path, file };
-        let now = wall_time();
+        let now = now().as_secs_f64();
         writer.write(&file_version_event(now))?;
         // START at a step: readers drop earlier events at that step or later ("purge_step").
         writer.write(&session_start_event(now, next_step))?;
@@ -42,23 +43,19 @@ impl EventWriter {
 
     /// Appends a record's values as scalars.
     pub(super) fn append(&mut self, record: &Record) -> Result<()> {
+        let charted = record.charted();
         let mut scalars: Vec<(String, f32)> =
-            record.values.iter().map(|(name, value)| (tag(name), *value as f32)).collect();
+            charted.map(|(name, value)| (name, value as f32)).collect();
         if record.get("loss").is_some() {
             scalars.push(("train/epoch".into(), record.epoch as f32));
             scalars.push(("train/stage".into(), record.stage as f32));
         }
-        self.write(&scalars_event(wall_time(), record.step, &scalars))
+        self.write(&scalars_event(now().as_secs_f64(), record.step, &scalars))
     }
 
     fn write(&mut self, event: &[u8]) -> Result<()> {
         self.file.write_all(&framed(event)).map_err(Error::io("write", &self.path))
     }
-}
-
-/// TensorBoard groups charts by what stands before the slash.
-fn tag(name: &str) -> String {
-    if name.contains('/') { name.to_owned() } else { format!("train/{name}") }
 }
 
 /// Creates `events.out.tfevents.<seconds>.<host>`. TensorBoard reads a folder's files in the order of
@@ -71,24 +68,10 @@ fn new_file(folder: &Path) -> Result<(PathBuf, File)> {
             name.strip_prefix("events.out.tfevents.")?.split('.').next()?.parse::<u64>().ok()
         })
         .max();
-    let seconds = (wall_time() as u64).max(latest.map_or(0, |seconds| seconds + 1));
+    let seconds = (now().as_secs()).max(latest.map_or(0, |seconds| seconds + 1));
     let path = folder.join(format!("events.out.tfevents.{seconds:010}.{}", host()));
     let file = File::create_new(&path).map_err(Error::io("create", &path))?;
     Ok((path, file))
-}
-
-fn host() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname")
-        .or_else(|_| std::env::var("HOSTNAME"))
-        .unwrap_or_default();
-    let name: String =
-        name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
-    if name.is_empty() { "localhost".into() } else { name }
-}
-
-/// Seconds since 1970.
-fn wall_time() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
 }
 
 /// A TFRecord around `data`.
@@ -126,8 +109,7 @@ fn scalars_event(wall_time: f64, step: u64, scalars: &[(String, f32)]) -> Vec<u8
     for (tag, value) in scalars {
         let mut entry = Vec::new();
         put_bytes(&mut entry, 1, tag.as_bytes());
-        entry.push(2 << 3 | 5); // field 2, four bytes
-        entry.extend(value.to_le_bytes());
+        put_float(&mut entry, 2, *value);
         put_bytes(&mut summary, 1, &entry);
     }
     let mut event = event(wall_time, step);
@@ -136,33 +118,13 @@ fn scalars_event(wall_time: f64, step: u64, scalars: &[(String, f32)]) -> Vec<u8
 }
 
 fn event(wall_time: f64, step: u64) -> Vec<u8> {
-    let mut event = vec![1 << 3 | 1]; // field 1, eight bytes
-    event.extend(wall_time.to_le_bytes());
+    let mut event = Vec::new();
+    put_double(&mut event, 1, wall_time);
     // Protobuf leaves out what is zero, and so does every other writer of these files.
     if step > 0 {
         put_varint(&mut event, 2, step);
     }
     event
-}
-
-fn put_varint(message: &mut Vec<u8>, field: u8, value: u64) {
-    message.push(field << 3);
-    varint(message, value);
-}
-
-fn put_bytes(message: &mut Vec<u8>, field: u8, bytes: &[u8]) {
-    message.push(field << 3 | 2);
-    varint(message, bytes.len() as u64);
-    message.extend(bytes);
-}
-
-/// Seven bits a byte, low first; the top bit says that more follow.
-fn varint(message: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        message.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    message.push(value as u8);
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 //!
 //! `axis` (what varies) → `plan` (cells and their runs) → `run` (how far each has come) → `summary` (means over
 //! seeds, comparisons) → `table`, `plot` (what is printed and written). Running them is
-//! the command line's.
+//! the command line's; `slurm` has what a queue is told and tells.
 
 mod axis;
 mod plan;
 mod plot;
 mod run;
+pub mod slurm;
 mod summary;
 pub mod table;
 

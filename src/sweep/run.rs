@@ -44,6 +44,11 @@ impl Run {
         self.folder.join("config.yaml")
     }
 
+    /// Its name within the sweep: its folder's.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
     /// How far it has come.
     ///
     /// # Errors

@@ -50,11 +50,12 @@ impl Beginning {
         }
     }
 
-    /// As [`Beginning::find`] for a baseline, which goes on where it was left, if it was begun at all.
+    /// As [`Beginning::find`] for a run that goes on where it was left, if it was begun at all. What it left without a
+    /// checkpoint is removed.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn of_baseline(folder: &RunFolder) -> Result<Self> {
+    pub fn wherever(folder: &RunFolder) -> Result<Self> {
         checkpoint::clear_leftovers(&folder.checkpoints())?;
         match checkpoint::newest(&folder.checkpoints())? {
             Some(newest) => Ok(Self::Resumed(newest)),

@@ -66,12 +66,12 @@ impl<'a> Trainer<'a> {
         checkpoint::prune(&checkpoints, run.saving.keep)?;
         let (state, metrics) = match resumed {
             Some(state) => {
-                let metrics = MetricsLog::resume(folder.path(), state.step as u64)?;
+                let metrics = MetricsLog::resume(folder.path(), &run.recipe, state.step as u64)?;
                 (state, metrics)
             }
             None => {
                 let state = TrainerState { epoch: run.epochs.start, ..TrainerState::default() };
-                (state, MetricsLog::create(folder.path())?)
+                (state, MetricsLog::create(folder.path(), &run.recipe)?)
             }
         };
         forget_samples(&folder.samples(), state.epoch)?;
@@ -103,6 +103,7 @@ impl<'a> Trainer<'a> {
             self.state.schedule = next;
             self.leave_epoch(stage, improved, ends_stage, watch)?;
         }
+        self.metrics.finish()?;
         self.results()
     }
 

@@ -27,6 +27,8 @@ mod import;
 #[cfg(target_os = "linux")]
 mod kill;
 mod latent_forward;
+#[cfg(unix)]
+mod launchers;
 mod lens;
 mod lora;
 mod methods;
@@ -60,6 +62,7 @@ mod thinking;
 mod thoughts;
 mod tokenizer_families;
 mod torch;
+mod wandb;
 
 /// The repository's root.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

@@ -1,9 +1,14 @@
 //! The metrics of a run: three forms, resuming, and disks that are full.
 
 use coconut::Error;
+use coconut::config::RunConfig;
 use coconut::run::{MetricsLog, Record, StepMetrics, read_metrics};
 use std::fs;
 use std::path::Path;
+
+fn recipe() -> RunConfig {
+    RunConfig::default()
+}
 
 fn step(step: u64, loss: f64) -> Record {
     Record::new(step, 0, 1).with("loss", loss).with("lr", 1e-4)
@@ -26,7 +31,7 @@ fn event_files(folder: &Path) -> Vec<String> {
 #[test]
 fn writes_jsonl_and_csv_with_a_stable_header() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = MetricsLog::create(folder.path()).unwrap();
+    let mut log = MetricsLog::create(folder.path(), &recipe()).unwrap();
     log.append(&step(1, 2.5)).unwrap();
     log.append(&Record::new(1, 0, 1).with("eval/acc", 0.75).with("eval/tokens", 4.0)).unwrap();
 
@@ -50,7 +55,7 @@ fn writes_jsonl_and_csv_with_a_stable_header() {
 #[test]
 fn a_new_metric_gets_a_column_and_earlier_rows_keep_their_width() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = MetricsLog::create(folder.path()).unwrap();
+    let mut log = MetricsLog::create(folder.path(), &recipe()).unwrap();
     log.append(&step(1, 2.5)).unwrap();
     log.append(&step(2, 2.0).with("loss/a,b", 0.125)).unwrap();
     log.append(&step(3, 1.5)).unwrap();
@@ -82,13 +87,13 @@ fn a_step_measures_the_memory_itself() {
 #[test]
 fn resuming_gives_the_losses_of_an_unbroken_run() {
     let unbroken = tempfile::tempdir().unwrap();
-    let mut log = MetricsLog::create(unbroken.path()).unwrap();
+    let mut log = MetricsLog::create(unbroken.path(), &recipe()).unwrap();
     for (at, loss) in [(1, 3.0), (2, 2.0), (3, 1.5), (4, 1.25)] {
         log.append(&step(at, loss)).unwrap();
     }
 
     let broken = tempfile::tempdir().unwrap();
-    let mut log = MetricsLog::create(broken.path()).unwrap();
+    let mut log = MetricsLog::create(broken.path(), &recipe()).unwrap();
     // Step 3 was done, but the last checkpoint is of step 2; line 4 was cut short by the kill.
     for (at, loss) in [(1, 3.0), (2, 2.0), (3, 1.75)] {
         log.append(&step(at, loss)).unwrap();
@@ -100,7 +105,7 @@ fn resuming_gives_the_losses_of_an_unbroken_run() {
     content.push_str("{\"step\":2,\"epo");
     fs::write(&path, content).unwrap();
 
-    let mut log = MetricsLog::resume(broken.path(), 2).unwrap();
+    let mut log = MetricsLog::resume(broken.path(), &recipe(), 2).unwrap();
     assert_eq!(losses(broken.path()), [(1, 3.0), (2, 2.0)]);
     for (at, loss) in [(3, 1.5), (4, 1.25)] {
         log.append(&step(at, loss)).unwrap();
@@ -117,10 +122,10 @@ fn resuming_gives_the_losses_of_an_unbroken_run() {
 #[test]
 fn resuming_many_times_in_one_second_keeps_event_files_in_order() {
     let folder = tempfile::tempdir().unwrap();
-    MetricsLog::create(folder.path()).unwrap();
+    MetricsLog::create(folder.path(), &recipe()).unwrap();
     let first = event_files(folder.path())[0].clone();
-    MetricsLog::resume(folder.path(), 0).unwrap();
-    MetricsLog::resume(folder.path(), 0).unwrap();
+    MetricsLog::resume(folder.path(), &recipe(), 0).unwrap();
+    MetricsLog::resume(folder.path(), &recipe(), 0).unwrap();
     let names = event_files(folder.path());
     assert_eq!(names.len(), 3);
     assert_eq!(names[0], first);
@@ -130,16 +135,19 @@ fn resuming_many_times_in_one_second_keeps_event_files_in_order() {
 #[test]
 fn resuming_keeps_the_last_bit_of_a_loss() {
     let folder = tempfile::tempdir().unwrap();
-    MetricsLog::create(folder.path()).unwrap().append(&step(1, 0.9433178485456247)).unwrap();
+    MetricsLog::create(folder.path(), &recipe())
+        .unwrap()
+        .append(&step(1, 0.9433178485456247))
+        .unwrap();
     let before = fs::read(folder.path().join("metrics.jsonl")).unwrap();
-    MetricsLog::resume(folder.path(), 1).unwrap();
+    MetricsLog::resume(folder.path(), &recipe(), 1).unwrap();
     assert_eq!(fs::read(folder.path().join("metrics.jsonl")).unwrap(), before);
 }
 
 #[test]
 fn resuming_without_metrics_starts_them() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = MetricsLog::resume(folder.path(), 5).unwrap();
+    let mut log = MetricsLog::resume(folder.path(), &recipe(), 5).unwrap();
     log.append(&step(6, 1.0)).unwrap();
     assert_eq!(losses(folder.path()), [(6, 1.0)]);
 }
@@ -147,8 +155,8 @@ fn resuming_without_metrics_starts_them() {
 #[test]
 fn a_new_run_in_an_old_folder_starts_empty() {
     let folder = tempfile::tempdir().unwrap();
-    MetricsLog::create(folder.path()).unwrap().append(&step(1, 9.0)).unwrap();
-    MetricsLog::create(folder.path()).unwrap().append(&step(1, 1.0)).unwrap();
+    MetricsLog::create(folder.path(), &recipe()).unwrap().append(&step(1, 9.0)).unwrap();
+    MetricsLog::create(folder.path(), &recipe()).unwrap().append(&step(1, 1.0)).unwrap();
     assert_eq!(losses(folder.path()), [(1, 1.0)]);
     let csv = fs::read_to_string(folder.path().join("metrics.csv")).unwrap();
     assert_eq!(csv.lines().count(), 2);
@@ -157,7 +165,7 @@ fn a_new_run_in_an_old_folder_starts_empty() {
 #[test]
 fn values_that_are_not_finite_survive() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = MetricsLog::create(folder.path()).unwrap();
+    let mut log = MetricsLog::create(folder.path(), &recipe()).unwrap();
     log.append(&step(1, f64::NAN)).unwrap();
     let records = read_metrics(&folder.path().join("metrics.jsonl")).unwrap();
     assert!(records[0].get("loss").unwrap().is_nan());
@@ -173,7 +181,7 @@ fn damage_before_the_last_line_is_named() {
         "{\"step\":1,\"epoch\":0,\"stage\":0}\n{\"step\"\n{\"step\":2,\"epoch\":0,\"stage\":0}\n",
     )
     .unwrap();
-    let error = MetricsLog::resume(folder.path(), 9).unwrap_err();
+    let error = MetricsLog::resume(folder.path(), &recipe(), 9).unwrap_err();
     assert!(matches!(&error, Error::Input { place, .. } if place == "line 2"), "{error}");
 }
 
@@ -182,7 +190,7 @@ fn damage_before_the_last_line_is_named() {
 fn a_full_disk_is_an_error_that_says_so() {
     for name in ["metrics.jsonl", "metrics.csv"] {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::create(folder.path()).unwrap();
+        let mut log = MetricsLog::create(folder.path(), &recipe()).unwrap();
         log.append(&step(1, 1.0)).unwrap();
         drop(log);
 
@@ -190,7 +198,7 @@ fn a_full_disk_is_an_error_that_says_so() {
         let path = folder.path().join(name);
         let partial = folder.path().join(format!("{name}.partial"));
         std::os::unix::fs::symlink("/dev/full", &partial).unwrap();
-        let error = MetricsLog::resume(folder.path(), 1).unwrap_err();
+        let error = MetricsLog::resume(folder.path(), &recipe(), 1).unwrap_err();
         assert!(matches!(error, Error::Io { .. }), "{error}");
         assert!(error.to_string().contains("Free some space"), "{error}");
         // What was complete before is intact.
@@ -204,24 +212,24 @@ fn a_full_disk_is_an_error_that_says_so() {
 fn a_disk_that_fills_up_while_running_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("/dev/full", folder.path().join("metrics.jsonl")).unwrap();
-    let mut log = MetricsLog::create(folder.path()).unwrap();
+    let mut log = MetricsLog::create(folder.path(), &recipe()).unwrap();
     let error = log.append(&step(1, 1.0)).unwrap_err();
     assert!(matches!(error, Error::Io { action: "write", .. }), "{error}");
     assert!(error.to_string().contains("metrics.jsonl"), "{error}");
 }
 
-/// `PYTHON=…/bin/python cargo test --test log_metrics -- --ignored`
+/// `PYTHON=…/bin/python cargo test --release --test it tensorboard_reads -- --ignored`
 #[test]
 #[ignore = "needs Python with the tensorboard package"]
 fn tensorboard_reads_what_was_written() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = MetricsLog::create(folder.path()).unwrap();
+    let mut log = MetricsLog::create(folder.path(), &recipe()).unwrap();
     for at in 1..=300 {
         log.append(&step(at, 9.0)).unwrap();
     }
     drop(log);
     // Steps 201 to 300 are done again and must replace what the first event file says of them.
-    let mut log = MetricsLog::resume(folder.path(), 200).unwrap();
+    let mut log = MetricsLog::resume(folder.path(), &recipe(), 200).unwrap();
     for at in 201..=260 {
         log.append(&step(at, 1.0 / at as f64)).unwrap();
     }
