@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 driver() { ls /usr/share/vulkan/icd.d/lvp_icd*.json 2> /dev/null | head -1; }
 if [ -z "$(driver)" ] && command -v apt-get > /dev/null; then
   root=$([ "$(id -u)" = 0 ] || echo "sudo -n")
-  { $root apt-get update -q && $root apt-get install -qy mesa-vulkan-drivers; } > /dev/null 2>&1 || true
+  { timeout 120 $root apt-get update -q && timeout 300 $root apt-get install -qy mesa-vulkan-drivers; } < /dev/null > /dev/null 2>&1 || true
 fi
 if [ -z "$(driver)" ]; then
   echo "NOT TESTED on a GPU: llvmpipe is not here and cannot be installed (Debian: apt-get install mesa-vulkan-drivers)."
