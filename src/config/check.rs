@@ -112,18 +112,20 @@ impl RunConfig {
                 format!("is {}; it must be a multiple of `n_head` ({})", self.n_embd, self.n_head);
             return Err(("n_embd", problem));
         }
-        if self.bf16 && self.device != DeviceName::Cpu {
-            let problem = format!("is for `device: cpu`, not `{}`; leave it out", self.device);
-            return Err(("bf16", problem));
+        let narrow =
+            [("bf16", self.bf16), ("frozen_dtype", self.frozen_dtype == FrozenDtype::Bf16)];
+        match narrow.into_iter().find(|&(_, asked)| asked && self.device != DeviceName::Cpu) {
+            Some((key, _)) => {
+                let device = self.device;
+                Err((
+                    key,
+                    format!(
+                        "asks for bf16, which is for `device: cpu`, not `{device}`; leave it out"
+                    ),
+                ))
+            }
+            None => Ok(()),
         }
-        if self.frozen_dtype == FrozenDtype::Bf16 && self.device != DeviceName::Cpu {
-            let problem = format!(
-                "is `bf16`, which is for `device: cpu`, not `{}`; leave it out",
-                self.device
-            );
-            return Err(("frozen_dtype", problem));
-        }
-        Ok(())
     }
 
     fn check_adapters(&self) -> Result<(), Fault> {

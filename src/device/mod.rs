@@ -12,7 +12,9 @@ use coconut_kernels::{
 
 pub use name::{Backend, DeviceName};
 
-use crate::{Error, Result, quiet};
+#[cfg(feature = "gpu")]
+use crate::quiet::caught;
+use crate::{Error, Result};
 
 /// The processor that the program runs on.
 pub fn cpu() -> Device {
@@ -31,20 +33,15 @@ pub fn to_host<E: Element, const D: usize, K: Basic>(tensor: Tensor<D, K>) -> Re
 }
 
 /// What a device is called by its maker, as far as it says so; opens the device.
+#[cfg(feature = "gpu")]
 pub fn maker_name(device: &Device) -> Option<String> {
-    #[cfg(any(
-        feature = "cuda",
-        feature = "rocm",
-        feature = "metal",
-        feature = "wgpu",
-        feature = "vulkan"
-    ))]
-    return quiet::caught(|| device.identity()).flatten().map(|identity| identity.name);
-    #[allow(unreachable_code)]
-    {
-        let _ = device;
-        None
-    }
+    caught(|| device.identity()).flatten().map(|identity| identity.name)
+}
+
+/// What a device is called by its maker; of the CPU it is not known.
+#[cfg(not(feature = "gpu"))]
+pub fn maker_name(_: &Device) -> Option<String> {
+    None
 }
 
 /// What a recipe's `bf16` asks of products.

@@ -5,7 +5,8 @@ use std::{fmt, str::FromStr};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{check, cpu, quiet::caught};
+use super::{check, cpu};
+use crate::quiet::caught;
 
 /// A device as recipes and `--device` name it: `cpu`, `gpu`, a backend such as `wgpu`, or one of a backend's devices
 /// by its number from 0, such as `wgpu:1`.
@@ -69,13 +70,7 @@ impl Backend {
     }
 
     fn listed(self) -> Vec<Device> {
-        #[cfg(any(
-            feature = "cuda",
-            feature = "rocm",
-            feature = "metal",
-            feature = "wgpu",
-            feature = "vulkan"
-        ))]
+        #[cfg(feature = "gpu")]
         use burn::tensor::DeviceType;
         match self {
             #[cfg(feature = "cuda")]
@@ -130,11 +125,11 @@ impl DeviceName {
                 let number = number.unwrap_or(0);
                 match devices.len() {
                     0 => Err(format!(
-                        "is `{self}`, and this machine offers no {backend} device. Is its driver installed?"
+                        "is `{self}`, and this machine offers no {backend} device; its driver may not be installed"
                     )),
                     n if number < n => Ok(devices.swap_remove(number)),
                     n => Err(format!(
-                        "is `{self}`; this machine has {n} such, from {backend}:0 on (see `coconut devices`)."
+                        "is `{self}`; this machine has {n} such, from {backend}:0 on (see `coconut devices`)"
                     )),
                 }
             }
@@ -149,7 +144,7 @@ fn built() -> String {
 }
 
 fn advice() -> &'static str {
-    "Build with `--features wgpu` (or cuda, rocm, metal, vulkan) for a GPU (docs/devices.md)."
+    "Build with `--features wgpu` (or cuda, rocm, metal, vulkan) for a GPU (docs/devices.md)"
 }
 
 impl fmt::Display for Backend {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::model::{
     Cache, HiddenStates,
-    parameters::{NamedTensors, accumulate, take_gradients},
+    parameters::{NamedTensors, accumulate, constant, take_gradients},
 };
 
 /// What backward computes again.
@@ -437,6 +437,5 @@ fn add(sum: &mut Option<Tensor<3>>, part: Option<Tensor<3>>) {
 
 /// A leaf of a new graph.
 fn leaf(x: Tensor<3>) -> Tensor<3> {
-    let x = if x.is_autodiff() { x.inner() } else { x };
-    Tensor::from_inner(x).require_grad()
+    Tensor::from_inner(constant(x)).require_grad()
 }

@@ -161,3 +161,8 @@ pub fn accumulate(total: Option<NamedTensors>, gradients: NamedTensors) -> Named
 pub fn constant_like<const D: usize, const E: usize>(x: Tensor<D>, like: &Tensor<E>) -> Tensor<D> {
     if like.is_autodiff() && !x.is_autodiff() { Tensor::from_inner(x) } else { x }
 }
+
+/// A value without autodiff.
+pub fn constant<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if x.is_autodiff() { x.inner() } else { x }
+}

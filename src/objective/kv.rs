@@ -5,9 +5,12 @@ use burn::tensor::{Int, Tensor, TensorData, activation};
 use coconut_kernels::Heads;
 use serde::{Deserialize, Serialize};
 
-use crate::latent::{
-    Trace,
-    batch::{Batch, Chain},
+use crate::{
+    latent::{
+        Trace,
+        batch::{Batch, Chain},
+    },
+    model::parameters::constant,
 };
 
 /// A score's value for what is not to be chosen.
@@ -53,7 +56,7 @@ pub fn kv_distance(
     let distances = (0..rows.n_layer()).map(|layer| {
         let [_, students] = rows.layer(layer) else { return None };
         let [shared, own] = teachers.layer(layer) else { return None };
-        let [shared, own] = [shared, own].map(constant);
+        let [shared, own] = [shared, own].map(|x| constant(x.clone()));
         let teacher = TeacherLayer { heads, batch, shared: first.cached_tokens().pad(shared), own };
         let kept = teacher.kept(settings.importance);
         let pairs = pairs(batch, heads, prefix, &kept);
@@ -246,9 +249,4 @@ impl TeacherLayer<'_> {
         let values: Vec<f32> = (0..batch).flat_map(of_row).collect();
         Tensor::from_data(TensorData::new(values, shape), &self.own.device())
     }
-}
-
-/// A value without autodiff.
-fn constant(x: &Tensor<3>) -> Tensor<3> {
-    if x.is_autodiff() { x.clone().inner() } else { x.clone() }
 }

@@ -16,7 +16,7 @@ use crate::{
         LatentModel, ReadLayers, ReadPositions, ReadSet, Trace,
         batch::{Batch, SlotText, StepTarget},
     },
-    model::Transformer,
+    model::{Transformer, parameters::constant},
 };
 
 /// The name under which a step's cross entropy is logged. The value is a sum over labels; the log has
@@ -368,9 +368,4 @@ impl Term {
         let named = self.names().iter().zip(values);
         Some(named.map(|(&name, (logged, summand))| Part { name, logged, summand }).collect())
     }
-}
-
-/// A value without autodiff.
-fn constant(x: Tensor<1>) -> Tensor<1> {
-    if x.is_autodiff() { x.inner() } else { x }
 }

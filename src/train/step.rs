@@ -160,11 +160,7 @@ fn read(
         None => Vec::new(),
         Some(squared_norm) => {
             let figures = trained.iter().flat_map(|of| &of.figures);
-            let figures = figures.map(|(_, value)| {
-                let value = value.clone();
-                let value = if value.is_autodiff() { value.inner() } else { value };
-                value.cast(squared_norm.dtype())
-            });
+            let figures = figures.map(|(_, value)| value.clone().cast(squared_norm.dtype()));
             let all = figures.chain([squared_norm.clone()]).collect();
             Tensor::cat(all, 0).into_data().iter::<f64>().collect()
         }

@@ -9,7 +9,7 @@ use coconut::{
 };
 use serde_json::Value;
 
-use crate::program::{Place, coconut, refused, train};
+use crate::program::{Place, back_to, coconut, refused, train};
 
 const MARKERS: SpecialTokens =
     SpecialTokens { start_latent: 91, end_latent: 92, latent: 90, eos: 99, pad: 98 };
@@ -73,17 +73,11 @@ fn weights(folder: &Path, transformer: &str) -> Vec<Vec<u8>> {
 }
 
 /// Trains, goes back to the checkpoint `back_to`, and on from there: the newest is the same both times.
-fn resumed(recipe: &Path, run: &Path, back_to: &str, transformer: &str) {
+fn resumed(recipe: &Path, run: &Path, checkpoint: &str, transformer: &str) {
     train(recipe, &[]).assert().success();
-    let checkpoints = run.join("checkpoints");
-    let last = checkpoints.join("latest").canonicalize().unwrap();
+    let last = run.join("checkpoints/latest").canonicalize().unwrap();
     let whole = weights(&last, transformer);
-    for entry in fs::read_dir(&checkpoints).unwrap() {
-        let path = entry.unwrap().path();
-        if !path.is_symlink() && !path.ends_with(back_to) {
-            fs::remove_dir_all(path).unwrap();
-        }
-    }
+    back_to(run, &[checkpoint]);
     train(recipe, &["--resume"]).assert().success();
     assert!(weights(&last, transformer) == whole, "resumed, it ends elsewhere");
 }

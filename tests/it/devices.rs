@@ -45,7 +45,7 @@ mod of_a_gpu {
     };
 
     use super::*;
-    use crate::cli::losses;
+    use crate::{cli::losses, program::back_to};
 
     fn tested() -> String {
         std::env::var("COCONUT_TEST_DEVICE").unwrap_or_else(|_| "wgpu".into())
@@ -103,16 +103,7 @@ mod of_a_gpu {
         let recipe = place.recipe(&[("keep_checkpoints", "0")]);
         train(&recipe, &["-s", "name=whole"]).assert().success();
         train(&recipe, &[]).assert().success();
-        let checkpoints = place.run().join("checkpoints");
-        for entry in fs::read_dir(&checkpoints).unwrap() {
-            let path = entry.unwrap().path();
-            let kept = ["-1-0", "0-1"].iter().any(|name| path.ends_with(name));
-            match path.is_dir() && !path.is_symlink() {
-                true if !kept => fs::remove_dir_all(path).unwrap(),
-                true => {}
-                false => fs::remove_file(path).unwrap(),
-            }
-        }
+        back_to(&place.run(), &["-1-0", "0-1"]);
         train(&recipe, &["--resume", "--device", &tested()]).assert().success();
         let [whole, resumed] = ["whole", "r"].map(|run| losses(&place.path("runs").join(run)));
         assert_eq!((whole.len(), resumed.len()), (50, 50));

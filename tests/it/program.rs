@@ -129,6 +129,16 @@ pub fn refused(mut command: Command, names: &[&str]) {
     }
 }
 
+/// Goes back in a run: of its checkpoints these alone stay.
+pub fn back_to(run: &Path, kept: &[&str]) {
+    for entry in fs::read_dir(run.join("checkpoints")).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.is_symlink() && !kept.iter().any(|name| path.ends_with(name)) {
+            fs::remove_dir_all(path).unwrap();
+        }
+    }
+}
+
 /// Waits until something has come about, a minute at most.
 pub fn wait_until(what: &str, mut has_come: impl FnMut() -> bool) {
     let start = Instant::now();

@@ -64,7 +64,7 @@ pub async fn answer(app: Arc<App>, body: Vec<u8>, chat: bool) -> Result<Response
     let (request, prompts) = read.await.map_err(internal)??;
     let news = send(&app, &request, &prompts, deadline)?;
     let number = app.answers.fetch_add(1, Ordering::Relaxed);
-    let now = super::seconds_since_1970();
+    let now = super::since_1970().as_secs();
     let id = format!("{}-{now:x}-{number}", if chat { "chatcmpl" } else { "cmpl" });
     let sent = Sent { app, request, prompts, head: Head { id, created: now, chat } };
     if sent.request.stream { sent.stream(news).await } else { sent.whole(news).await }

@@ -238,7 +238,7 @@ impl Serve {
         self.dials.set_iterations(&mut checkpoint, stage)?;
         let latents = self.dials.latents(&checkpoint, stage)?;
         let name = self.name.clone().unwrap_or_else(|| name_of(folder));
-        Model::new(checkpoint, name, seconds_since_1970(), latents)
+        Model::new(checkpoint, name, since_1970().as_secs(), latents)
     }
 }
 
@@ -250,7 +250,7 @@ fn second(folder: &Path, first: &ModelOptions) -> Result<Model> {
         Error::Usage(problem) => Error::Usage(format!("--beside: {problem}")),
         other => other,
     })?;
-    Model::new(checkpoint, name_of(folder), seconds_since_1970(), None)
+    Model::new(checkpoint, name_of(folder), since_1970().as_secs(), None)
 }
 
 /// A folder's name; of a run's checkpoint, the run's.
@@ -267,8 +267,9 @@ fn own_name(folder: &Path) -> String {
     own.unwrap_or_else(|| "model".into())
 }
 
-fn seconds_since_1970() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+/// The time since 1970.
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Runs the models, the first of them on this thread, until nobody can send jobs any more.

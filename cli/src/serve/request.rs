@@ -1,8 +1,6 @@
 //! Requests in OpenAI's forms, read and checked once. What would change the answer and is not done here is refused by
 //! name.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use coconut::eval::Sampling;
 use serde_json::{Map, Value};
 
@@ -10,6 +8,7 @@ use super::{
     Served,
     failure::Failure,
     model::{Asked, Model},
+    since_1970,
 };
 use crate::edit::ByHand;
 
@@ -360,8 +359,7 @@ fn sampling(parameters: &mut Parameters) -> Result<Sampling, Failure> {
 
 /// A seed that is another one each time.
 fn any_seed() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_nanos() as u64
+    since_1970().as_nanos() as u64
 }
 
 fn stops(parameters: &mut Parameters) -> Result<Vec<String>, Failure> {
