@@ -409,6 +409,45 @@ fn more_than_fits_is_told_to_wait_and_what_takes_too_long_ends() {
 }
 
 #[test]
+fn who_keeps_the_server_waiting_is_let_go() {
+    let more = ["--patience=1", "--max-tokens=19000"];
+    let server = Server::of(&roomy().checkpoint(), &more);
+    // An answer that is not taken: more than what lies in the buffers between.
+    let mut body = endless(19_000);
+    body["stream"] = json!(true);
+    body["logprobs"] = json!(10);
+    let mut stream = begin(&server, &body);
+    until("it runs", || server.metric("rows_running") == 1.0);
+    until("it has ended", || server.metric("rows_running") == 0.0);
+    sleep(Duration::from_secs(2));
+    let mut taken = Vec::new();
+    let ended = stream.read_to_end(&mut taken);
+    let text = String::from_utf8_lossy(&taken);
+    assert!(text.starts_with("HTTP/1.1 200"), "{ended:?}: {text}");
+    assert!(!text.contains("[DONE]"), "{ended:?}: {} bytes came", taken.len());
+
+    // A body that does not come, and a head.
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream
+        .write_all(
+            format!(
+                "POST {COMPLETIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{{"
+            )
+            .as_bytes(),
+        )
+        .unwrap();
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).unwrap();
+    assert_eq!(answer.trim(), "HTTP/1.1 408 Request Timeout");
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream.write_all(b"POST /v1/completions HTTP/1.1\r\nHost:").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    server.text(&endless(1));
+}
+
+#[test]
 fn ctrl_c_lets_running_rows_finish() {
     let mut server = Server::of(&roomy().checkpoint(), &["--max-tokens=3000"]);
     let running = begin(&server, &endless(3000));

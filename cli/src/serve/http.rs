@@ -21,6 +21,7 @@ use hyper_util::{
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio_io_timeout::TimeoutStream;
 
 use super::{
     App,
@@ -32,8 +33,6 @@ use super::{
 
 /// Connections at once; more wait to be accepted.
 const MOST_CONNECTIONS: usize = 1024;
-/// How long a client may take to send a request's head, and its body.
-const TIME_TO_SEND: Duration = Duration::from_secs(30);
 /// How often it is looked whether to stop.
 const TICK: Duration = Duration::from_millis(50);
 /// How long answers that are complete may take to be fetched while the server stops.
@@ -91,7 +90,7 @@ async fn chat_completions(State(app): State<Arc<App>>, body: Body) -> Result<Res
 /// A request's body, which may be neither too long nor too slow.
 async fn bytes(app: &App, body: Body) -> Result<Vec<u8>, Failure> {
     let read = axum::body::to_bytes(body, app.limits.body);
-    match timeout(TIME_TO_SEND, read).await {
+    match timeout(app.limits.patience, read).await {
         Ok(Ok(bytes)) => Ok(bytes.to_vec()),
         Ok(Err(error)) if is_too_long(&error) => Err(Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -102,7 +101,7 @@ async fn bytes(app: &App, body: Body) -> Result<Vec<u8>, Failure> {
         Err(_) => Err(Failure::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_too_slow",
-            format!("The body did not come within {} seconds.", TIME_TO_SEND.as_secs()),
+            format!("The body did not come within {} seconds.", app.limits.patience.as_secs()),
         )),
     }
 }
@@ -174,8 +173,11 @@ pub async fn serve(listener: TcpListener, app: Arc<App>) {
         };
         let _ = stream.set_nodelay(true);
         let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(TIME_TO_SEND);
-        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+        http.timer(TokioTimer::new()).header_read_timeout(app.limits.patience);
+        // A client that takes nothing of its answer would hold its connection for ever.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(app.limits.patience));
+        let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service.clone());
         let connection = open.watch(connection);
         tokio::spawn(async move {
             let _ = connection.await;

@@ -85,6 +85,9 @@ pub struct Serve {
     /// Longest time of a request, waiting included, in seconds.
     #[arg(long, default_value_t = 600, value_parser = verbs::at_least_one)]
     timeout: usize,
+    /// How long a client may take to send a request's head, its body, or to take more of its answer, in seconds.
+    #[arg(long, default_value_t = 30, value_parser = verbs::at_least_one)]
+    patience: usize,
 }
 
 /// What a request may ask for.
@@ -94,6 +97,8 @@ struct Limits {
     body: usize,
     queue: usize,
     time: Duration,
+    /// How long a client may keep the server waiting.
+    patience: Duration,
 }
 
 /// What those who answer requests share.
@@ -186,6 +191,7 @@ impl Serve {
             body: self.max_body.saturating_mul(1024),
             queue: self.queue.min(MOST_WAITING),
             time: Duration::from_secs(self.timeout as u64).min(LONGEST),
+            patience: Duration::from_secs(self.patience as u64).min(LONGEST),
         }
     }
 
