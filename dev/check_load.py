@@ -223,10 +223,10 @@ def bad(options, plain):
         def broken(_):
             data = bytearray(whole.encode())
             for _ in range(rng.randint(1, 4)):
-                at = rng.randrange(len(data))
+                at = rng.randrange(max(len(data), 1))
                 match rng.randrange(3):
-                    case 0: data[at] = rng.randrange(256)
-                    case 1: del data[at]
+                    case 0: data[at : at + 1] = [rng.randrange(256)]
+                    case 1: del data[at : at + 1]
                     case 2: data = data[: max(at, 1)]
             return send(server, framed(bytes(data)))
 
