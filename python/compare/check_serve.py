@@ -1,4 +1,4 @@
-"""`coconut serve` as real clients meet it: the openai package, and lm_eval with local-completions.
+"""`coconut serve` as real clients meet it: the openai package, and lm_eval with local-completions and local-chat-completions.
 
     python python/compare/check_serve.py target/release/coconut FOLDER [--chat] [--no-lm-eval]
 
@@ -117,8 +117,8 @@ metric_list:
 """
 
 
-def evaluated(model, arguments, name, task, documents):
-    """The task's metrics, and each document's replies."""
+def evaluated(model, arguments, name, task, documents, **more):
+    """The task's metrics, and each document's replies; `more` is for lm_eval."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -133,15 +133,16 @@ def evaluated(model, arguments, name, task, documents):
             model_args=arguments,
             tasks=[name],
             task_manager=TaskManager(include_path=here, include_defaults=False),
-            batch_size=1 if model == "hf" else 4,
+            batch_size=4 if model == "local-completions" else 1,
             bootstrap_iters=0,
             log_samples=True,
+            **more,
         )
     samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
     return found["results"][name], [sample["filtered_resps"] for sample in samples]
 
 
-def check_lm_eval(url, program, folder, plain):
+def check_lm_eval(url, program, folder, plain, chat):
     served = {"model": "served", "base_url": f"{url}/v1/completions"}
     tokenizer = {"tokenizer_backend": "huggingface", "tokenizer": folder, "max_length": 256}
     documents = [
@@ -164,6 +165,20 @@ def check_lm_eval(url, program, folder, plain):
         found, _ = evaluated("local-completions", served | texts, "local_answers", SAY, documents)
         print(f"  generate_until, questions with latents: {found['exact_match,none']} as `generate` says")
         assert found["exact_match,none"] == 1.0
+    if chat or not plain:
+        # The answers are those of transformers, or of `generate`.
+        questions = TEXTS if plain else QUESTIONS
+        documents = [{"question": question, "answer": ""} for question in questions]
+        if plain:
+            hf = {"pretrained": folder, "device": "cpu", "dtype": "float32"}
+            _, said = evaluated("hf", hf, "local_chats", SAY, documents, apply_chat_template=True)
+        else:
+            said = [[generated(program, folder, question)["generation"]] for question in questions]
+        documents = [{"question": q, "answer": a[0]} for q, a in zip(questions, said)]
+        chats = {"model": "served", "base_url": f"{url}/v1/chat/completions", "num_concurrent": 4}
+        found, heard = evaluated("local-chat-completions", chats, "local_chats", SAY, documents, apply_chat_template=True)
+        print(f"  local-chat-completions: {heard}")
+        assert found["exact_match,none"] == 1.0, (said, heard)
 
 
 def main():
@@ -180,7 +195,7 @@ def main():
         check_openai(url, options.program, options.folder, plain, options.chat)
         print(f"openai: as expected ({time.time() - started:.0f} s)")
         if not options.no_lm_eval:
-            check_lm_eval(url, options.program, options.folder, plain)
+            check_lm_eval(url, options.program, options.folder, plain, options.chat)
             print("lm_eval: as expected")
     finally:
         process.terminate()
