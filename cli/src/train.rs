@@ -19,7 +19,7 @@ use serde_json::json;
 
 #[derive(Args)]
 pub struct Train {
-    /// The recipe, flat YAML.
+    /// The recipe, flat YAML; or a run's folder, for its recipe.
     recipe: PathBuf,
     /// Override a key: `-s lr=3e-4 -s seed=1`.
     #[arg(short = 's', value_name = "KEY=VALUE")]

@@ -48,8 +48,10 @@ const METHODS: [(&str, Method); 11] = [
 /// The key under which a recipe holds the grid of `coconut sweep`.
 pub(crate) const SWEEP: &str = "sweep";
 
-/// Reads the keys of a recipe, unchecked.
+/// Reads the keys of a recipe, or of the recipe in a run's folder, unchecked.
 pub(crate) fn read_keys(recipe: &Path) -> Result<Map<String, Value>> {
+    let in_run = recipe.join("config.yaml");
+    let recipe = if recipe.is_dir() { &in_run } else { recipe };
     let text = std::fs::read_to_string(recipe).map_err(Error::io("read", recipe))?;
     if let Some((line, problem)) = misshapen(&text) {
         return Err(Error::input(recipe, format!("line {line}"), problem));
@@ -93,7 +95,7 @@ fn misshapen(text: &str) -> Option<(usize, String)> {
 }
 
 impl RunConfig {
-    /// Reads a recipe and applies overrides, each `key=value` with the value in YAML.
+    /// Reads a recipe, or that of a run's folder, and applies overrides, each `key=value` with the value in YAML.
     ///
     /// # Errors
     /// The first key at fault by name, with what is allowed; for an unknown key, the nearest known.

@@ -31,6 +31,10 @@ fn resuming_needs_something_to_resume() {
     let before = fs::read(place.run().join("metrics.jsonl")).unwrap();
     refused(train(&recipe, &["--resume"]), &["nothing to resume", "--overwrite"]);
     assert_eq!(fs::read(place.run().join("metrics.jsonl")).unwrap(), before);
+
+    // A run's folder stands for its recipe.
+    refused(train(&place.run(), &["--resume"]), &["nothing to resume", "--overwrite"]);
+    refused(train(place.folder(), &["--resume"]), &["cannot read", "config.yaml"]);
 }
 
 /// The words that a run's ids stand for are its checkpoint's, whatever its data have become.

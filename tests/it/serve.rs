@@ -316,6 +316,29 @@ fn a_port_in_use_is_one_clear_error() {
     refused(second, &["cannot listen on", port, "choose another --port"]);
 }
 
+#[test]
+fn a_checkpoint_that_goes_away_is_served_to_the_end() {
+    let copy = Place::new();
+    let folder = copy.path("checkpoint");
+    std::fs::create_dir(&folder).unwrap();
+    for file in std::fs::read_dir(place().checkpoint().canonicalize().unwrap()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+    }
+    let server = Server::of(&folder, &[]);
+    for file in std::fs::read_dir(&folder).unwrap() {
+        std::fs::write(file.unwrap().path(), "").unwrap();
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    for question in QUESTIONS {
+        let expected = generate(question, &[]);
+        assert_eq!(server.text(&json!({"prompt": question})), expected["generation"]);
+    }
+    let mut gone = coconut(["serve", "--port=0"]);
+    gone.arg(&folder);
+    refused(gone, &["checkpoint"]);
+}
+
 /// A request that is sent and not waited for.
 fn begin(server: &Server, body: &Value) -> TcpStream {
     let body = body.to_string();
