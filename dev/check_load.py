@@ -7,7 +7,7 @@ nothing else. Parts, and when each fails:
 
     load         64 clients at once, each of eight kinds of request: an answer is missing or other than when asked alone,
                  or memory grows by a tenth from the first quarter to the last
-    throughput   64 clients, who ask the questions that `eval` is asked in batches of 64, in turns: told, never fails
+    throughput   64 clients, who ask what `eval` is asked in batches of 64, in turns: an answer is other than eval's
     bad          malformed, oversized, slow and cut requests by the thousand: anything but a refusal, a row that stays,
                  a connection that stays, memory that grows by a quarter, a word of a panic
 """
@@ -171,11 +171,12 @@ def throughput(options, plain):
     with Server(options.program, options.folder, "--rows=64", *more) as server, tempfile.TemporaryDirectory() as here:
         asked = []
         for question in questions[:CLIENTS]:
-            body = json.dumps({"prompt": question, "max_tokens": options.tokens})
+            # As `eval` puts a question to a plain model.
+            body = json.dumps({"prompt": question + ("\n" if plain else ""), "max_tokens": options.tokens})
             asked.append({"path": PATH, "key": "text", "body": body, "said": said(server.ask(body), "text")})
         # The same questions as often as the server was asked in a few seconds.
         copies = max(options.most // len(asked), 1)
-        file = Path(here) / "questions.json"
+        file, samples = Path(here) / "questions.json", Path(here) / "samples.jsonl"
         examples = [example for _ in range(copies) for example in options.examples[: len(asked)]]
         file.write_text(json.dumps(examples))
         rates, ratios, busy = [], [], []
@@ -185,8 +186,13 @@ def throughput(options, plain):
             busy.append((server.metric("model_seconds_total") - before) / seconds)
             assert not wrong and not errors
             command = [options.program, "eval", options.folder, "--data", file, "--batch-size=64", f"--max-new-tokens={options.tokens}", "--json", *more]
+            command += ["--samples", samples] if turn == 0 else []
             found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             alone = 1000 / found["eval_ms_per_question"]
+            if turn == 0:
+                told = [json.loads(line)["generation"] for line in samples.read_text().splitlines()]
+                told = [json.dumps(text, ensure_ascii=False)[1:].split('"')[0] for text in told]
+                assert [one["said"].split('"')[0] for one in asked] == told[: len(asked)], "eval says something else"
             rates.append((n / seconds, alone))
             ratios.append(n / seconds / alone)
         for (served, alone), ratio, share in zip(rates, ratios, busy):

@@ -27,6 +27,9 @@ use super::{
     request::{self, Request},
 };
 
+/// A body of so many bytes is read before another request is listened to: that is less work than to hand it on.
+const QUICKLY_READ: usize = 4096;
+
 /// A request whose rows wait or run.
 struct Sent {
     app: Arc<App>,
@@ -45,29 +48,37 @@ struct Prompts {
 /// Answers the body of a request to one of the two paths.
 pub async fn answer(app: Arc<App>, body: Vec<u8>, chat: bool) -> Result<Response, Failure> {
     let deadline = Instant::now() + app.limits.time;
-    let reader = Arc::clone(&app);
-    // A long text takes its time, in which others are to be heard.
-    let read = tokio::task::spawn_blocking(move || {
-        let request = request::read(&body, chat, &reader.models, reader.limits.tokens)?;
-        let model = &reader.models[request.model].model;
-        let param = if chat { "messages" } else { "prompt" };
-        let prompt = |asked| model.prompt(asked, request.latents, param);
-        let rows = request.prompts.iter().map(prompt).collect::<Result<_, _>>()?;
-        let donor = |asked| model.prompt(asked, request.latents, "donor");
-        let donor = request.donor.as_ref().map(donor).transpose()?;
-        Ok((request, Prompts { rows, donor }))
-    });
-    let internal = |_| {
-        let status = StatusCode::INTERNAL_SERVER_ERROR;
-        Failure::new(status, "internal_error", "The request could not be read; the server goes on.")
+    let (request, prompts) = if body.len() <= QUICKLY_READ {
+        read(&app, &body, chat)?
+    } else {
+        // A long text takes its time, in which others are to be heard.
+        let reader = Arc::clone(&app);
+        let read = tokio::task::spawn_blocking(move || read(&reader, &body, chat));
+        let internal = |_| {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            let message = "The request could not be read; the server goes on.";
+            Failure::new(status, "internal_error", message)
+        };
+        read.await.map_err(internal)??
     };
-    let (request, prompts) = read.await.map_err(internal)??;
     let news = send(&app, &request, &prompts, deadline)?;
     let number = app.answers.fetch_add(1, Ordering::Relaxed);
     let now = super::since_1970().as_secs();
     let id = format!("{}-{now:x}-{number}", if chat { "chatcmpl" } else { "cmpl" });
     let sent = Sent { app, request, prompts, head: Head { id, created: now, chat } };
     if sent.request.stream { sent.stream(news).await } else { sent.whole(news).await }
+}
+
+/// A request and the tokens of its prompts.
+fn read(app: &App, body: &[u8], chat: bool) -> Result<(Request, Prompts), Failure> {
+    let request = request::read(body, chat, &app.models, app.limits.tokens)?;
+    let model = &app.models[request.model].model;
+    let param = if chat { "messages" } else { "prompt" };
+    let prompt = |asked| model.prompt(asked, request.latents, param);
+    let rows = request.prompts.iter().map(prompt).collect::<Result<_, _>>()?;
+    let donor = |asked| model.prompt(asked, request.latents, "donor");
+    let donor = request.donor.as_ref().map(donor).transpose()?;
+    Ok((request, Prompts { rows, donor }))
 }
 
 /// Puts a row for each prompt into the queue: all of them or none.

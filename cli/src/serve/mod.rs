@@ -302,8 +302,11 @@ fn compute(
 /// Answers requests until the server is to stop. When this ends, nobody can send jobs any more.
 fn answer_requests(listener: TcpListener, app: Arc<App>) -> Result<()> {
     const THREADS: usize = 2;
+    /// For long bodies.
+    const READERS: usize = 4;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
+        .max_blocking_threads(READERS)
         .enable_io()
         .enable_time()
         .build()
