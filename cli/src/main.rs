@@ -23,6 +23,7 @@ mod log;
 mod logits;
 mod merge;
 mod options;
+mod processes;
 mod progress;
 #[cfg(feature = "serve")]
 mod serve;
@@ -36,6 +37,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     coconut_kernels::allocator::keep_freed_memory();
+    processes::share_cores();
     // In rayon's pool: the many short operations of a step then begin on this thread, where from
     // outside each would wait for one of the pool's to wake.
     match rayon::scope(|_| verbs::run(verbs::Cli::parse())) {

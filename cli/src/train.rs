@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use crate::{dry_run, eval, log, verbs, watcher::Watcher};
+use crate::{dry_run, eval, log, processes::Processes, verbs, watcher::Watcher};
 use clap::Args;
 use coconut::{
     Error, Result,
@@ -13,7 +13,7 @@ use coconut::{
     device::DeviceName,
     report,
     run::{Results, RunFolder},
-    train::{Beginning, Data, Trainer},
+    train::{Beginning, Data, Group, Trainer, agree},
 };
 use serde_json::json;
 
@@ -59,25 +59,80 @@ impl Train {
     }
 
     pub fn run(self) -> Result<()> {
-        let config = RunConfig::load(&self.recipe, &self.overrides())?;
-        if self.dry_run {
-            return dry_run::show(&config);
-        }
-        if config.only_eval {
-            return eval::evaluate_recipe(&config, self.json);
+        let processes = Processes::join()?;
+        let ended = self.train(processes.group());
+        processes.leave(ended)
+    }
+
+    fn train(&self, group: Group) -> Result<()> {
+        let config = group.first(|| RunConfig::load(&self.recipe, &self.overrides()))?;
+        if self.dry_run || config.only_eval {
+            return match (group.leads(), self.dry_run) {
+                (false, _) => Ok(()),
+                (true, true) => dry_run::show(&config),
+                (true, false) => eval::evaluate_recipe(&config, self.json),
+            };
         }
         let folder = RunFolder::new(config.run_dir());
-        let beginning = match self.overwrite {
-            true => Beginning::Fresh,
-            false if self.go_on => Beginning::wherever(&folder)?,
-            false => Beginning::find(&folder, self.resume)?,
-        };
-        let run = Resolved::new(&config, beginning.checkpoint())?;
+        let beginning = begin(group, &folder, || match self.overwrite {
+            true => Ok(Beginning::Fresh),
+            false if self.go_on => Beginning::wherever(&folder),
+            false => Beginning::find(&folder, self.resume),
+        })?;
+        let run = group.first(|| Resolved::new(&config, beginning.checkpoint()))?;
         let data = Data::prepare(&run)?;
         for &method in &config.baselines {
             // What a baseline cannot do is told before anything is trained.
             data.check_steps(&config.with_method(method)?)?;
         }
+        agree(group, &run, &data)?;
+        if group.leads() {
+            self.open(&folder, &config)?;
+        }
+        let stop = verbs::stop_on_ctrl_c();
+        if self.stop_with_stdin && group.leads() {
+            let asked = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                // An error is an end as well: whoever started the run is gone.
+                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                asked.store(true, Ordering::Relaxed);
+            });
+        }
+
+        let (mut rows, mut watcher) = (Vec::new(), Watcher::default());
+        let mut train = |run: &Resolved, place: RunFolder| -> Result<()> {
+            let trainer = Trainer::new(run, &data, place, group)?;
+            let results = trainer.run(&stop, &mut |event| {
+                if group.leads() {
+                    watcher.see(event);
+                }
+            })?;
+            rows.extend(results.rows);
+            Ok(())
+        };
+        train(&run, folder.clone())?;
+        for &method in &config.baselines {
+            let place = folder.baseline(method.name());
+            let beginning = begin(group, &place, || Beginning::wherever(&place))?;
+            train(&Resolved::new(&config.with_method(method)?, beginning.checkpoint())?, place)?;
+        }
+        watcher.finish();
+        if !group.leads() {
+            return Ok(());
+        }
+        let results = Results { run: config.name.clone(), config: config.to_json()?, rows };
+        results.write(&folder.results())?;
+        let report = report::write(folder.path())?;
+        if self.json {
+            verbs::print_json(&json!(results));
+        } else {
+            verbs::print_report(&report);
+        }
+        Ok(())
+    }
+
+    /// Opens a run's folder and its log.
+    fn open(&self, folder: &RunFolder, config: &RunConfig) -> Result<()> {
         if self.overwrite {
             folder.remove()?;
         }
@@ -91,38 +146,20 @@ impl Train {
             env!("CARGO_PKG_VERSION"),
             config.device
         );
-        let stop = verbs::stop_on_ctrl_c();
-        if self.stop_with_stdin {
-            let asked = Arc::clone(&stop);
-            std::thread::spawn(move || {
-                // An error is an end as well: whoever started the run is gone.
-                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-                asked.store(true, Ordering::Relaxed);
-            });
-        }
-
-        let (mut rows, mut watcher) = (Vec::new(), Watcher::default());
-        let mut train = |run: &Resolved, place: RunFolder| -> Result<()> {
-            let trainer = Trainer::new(run, &data, place)?;
-            let results = trainer.run(&stop, &mut |event| watcher.see(event))?;
-            rows.extend(results.rows);
-            Ok(())
-        };
-        train(&run, folder.clone())?;
-        for &method in &config.baselines {
-            let place = folder.baseline(method.name());
-            let beginning = Beginning::wherever(&place)?;
-            train(&Resolved::new(&config.with_method(method)?, beginning.checkpoint())?, place)?;
-        }
-        watcher.finish();
-        let results = Results { run: config.name.clone(), config: config.to_json()?, rows };
-        results.write(&folder.results())?;
-        let report = report::write(folder.path())?;
-        if self.json {
-            verbs::print_json(&json!(results));
-        } else {
-            verbs::print_report(&report);
-        }
         Ok(())
     }
+}
+
+/// Where a run begins: what the first process finds, and the others are told.
+fn begin(
+    group: Group,
+    folder: &RunFolder,
+    find: impl FnOnce() -> Result<Beginning>,
+) -> Result<Beginning> {
+    let mut own = None;
+    let goes_on = group.lead(|| {
+        let found = own.insert(find()?);
+        Ok(f64::from(u8::from(found.checkpoint().is_some())))
+    })?;
+    own.map_or_else(|| Beginning::told(folder, goes_on != 0.0), Ok)
 }

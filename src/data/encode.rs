@@ -11,7 +11,7 @@ use super::{Example, Graph, Tokenizer};
 use crate::{Error, Result};
 
 /// An example in token ids.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Encoded {
     /// Question, steps and answer as text.
     Text(Text),
@@ -20,7 +20,7 @@ pub enum Encoded {
 }
 
 /// The pieces of a text example, cut as docs/method.md 2 says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Text {
     /// The question and a newline, with what the tokenizer puts around a text.
     pub question: Vec<u32>,
@@ -33,7 +33,7 @@ pub struct Text {
 }
 
 /// The pieces of a graph example (docs/method.md 2 and 14): every node is one token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GraphPieces {
     /// `[from, to]`, in the file's order.
     pub edges: Vec<[u32; 2]>,
@@ -52,7 +52,7 @@ pub struct GraphPieces {
 }
 
 /// Ids of the marks between a graph's parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphMarks {
     /// `|`, between edges.
     pub bar: u32,

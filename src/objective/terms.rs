@@ -257,6 +257,16 @@ impl Objective {
         })
     }
 
+    /// Whether a loss of a batch is more than the sum of its rows' losses, so that the batch cannot be taken in parts.
+    pub fn has_batch_means(&self) -> bool {
+        self.terms.iter().any(|term| match term {
+            Term::CrossEntropy { .. } | Term::Steps { .. } | Term::Teacher { .. } => false,
+            Term::Distil { .. } | Term::Kv { .. } | Term::Decoder { .. } | Term::SeqVcr { .. } => {
+                true
+            }
+        })
+    }
+
     /// Whether hidden states are compared with those of teachers.
     pub fn distils(&self) -> bool {
         self.terms.iter().any(|term| matches!(term, Term::Distil { .. }))

@@ -10,8 +10,8 @@ pub mod trainer;
 
 pub use data::Data;
 pub use event::Event;
-pub use group::Group;
-pub use start::{Beginning, initial_model, model_config};
+pub use group::{Group, Network, Share};
+pub use start::{Beginning, agree, initial_model, model_config};
 pub use step::{StepOptions, StepReport, step};
 pub use steps::{EpochSteps, StepBatches};
 pub use trainer::Trainer;

@@ -1,18 +1,21 @@
 //! Where a run begins, and the model that it starts from.
 
-use std::path::{Path, PathBuf};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    path::{Path, PathBuf},
+};
 
-use super::Data;
+use super::{Data, Group};
 use crate::{
     Error, Result, checkpoint,
     config::{
-        Resolved,
+        Resolved, RunConfig,
         check::too_many_blocks,
         resolved::{ModelSource, RandomModel},
     },
-    data::SpecialTokens,
+    data::{Dataset, SpecialTokens},
     latent::{LatentModel, LatentSizes},
-    model::{Lora, ModelConfig, Transformer},
+    model::{Lora, ModelConfig, Transformer, parameters},
     objective::{Learner, ObjectiveParameters},
     run::RunFolder,
 };
@@ -63,6 +66,15 @@ impl Beginning {
         }
     }
 
+    /// The beginning that the first process of a group found: whether it goes on with the run in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn told(folder: &RunFolder, goes_on: bool) -> Result<Self> {
+        let newest = checkpoint::newest(&folder.checkpoints())?;
+        Ok(newest.filter(|_| goes_on).map_or(Self::Fresh, Self::Resumed))
+    }
+
     /// The checkpoint to go on from.
     pub fn checkpoint(&self) -> Option<&Path> {
         match self {
@@ -70,6 +82,39 @@ impl Beginning {
             Self::Resumed(checkpoint) => Some(checkpoint),
         }
     }
+}
+
+/// Refuses to begin where processes of a group were given different recipes, or read different data.
+///
+/// # Errors
+/// As [`Group::agree`].
+pub fn agree(group: Group, run: &Resolved, data: &Data) -> Result<()> {
+    let recipe = RunConfig { device: Default::default(), ..run.recipe.clone() };
+    let recipe = hashed(&recipe.to_yaml()?);
+    let of = |set: &Dataset| hashed(&set.encoded);
+    let program = hashed(&env!("CARGO_PKG_VERSION"));
+    group.agree([
+        ("a program", program),
+        ("a recipe", recipe),
+        ("training examples", of(&data.train)),
+        ("questions to evaluate on", of(&data.val)),
+    ])
+}
+
+/// A number that tells the weights of one model from another's.
+pub(super) fn fingerprint(learner: &Learner) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for (name, flat) in parameters::named(learner) {
+        (name, flat.shape).hash(&mut hasher);
+        flat.values.into_data().as_bytes().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn hashed(of: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The model that a run starts from, a folder's or random weights for the data's vocabulary, with fresh

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     latent::{BackwardOptions, Batch, Recompute, backward},
-    model::parameters::{NamedTensors, accumulate},
+    model::parameters::{self, NamedTensors, accumulate},
     objective::{Denominators, LOSS, Learner, Objective},
     optim::{self, AdamW},
     rng,
@@ -57,7 +57,7 @@ impl StepReport {
 pub struct NotFinite {
     /// `loss` or `gradient`.
     pub what: &'static str,
-    /// The training examples that it comes from, by number, from 0.
+    /// The training examples that it comes from, by number, from 0; none if another process has them.
     pub examples: Vec<usize>,
 }
 
@@ -77,11 +77,16 @@ pub fn step(
     options: StepOptions,
     group: Group,
 ) -> Result<(Learner, StepReport), NotFinite> {
-    let denominators = denominators(step, group);
-    let (mut gradients, trained) = gradients(&learner, step, objective, options, denominators);
-    gradients.iter_mut().for_each(|gradients| group.sum(gradients));
+    let (denominators, labels) = denominators(step, group);
+    let (gradients, trained) = gradients(&learner, step, objective, options, denominators);
+    let gradients = group.sum_gradients(gradients, || parameters::named(&learner));
     let squared_norm = gradients.as_ref().and_then(optim::squared_norm);
-    let (sums, grad_norm) = read(objective, &trained, squared_norm)?;
+    let (figures, grad_norm) = read(objective, &trained, squared_norm);
+    let (sums, tokens) = sums(figures, &trained, group)?;
+    if !grad_norm.is_finite() {
+        let examples = trained.iter().flat_map(|of| &of.micro.examples).copied().collect();
+        return Err(NotFinite { what: "gradient", examples });
+    }
     let learner = match gradients {
         None => learner,
         Some(gradients) => {
@@ -90,14 +95,8 @@ pub fn step(
         }
     };
     let (loss, logged): (Vec<_>, Vec<_>) = sums.into_iter().partition(|&(name, _)| name == LOSS);
-    let report = StepReport {
-        loss_sum: loss.iter().map(|(_, sum)| sum).sum(),
-        labels: group.sum_f64(step.count(|batch| batch.targets.len()) as f64) as usize,
-        logged,
-        grad_norm,
-        tokens: trained.iter().map(|of| of.micro.batch.tokens()).sum(),
-    };
-    Ok((learner, report))
+    let loss_sum = loss.iter().map(|(_, sum)| sum).sum();
+    Ok((learner, StepReport { loss_sum, labels, logged, grad_norm, tokens }))
 }
 
 /// A micro-batch that had a loss.
@@ -107,15 +106,20 @@ struct Trained<'a> {
     figures: Vec<(&'static str, Tensor<1>)>,
 }
 
-/// What the losses of a step's micro-batches are divided by.
-fn denominators(step: &StepBatches, group: Group) -> Denominators {
-    let counted = |count: fn(&Batch) -> usize| group.sum_f64(step.count(count) as f64).max(1.0);
-    Denominators {
-        labels: counted(|batch| batch.targets.len()),
-        teacher_labels: counted(|batch| batch.teacher_targets.len()),
-        step_targets: counted(Batch::n_step_targets),
+/// What the losses of a step's micro-batches are divided by, and the labels of the whole step.
+fn denominators(step: &StepBatches, group: Group) -> (Denominators, usize) {
+    let [labels, teacher_labels, step_targets] = group.sums([
+        step.count(|batch| batch.targets.len()) as f64,
+        step.count(|batch| batch.teacher_targets.len()) as f64,
+        step.count(Batch::n_step_targets) as f64,
+    ]);
+    let denominators = Denominators {
+        labels: labels.max(1.0),
+        teacher_labels: teacher_labels.max(1.0),
+        step_targets: step_targets.max(1.0),
         batches: step.in_all as f64,
-    }
+    };
+    (denominators, labels as usize)
 }
 
 /// The sum of the gradients of all micro-batches, and those that had a loss; no gradients if none had.
@@ -149,13 +153,13 @@ fn gradients<'a>(
 /// The objective's figures, summed over micro-batches.
 type Sums = Vec<(&'static str, f64)>;
 
-/// The sums over micro-batches of the objective's figures, 0 where there was none, and the norm of the gradient; all
-/// read from the device at once.
+/// This process's sums over micro-batches of the objective's figures, 0 where there was none, or what is not finite;
+/// and the norm of the gradient. All are read from the device at once.
 fn read(
     objective: &Objective,
     trained: &[Trained],
     squared_norm: Option<Tensor<1>>,
-) -> Result<(Sums, f64), NotFinite> {
+) -> (Result<Sums, NotFinite>, f64) {
     let mut values = match squared_norm {
         None => Vec::new(),
         Some(squared_norm) => {
@@ -166,23 +170,40 @@ fn read(
         }
     };
     let grad_norm = values.pop().map_or(0.0, f64::sqrt);
-    let mut sums: Vec<(&str, f64)> =
-        objective.names().into_iter().map(|name| (name, 0.0)).collect();
+    let mut sums: Sums = objective.names().into_iter().map(|name| (name, 0.0)).collect();
     let mut values = values.into_iter();
     for Trained { micro, figures } in trained {
         for ((name, _), value) in figures.iter().zip(values.by_ref()) {
             if !value.is_finite() {
-                return Err(NotFinite { what: "loss", examples: micro.examples.clone() });
+                let problem = NotFinite { what: "loss", examples: micro.examples.clone() };
+                return (Err(problem), grad_norm);
             }
             let own = sums.iter_mut().find(|(known, _)| known == name);
             own.into_iter().for_each(|(_, sum)| *sum += value);
         }
     }
-    if !grad_norm.is_finite() {
-        let examples = trained.iter().flat_map(|of| &of.micro.examples).copied().collect();
-        return Err(NotFinite { what: "gradient", examples });
+    (Ok(sums), grad_norm)
+}
+
+/// The sums of all processes' figures, and the tokens that they computed.
+///
+/// # Errors
+/// What is not finite in this process, or else that something is in another.
+fn sums(
+    own: Result<Sums, NotFinite>,
+    trained: &[Trained],
+    group: Group,
+) -> Result<(Sums, usize), NotFinite> {
+    if group.any(own.is_err()) {
+        return own.and(Err(NotFinite { what: "loss", examples: Vec::new() }));
     }
-    Ok((sums, grad_norm))
+    let mut sums = own?;
+    let tokens: usize = trained.iter().map(|of| of.micro.batch.tokens()).sum();
+    let mut values: Vec<f64> = sums.iter().map(|&(_, sum)| sum).chain([tokens as f64]).collect();
+    group.sum_all(&mut values);
+    let tokens = values.pop().unwrap_or_default() as usize;
+    sums.iter_mut().zip(values).for_each(|((_, sum), of_all)| *sum = of_all);
+    Ok((sums, tokens))
 }
 
 #[cfg(test)]
@@ -193,8 +214,9 @@ mod tests {
     use crate::{
         data::Stage,
         latent::{LatentConfig, LatentModel, LatentSizes, PassPlan, batch::Row},
-        model::{ModelConfig, Transformer, parameters},
+        model::{ModelConfig, Transformer},
         objective::Term,
+        train::group::tests::in_group,
     };
 
     const LATENT: u32 = 11;
@@ -288,6 +310,38 @@ mod tests {
         assert!(relative(norm, whole_report.grad_norm) < 1e-4, "{norm} {whole_report:?}");
     }
 
+    /// What a step of processes that have these examples each adds to the parameters of each, and the reports.
+    fn shared(of: &[&[usize]]) -> Vec<Result<(Vec<f64>, StepReport), NotFinite>> {
+        in_group(of.len(), |group| {
+            let rank = group.share().rank;
+            let (learner, mut optimizer) = (learner(), optimizer());
+            let before = values(&learner);
+            let mut step_batches = batches(&of[rank..=rank]);
+            step_batches.batches.retain(|micro| !micro.examples.is_empty());
+            let (learner, report) =
+                step(learner, &mut optimizer, &step_batches, &objective(1.0), options(), group)?;
+            let after =
+                values(&learner).into_iter().zip(before).map(|(after, before)| after - before);
+            Ok((after.collect(), report))
+        })
+    }
+
+    #[test]
+    fn processes_take_the_step_that_one_takes_alone() {
+        let (alone, alone_report) = stepped(&[&[0, 1, 2, 3]], 1.0);
+        let found: Vec<_> =
+            shared(&[&[3], &[], &[0, 2, 1]]).into_iter().map(Result::unwrap).collect();
+        for (update, report) in &found {
+            assert_eq!(update, &found[0].0, "the models differ");
+            assert_eq!(report, &found[0].1);
+            assert_eq!((report.labels, report.tokens), (8, 19));
+            assert!((report.loss_sum / alone_report.loss_sum - 1.0).abs() < 1e-6);
+            assert!((report.grad_norm / alone_report.grad_norm - 1.0).abs() < 1e-5);
+            let apart = alone.iter().zip(update).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(apart < 1e-6, "{apart:e}");
+        }
+    }
+
     #[test]
     fn a_term_weighs_on_the_gradient_and_not_on_the_log() {
         let (_, once) = stepped(&[&[0, 1], &[2, 3]], 1.0);
@@ -315,6 +369,17 @@ mod tests {
                 .unwrap_err();
         assert_eq!(problem, NotFinite { what: "loss", examples: vec![3] });
         assert_eq!(optimizer.steps, 0);
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_in_one_process_ends_all() {
+        let lost = |own: bool| match own {
+            true => Err(NotFinite { what: "loss", examples: vec![7] }),
+            false => Ok(vec![("loss", 1.0)]),
+        };
+        let told = in_group(2, |group| sums(lost(group.share().rank == 1), &[], group));
+        let elsewhere = NotFinite { what: "loss", examples: Vec::new() };
+        assert_eq!(told, [Err(elsewhere), Err(NotFinite { what: "loss", examples: vec![7] })]);
     }
 
     #[test]

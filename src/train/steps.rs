@@ -4,7 +4,7 @@ use std::{ops::Range, sync::mpsc};
 
 use rand::seq::SliceRandom;
 
-use super::{Data, Group};
+use super::{Data, group::Share};
 use crate::{
     Error, Result,
     config::{Resolved, resolved::BatchSettings},
@@ -31,7 +31,7 @@ pub struct StepBatches {
 /// Rows whose gradients are computed together.
 #[derive(Clone, Debug)]
 pub struct MicroBatch {
-    /// The micro-batch's number in its step, from 0, counted over all processes.
+    /// The micro-batch's number in its step, from 0, counted over all processes; parts of a batch are counted apart.
     pub number: usize,
     /// The rows, laid out.
     pub batch: Batch,
@@ -79,19 +79,19 @@ pub struct EpochSteps<'a> {
     seed: u64,
     epoch: u64,
     batches: BatchSettings,
-    group: Group,
+    share: Share,
     order: Vec<usize>,
     shares_prefix: bool,
 }
 
 impl<'a> EpochSteps<'a> {
-    /// What the process `group.rank()` does of the steps of `epoch` (from 0), which go through `stages`.
+    /// A process's share of the steps of `epoch` (from 0), which go through `stages`.
     pub fn new(
         data: &'a Data,
         run: &'a Resolved,
         stages: Vec<(Stage, Range<usize>)>,
         epoch: usize,
-        group: Group,
+        share: Share,
     ) -> Self {
         let mut order: Vec<usize> = (0..data.train.encoded.len()).collect();
         order.shuffle(&mut rng::stream(run.seed, &[rng::ORDER, epoch as u64]));
@@ -106,7 +106,7 @@ impl<'a> EpochSteps<'a> {
             seed: run.seed,
             epoch: epoch as u64,
             batches: run.batches,
-            group,
+            share,
             order,
             shares_prefix: false,
         }
@@ -190,15 +190,36 @@ impl<'a> EpochSteps<'a> {
         batches
     }
 
-    /// This process's share of a step's batches, dealt out in turn and laid out.
+    /// This process's share of a step's batches, laid out: whole batches dealt out in turn if that leaves no process
+    /// without work, or if a batch's losses are more than those of its rows; else its part of each batch.
     fn step(&self, batches: &[Vec<ExampleRows>], stage: Stage) -> Result<StepBatches> {
-        let own = batches.iter().enumerate().skip(self.group.rank()).step_by(self.group.world());
-        let own = own.map(|(number, batch)| self.lay_out(number, batch, stage));
-        Ok(StepBatches { batches: own.collect::<Result<_>>()?, in_all: batches.len(), stage })
+        let Share { rank, world } = self.share;
+        let whole = batches.len().is_multiple_of(world) || self.objective.has_batch_means();
+        let dealt = batches.iter().enumerate();
+        let own: Result<Vec<MicroBatch>> = match whole {
+            true => dealt
+                .skip(rank)
+                .step_by(world)
+                .map(|(number, batch)| self.lay_out(number, batch, batch, stage))
+                .collect(),
+            false => dealt
+                .map(|(number, batch)| (number * world + rank, batch, self.share.of(batch)))
+                .filter(|(.., part)| !part.is_empty())
+                .map(|(number, batch, part)| self.lay_out(number, batch, part, stage))
+                .collect(),
+        };
+        Ok(StepBatches { batches: own?, in_all: batches.len(), stage })
     }
 
-    fn lay_out(&self, number: usize, batch: &[ExampleRows], stage: Stage) -> Result<MicroBatch> {
-        let examples: Vec<usize> = batch.iter().map(|of| of.example).collect();
+    /// The batch of some rows, which are all or a part of a micro-batch.
+    fn lay_out(
+        &self,
+        number: usize,
+        batch: &[ExampleRows],
+        part: &[ExampleRows],
+        stage: Stage,
+    ) -> Result<MicroBatch> {
+        let examples: Vec<usize> = part.iter().map(|of| of.example).collect();
         // Rows of an earlier or later stage than the epoch's have blocks of their own.
         let blocks = |row: &Sequence| row.n_latents.div_ceil(self.curriculum.c_thought.max(1));
         let drawn = match self.curriculum.row {
@@ -208,7 +229,7 @@ impl<'a> EpochSteps<'a> {
         let replaced = drawn.unwrap_or(0).max(self.curriculum.n_replaced(stage));
         let plan = self.latent.plan(self.markers.latent, replaced);
         let plan = PassPlan { shares_prefix: plan.shares_prefix && self.shares_prefix, ..plan };
-        let rows: Vec<&[Sequence]> = batch.iter().map(|of| of.rows.as_slice()).collect();
+        let rows: Vec<&[Sequence]> = part.iter().map(|of| of.rows.as_slice()).collect();
         let batch = lay_out(&rows, self.objective, self.curriculum, &plan).map_err(|problem| {
             Error::Internal(format!(
                 "the batch of examples {examples:?} cannot be laid out: {problem}"
@@ -294,8 +315,8 @@ mod tests {
     #[test]
     fn several_processes_share_what_one_does_alone() {
         let (data, run) = (data(), run(2, 3));
-        let steps_of = |group: Group| {
-            let steps = EpochSteps::new(&data, &run, vec![(Stage(2), 0..4)], 1, group);
+        let steps_of = |share: Share| {
+            let steps = EpochSteps::new(&data, &run, vec![(Stage(2), 0..4)], 1, share);
             let mut found = Vec::new();
             steps
                 .for_each(0, |step| {
@@ -308,19 +329,32 @@ mod tests {
         let examples = |step: &StepBatches| -> BTreeMap<usize, Vec<usize>> {
             step.batches.iter().map(|micro| (micro.number, micro.examples.clone())).collect()
         };
+        let sorted = |of: BTreeMap<usize, Vec<usize>>| {
+            let mut all = of.into_values().flatten().collect::<Vec<_>>();
+            all.sort_unstable();
+            all
+        };
         let labels = |step: &StepBatches| step.count(|batch| batch.targets.len());
-        let alone = steps_of(Group::alone());
+        let alone = steps_of(Share::WHOLE);
         assert_eq!(alone.len(), run.batches.steps(21));
-        let shares: Vec<_> = (0..2).map(|rank| steps_of(Group::of(rank, 2))).collect();
-        for (number, step) in alone.iter().enumerate() {
-            let (first, second) = (&shares[0][number], &shares[1][number]);
-            assert_eq!([first.in_all, second.in_all], [step.batches.len(); 2]);
-            assert_eq!(labels(first) + labels(second), labels(step));
-            let (mut both, others) = (examples(first), examples(second));
-            assert!(both.keys().all(|micro| micro % 2 == 0), "{both:?}");
-            assert!(others.keys().all(|micro| micro % 2 == 1), "{others:?}");
-            both.extend(others);
-            assert_eq!(both, examples(step), "step {number}");
+        for world in [2, 3, 5] {
+            let shares: Vec<_> = (0..world).map(|rank| steps_of(Share { rank, world })).collect();
+            for (number, step) in alone.iter().enumerate() {
+                let parts: Vec<&StepBatches> = shares.iter().map(|share| &share[number]).collect();
+                assert!(parts.iter().all(|part| part.in_all == step.batches.len()));
+                assert_eq!(parts.iter().map(|&part| labels(part)).sum::<usize>(), labels(step));
+                let mut all = BTreeMap::new();
+                for batches in parts.iter().map(|&part| examples(part)) {
+                    for (micro, examples) in batches {
+                        assert!(all.insert(micro, examples).is_none(), "two with number {micro}");
+                    }
+                }
+                match step.batches.len().is_multiple_of(world) {
+                    // Whole micro-batches, the same as alone.
+                    true => assert_eq!(all, examples(step), "step {number} of {world}"),
+                    false => assert_eq!(sorted(all), sorted(examples(step))),
+                }
+            }
         }
         assert_eq!(alone[3].batches.len(), 2, "11 micro-batches, three a step");
         let mut all: Vec<usize> = alone.iter().flat_map(examples).flat_map(|(_, e)| e).collect();
@@ -331,7 +365,7 @@ mod tests {
     #[test]
     fn steps_made_ahead_are_the_same_and_end_with_who_takes_them() {
         let (data, run) = (data(), run(1, 1));
-        let steps = EpochSteps::new(&data, &run, vec![(Stage(1), 0..21)], 0, Group::alone());
+        let steps = EpochSteps::new(&data, &run, vec![(Stage(1), 0..21)], 0, Share::WHOLE);
         let mut all = Vec::new();
         steps
             .for_each(0, |step| {

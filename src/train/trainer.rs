@@ -9,8 +9,9 @@ use std::{
 use burn::module::Module;
 
 use super::{
-    Data, EpochSteps, Event, Group, StepOptions, StepReport, initial_model, step::NotFinite,
-    step::step,
+    Data, EpochSteps, Event, Group, StepOptions, StepReport, initial_model,
+    start::fingerprint,
+    step::{NotFinite, step},
 };
 use crate::{
     Error, Result,
@@ -41,15 +42,24 @@ pub struct Trainer<'a> {
     learner: Learner,
     optimizer: AdamW,
     state: TrainerState,
-    metrics: MetricsLog,
+    /// `None` where another process writes them.
+    metrics: Option<MetricsLog>,
+    group: Group<'a>,
 }
 
 impl<'a> Trainer<'a> {
-    /// A run in `folder`.
+    /// A run in `folder`, trained by all processes of a group, of which one writes.
     ///
     /// # Errors
-    /// Settings other than those it began with, and everything that reading the model can report.
-    pub fn new(run: &'a Resolved, data: &'a Data, folder: RunFolder) -> Result<Self> {
+    /// Settings other than those it began with, everything that reading the model can report, and processes that cannot
+    /// share the run's steps.
+    pub fn new(
+        run: &'a Resolved,
+        data: &'a Data,
+        folder: RunFolder,
+        group: Group<'a>,
+    ) -> Result<Self> {
+        group.first(|| refuse_idle(run, group))?;
         let mut optimizer = optimizer(run);
         let resumed = match &run.model {
             ModelSource::Checkpoint(path) => {
@@ -59,23 +69,15 @@ impl<'a> Trainer<'a> {
             ModelSource::Random(_) | ModelSource::Folder { .. } => None,
         };
         let learner = initial_model(run, data)?.with_precision(run.precision);
-        folder.write_config(&run.recipe.to_yaml()?)?;
-        let checkpoints = folder.checkpoints();
-        std::fs::create_dir_all(&checkpoints).map_err(Error::io("create", &checkpoints))?;
-        // Killed before its last pruning, a run has one too many.
-        checkpoint::prune(&checkpoints, run.saving.keep)?;
-        let (state, metrics) = match resumed {
-            Some(state) => {
-                let metrics = MetricsLog::resume(folder.path(), &run.recipe, state.step as u64)?;
-                (state, metrics)
-            }
-            None => {
-                let state = TrainerState { epoch: run.epochs.start, ..TrainerState::default() };
-                (state, MetricsLog::create(folder.path(), &run.recipe)?)
-            }
+        group.agree([("starting weights", fingerprint(&learner))])?;
+        let begun = || TrainerState { epoch: run.epochs.start, ..TrainerState::default() };
+        let is_resumed = resumed.is_some();
+        let state = resumed.unwrap_or_else(begun);
+        let metrics = match group.leads() {
+            true => Some(open_folder(run, &folder, &state, is_resumed)?),
+            false => None,
         };
-        forget_samples(&folder.samples(), state.epoch)?;
-        Ok(Self { run, data, folder, learner: learner.train(), optimizer, state, metrics })
+        Ok(Self { run, data, folder, learner: learner.train(), optimizer, state, metrics, group })
     }
 
     /// Trains to the last epoch, evaluating and saving on the way, and tells `watch` of it. Once `stop`
@@ -96,14 +98,17 @@ impl<'a> Trainer<'a> {
             self = self.train(stages, steps, stop, watch)?;
             let next = self.decide(stage, stop, watch)?;
             let ends_stage = self.run.schedule.ends_stage(stage, self.state.epoch, steps, &next);
+            let group = self.group;
             let improved = match self.evaluation_is_due(ends_stage, &next) {
-                true => self.evaluate(stage, stop, watch)?,
+                true => group.lead(|| self.evaluate(stage, stop, watch).map(number))? != 0.0,
                 false => true,
             };
             self.state.schedule = next;
             self.leave_epoch(stage, improved, ends_stage, watch)?;
         }
-        self.metrics.finish()?;
+        if let Some(metrics) = &mut self.metrics {
+            metrics.finish()?;
+        }
         self.results()
     }
 
@@ -153,13 +158,13 @@ impl<'a> Trainer<'a> {
         stop: &AtomicBool,
         watch: &mut dyn FnMut(Event),
     ) -> Result<Self> {
-        let (epoch, group) = (self.state.epoch, Group::alone());
+        let (epoch, group) = (self.state.epoch, self.group);
         let objective = &self.run.objective;
         // Dropout and constants are each row's own.
         let shares =
             self.run.optimizer.tracked.is_none() && !self.learner.model.transformer.drops_out();
-        let of_epoch =
-            EpochSteps::new(self.data, self.run, stages, epoch, group).sharing_prefixes(shares);
+        let of_epoch = EpochSteps::new(self.data, self.run, stages, epoch, group.share())
+            .sharing_prefixes(shares);
         of_epoch.ahead(self.state.step_in_epoch, |batches| {
             for batches in batches {
                 let batches = batches?;
@@ -174,7 +179,7 @@ impl<'a> Trainer<'a> {
 
                 let every = self.run.saving.steps;
                 let unfinished = self.state.step_in_epoch < steps;
-                if stop.load(Ordering::Relaxed) {
+                if group.any(stop.load(Ordering::Relaxed)) {
                     return self.interrupted(stage, watch);
                 }
                 if every > 0 && self.state.step.is_multiple_of(every) && unfinished {
@@ -208,20 +213,19 @@ impl<'a> Trainer<'a> {
         let (model, questions) = (self.learner.model.valid(), self.data.val.encoded.len());
         let mut found = Vec::new();
         for of in self.run.schedule.deciding(stage, &next) {
-            let mut answered = 0;
-            let answers = self.evaluator().answers(&model, of, |more| {
-                answered += more;
-                watch(Event::Evaluating { answered, questions });
-                go_on(stop)
-            });
-            let answers = match answers {
-                Err(Error::Interrupted(_)) => return self.interrupted(stage, watch),
-                answers => answers?,
-            };
-            found.push(StageAccuracy {
-                stage: of,
-                accuracy: answers.accuracy.rate().unwrap_or(f64::NAN),
-            });
+            let accuracy = self.group.lead(|| {
+                let mut answered = 0;
+                let answers = self.evaluator().answers(&model, of, |more| {
+                    answered += more;
+                    watch(Event::Evaluating { answered, questions });
+                    go_on(stop)
+                });
+                match answers {
+                    Err(Error::Interrupted(_)) => self.interrupted(stage, watch),
+                    answers => Ok(answers?.accuracy.rate().unwrap_or(f64::NAN)),
+                }
+            })?;
+            found.push(StageAccuracy { stage: of, accuracy });
         }
         if let Some(warning) = self.run.schedule.leave(stage, &found, &mut next) {
             watch(Event::Warning(&warning));
@@ -298,7 +302,9 @@ impl<'a> Trainer<'a> {
         };
         let record = Record::of_step(state.step as u64, state.epoch, stage.0, &measured);
         let logged = report.logged.iter();
-        self.metrics.append(&logged.fold(record, |record, &(name, x)| record.with(name, x)))?;
+        if let Some(metrics) = &mut self.metrics {
+            metrics.append(&logged.fold(record, |record, &(name, x)| record.with(name, x)))?;
+        }
         let (step, StepMetrics { loss, tokens_per_s, .. }) = (self.state.step, measured);
         watch(Event::Step { step, loss, tokens_per_s });
         Ok(())
@@ -335,7 +341,9 @@ impl<'a> Trainer<'a> {
             resident_mb: Some(memory::peak_mb()).filter(|mb| mb.is_finite()),
             ..Row::of(&found, stage, epoch, self.run.curriculum.method, reinject)
         };
-        self.metrics.append(&row.to_record(self.state.step as u64))?;
+        if let Some(metrics) = &mut self.metrics {
+            metrics.append(&row.to_record(self.state.step as u64))?;
+        }
         let method = self.run.curriculum.method;
         append_samples(&self.folder.samples(), &found, stage, epoch, method, None)?;
         self.state.rows.push(row);
@@ -374,10 +382,16 @@ impl<'a> Trainer<'a> {
     }
 
     fn write_results(&self) -> Result<()> {
+        if !self.group.leads() {
+            return Ok(());
+        }
         self.results()?.write(&self.folder.results())
     }
 
     fn save(&mut self, stage: Stage, place: &str, watch: &mut dyn FnMut(Event)) -> Result<()> {
+        if !self.group.leads() {
+            return Ok(());
+        }
         let latent = LatentInfo {
             step_decoder: self.run.objective.decoder().map(|decoder| decoder.style),
             format: self.data.format,
@@ -400,6 +414,44 @@ impl<'a> Trainer<'a> {
         watch(Event::Saved(&path));
         Ok(())
     }
+}
+
+/// A run's folder, ready to be written to after what `state` says.
+fn open_folder(
+    run: &Resolved,
+    folder: &RunFolder,
+    state: &TrainerState,
+    is_resumed: bool,
+) -> Result<MetricsLog> {
+    folder.write_config(&run.recipe.to_yaml()?)?;
+    let checkpoints = folder.checkpoints();
+    std::fs::create_dir_all(&checkpoints).map_err(Error::io("create", &checkpoints))?;
+    // Killed before its last pruning, a run has one too many.
+    checkpoint::prune(&checkpoints, run.saving.keep)?;
+    let metrics = match is_resumed {
+        true => MetricsLog::resume(folder.path(), &run.recipe, state.step as u64)?,
+        false => MetricsLog::create(folder.path(), &run.recipe)?,
+    };
+    forget_samples(&folder.samples(), state.epoch)?;
+    Ok(metrics)
+}
+
+/// Refuses more processes than there are batches in a step, where batches cannot be taken in parts.
+fn refuse_idle(run: &Resolved, group: Group) -> Result<()> {
+    let (world, batches) = (group.share().world, run.batches.accumulation);
+    if run.objective.has_batch_means() && batches < world {
+        return Err(run.recipe.error(
+            "gradient_accumulation_steps",
+            format!(
+                "{world} processes share the batches of an optimizer step, of which there are {batches}: losses of this recipe are means over whole batches, which cannot be taken in parts. Start at most {batches}, or use more and smaller batches"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn number(is_so: bool) -> f64 {
+    f64::from(u8::from(is_so))
 }
 
 /// An error once the user has asked to stop.
@@ -442,10 +494,13 @@ fn not_finite(folder: &RunFolder, steps: usize, problem: &NotFinite) -> Error {
     let last = last.map_or("There is no checkpoint yet".into(), |path| {
         format!("The last good checkpoint is {}", path.display())
     });
+    let of = match numbers.is_empty() {
+        true => "another process says of which examples".into(),
+        false => format!("its batch holds the training examples {}", numbers.join(", ")),
+    };
     Error::Training(format!(
-        "the {} of optimizer step {} is not finite; its batch holds the training examples {}. {last}. Lower `lr`, or set `grad_clip: 1.0`.",
+        "the {} of optimizer step {} is not finite; {of}. {last}. Lower `lr`, or set `grad_clip: 1.0`.",
         problem.what,
         steps + 1,
-        numbers.join(", ")
     ))
 }
