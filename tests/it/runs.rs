@@ -37,6 +37,22 @@ fn resuming_needs_something_to_resume() {
     refused(train(place.folder(), &["--resume"]), &["cannot read", "config.yaml"]);
 }
 
+/// Each of them would write the same run.
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn one_of_several_processes_is_refused_without_mpi() {
+    let place = Place::new();
+    let recipe = place.recipe(&[]);
+    for variable in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"] {
+        let mut command = train(&recipe, &[]);
+        command.env(variable, "2");
+        refused(command, &[variable, "--features coconut-cli/mpi"]);
+        assert!(!place.run().exists(), "something was written");
+    }
+    let mut command = train(&recipe, &["--dry-run"]);
+    command.env("SLURM_STEP_NUM_TASKS", "1").assert().success();
+}
+
 /// The words that a run's ids stand for are its checkpoint's, whatever its data have become.
 #[test]
 fn a_resumed_run_keeps_its_tokenizer() {
