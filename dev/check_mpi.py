@@ -131,7 +131,7 @@ def check_stops():
     process.communicate(timeout=60)
     done = len(steps(Path("runs/stopped")))
     assert done < len(steps(alone))
-    shutil.copytree("runs/stopped", "again")
+    shutil.copytree("runs/stopped", "again", symlinks=True)
     found = ended(command(4, "runs/stopped", "--resume"))
     assert found.returncode == 0, found.stderr
     print(f"Ctrl-C, saved at step {done}; 4 processes go on to the end: {furthest(alone, Path('runs/stopped'))}")
@@ -142,6 +142,13 @@ def check_stops():
     assert found.returncode == 0, found.stderr
     assert steps(together) == steps(Path("runs/stopped")), "two processes, stopped, are not bit by bit what they are unstopped"
     print("Ctrl-C, and the same two processes go on: equal to the last bit")
+
+    process = begun(2, "asked", LONG, 150)
+    os.kill(members(process)[1], signal.SIGTERM)
+    told = process.communicate(timeout=60)[1]
+    done = len(steps(Path("runs/asked")))
+    assert f"Stopped after optimizer step {done}" in told, told
+    print(f"SIGTERM to the second process: {told.splitlines()[0][:60]}")
 
     process = begun(2, "killed", LONG, 150)
     os.kill(members(process)[1], signal.SIGKILL)
@@ -171,6 +178,7 @@ def check_refusals():
     cases = [
         (pair(recipe, [], ["-s", "lr=1e-5"]), "a recipe other than process 0"),
         (command(2, recipe, "-s", "c_tought=2"), "did you mean `c_thought`"),
+        (["mpirun", "-n", "2", PROGRAM, "sweep", recipe, "--seeds", "0,1"], "a sweep starts its runs itself"),
         (command(4, write("batches", CASES["step decoder, Seq-VCR"] | {"gradient_accumulation_steps": 2})), "Start at most 2"),
     ]
     # The same recipe where another machine's file has other examples.
@@ -212,7 +220,8 @@ def check_time():
         took = []
         for n, recipe in ((1, alone), (2, both)):
             run = trained(n, f"t{turn}-{n}", recipe)
-            seconds = [json.loads(line)["seconds"] for line in (run / "metrics.jsonl").read_text().splitlines() if "loss" in line]
+            lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+            seconds = [line["seconds"] for line in lines if "loss" in line]
             apart = [b - a for a, b in zip(seconds, seconds[1:])]
             took.append(statistics.median(apart))
         ratios.append(took[0] / took[1])

@@ -27,6 +27,19 @@ pub fn share_cores() {
     let _ = rayon::ThreadPoolBuilder::new().num_threads((cores / here).max(1)).build_global();
 }
 
+/// Refuses to be one of several processes, for a reason.
+///
+/// # Errors
+/// [`Error::Usage`].
+pub fn refuse_several(reason: &str) -> Result<()> {
+    match WORLD.iter().find(|name| number_in(&[name]).is_some_and(|world| world > 1)) {
+        None => Ok(()),
+        Some(name) => {
+            Err(Error::Usage(format!("this is one of several processes ({name}), and {reason}.")))
+        }
+    }
+}
+
 /// This process among those that train one model.
 pub struct Processes {
     #[cfg(feature = "mpi")]
@@ -72,13 +85,10 @@ impl Processes {
     /// # Errors
     /// [`Error::Usage`] if it was started as one of several.
     pub fn join() -> Result<Self> {
-        let named = WORLD.iter().find(|name| number_in(&[name]).is_some_and(|world| world > 1));
-        match named {
-            None => Ok(Self {}),
-            Some(name) => Err(Error::Usage(format!(
-                "this is one of several processes ({name}), and this build of coconut cannot train with others: each would write the same run. Build it with `--features coconut-cli/mpi` (docs/cluster.md), or start it once."
-            ))),
-        }
+        refuse_several(
+            "this build of coconut cannot train with others: each would write the same run. Build it with `--features coconut-cli/mpi` (docs/cluster.md), or start it once",
+        )?;
+        Ok(Self {})
     }
 
     /// This process.

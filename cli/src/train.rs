@@ -13,7 +13,7 @@ use coconut::{
     device::DeviceName,
     report,
     run::{Results, RunFolder},
-    train::{Beginning, Data, Group, Trainer, agree},
+    train::{Beginning, Data, Group, Trainer, agree_on_data, agree_on_recipe},
 };
 use serde_json::json;
 
@@ -73,6 +73,7 @@ impl Train {
                 (true, false) => eval::evaluate_recipe(&config, self.json),
             };
         }
+        agree_on_recipe(group, &config)?;
         let folder = RunFolder::new(config.run_dir());
         let beginning = begin(group, &folder, || match self.overwrite {
             true => Ok(Beginning::Fresh),
@@ -80,12 +81,8 @@ impl Train {
             false => Beginning::find(&folder, self.resume),
         })?;
         let run = group.first(|| Resolved::new(&config, beginning.checkpoint()))?;
-        let data = Data::prepare(&run)?;
-        for &method in &config.baselines {
-            // What a baseline cannot do is told before anything is trained.
-            data.check_steps(&config.with_method(method)?)?;
-        }
-        agree(group, &run, &data)?;
+        let data = group.heed(prepared(&run))?;
+        agree_on_data(group, &data)?;
         if group.leads() {
             self.open(&folder, &config)?;
         }
@@ -148,6 +145,15 @@ impl Train {
         );
         Ok(())
     }
+}
+
+/// The data of a run and of its baselines. What a baseline cannot do is told before anything is trained.
+fn prepared(run: &Resolved) -> Result<Data> {
+    let data = Data::prepare(run)?;
+    for &method in &run.recipe.baselines {
+        data.check_steps(&run.recipe.with_method(method)?)?;
+    }
+    Ok(data)
 }
 
 /// Where a run begins: what the first process finds, and the others are told.

@@ -108,14 +108,34 @@ impl<'a> Group<'a> {
     pub fn lead(self, find: impl FnOnce() -> Result<f64>) -> Result<f64> {
         let Some(network) = self.0 else { return find() };
         let found = if self.leads() { find() } else { Ok(0.0) };
-        // A number, and whether it is one.
-        let own = found.as_ref().map_or([0.0, 0.0], |&found| [found, 1.0]);
-        match network.gather(&own)[..] {
-            [found, 1.0, ..] => Ok(found),
-            _ => found.and(Err(Error::Interrupted(
-                "The process of rank 0 stopped, which says why.".into(),
-            ))),
+        match told(network, found.as_ref().ok().copied()) {
+            Some(found) => Ok(found),
+            None => found.and(Err(first_stopped())),
         }
+    }
+
+    /// What this process found, unless the first one found none.
+    ///
+    /// # Errors
+    /// The process's own; where the first one has an error, that it did not go on.
+    pub fn heed<T>(self, own: Result<T>) -> Result<T> {
+        let Some(network) = self.0 else { return own };
+        match told(network, own.is_ok().then_some(0.0)) {
+            None if !self.leads() => Err(first_stopped()),
+            _ => own,
+        }
+    }
+
+    /// The lists of all processes as one.
+    pub fn join(self, own: Vec<usize>) -> Vec<usize> {
+        let Some(network) = self.0 else { return own };
+        let lengths = network.gather(&[own.len() as f64]);
+        let most = lengths.iter().copied().fold(0.0, f64::max) as usize;
+        let mut padded: Vec<f64> = own.into_iter().map(|x| x as f64).collect();
+        padded.resize(most, 0.0);
+        let all = network.gather(&padded);
+        let lists = all.chunks(most.max(1)).zip(lengths);
+        lists.flat_map(|(list, n)| list.iter().take(n as usize).map(|&x| x as usize)).collect()
     }
 
     /// What every process finds, the first one before the others: where it fails they do not try.
@@ -189,6 +209,20 @@ impl<'a> Group<'a> {
         sums.extend(sum_bucket(network, bucket, size));
         (!sums.is_empty()).then_some(sums)
     }
+}
+
+/// What the first process says, if it has something to say.
+fn told(network: &dyn Network, own: Option<f64>) -> Option<f64> {
+    // A number, and whether it is one.
+    let own = own.map_or([0.0, 0.0], |found| [found, 1.0]);
+    match network.gather(&own)[..] {
+        [found, 1.0, ..] => Some(found),
+        _ => None,
+    }
+}
+
+fn first_stopped() -> Error {
+    Error::Interrupted("The process of rank 0 stopped, which says why.".into())
 }
 
 /// A parameter, and this process's gradient of it.
@@ -360,6 +394,17 @@ pub(super) mod tests {
         });
         assert_eq!(failed[0], "no disk");
         assert!(failed[1].contains("rank 0"), "{failed:?}");
+        let heeded = in_group(2, |group| {
+            let own = match group.share().rank {
+                0 => Err(Error::Run("no file".into())),
+                _ => Ok(3),
+            };
+            group.heed(own).unwrap_err().to_string()
+        });
+        assert_eq!(heeded[0], "no file");
+        assert!(heeded[1].contains("rank 0"), "{heeded:?}");
+        let lists = in_group(3, |group| group.join((0..group.share().rank).collect()));
+        assert_eq!(lists, vec![vec![0, 0, 1]; 3]);
         let any = in_group(2, |group| group.any(group.share().rank == 1));
         assert_eq!(any, [true, true]);
     }

@@ -11,7 +11,7 @@ pub mod trainer;
 pub use data::Data;
 pub use event::Event;
 pub use group::{Group, Network, Share};
-pub use start::{Beginning, agree, initial_model, model_config};
+pub use start::{Beginning, agree_on_data, agree_on_recipe, initial_model, model_config};
 pub use step::{StepOptions, StepReport, step};
 pub use steps::{EpochSteps, StepBatches};
 pub use trainer::Trainer;

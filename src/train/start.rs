@@ -84,18 +84,24 @@ impl Beginning {
     }
 }
 
-/// Refuses to begin where processes of a group were given different recipes, or read different data.
+/// Refuses to begin where processes of a group were given different recipes. On which device each computes is its own
+/// affair.
 ///
 /// # Errors
 /// As [`Group::agree`].
-pub fn agree(group: Group, run: &Resolved, data: &Data) -> Result<()> {
-    let recipe = RunConfig { device: Default::default(), ..run.recipe.clone() };
-    let recipe = hashed(&recipe.to_yaml()?);
-    let of = |set: &Dataset| hashed(&set.encoded);
+pub fn agree_on_recipe(group: Group, recipe: &RunConfig) -> Result<()> {
+    let recipe = RunConfig { device: Default::default(), ..recipe.clone() };
     let program = hashed(&env!("CARGO_PKG_VERSION"));
+    group.agree([("a program", program), ("a recipe", hashed(&recipe.to_yaml()?))])
+}
+
+/// Refuses to begin where processes of a group read different data.
+///
+/// # Errors
+/// As [`Group::agree`].
+pub fn agree_on_data(group: Group, data: &Data) -> Result<()> {
+    let of = |set: &Dataset| hashed(&set.encoded);
     group.agree([
-        ("a program", program),
-        ("a recipe", recipe),
         ("training examples", of(&data.train)),
         ("questions to evaluate on", of(&data.val)),
     ])

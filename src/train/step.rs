@@ -57,7 +57,7 @@ impl StepReport {
 pub struct NotFinite {
     /// `loss` or `gradient`.
     pub what: &'static str,
-    /// The training examples that it comes from, by number, from 0; none if another process has them.
+    /// The training examples that it comes from, by number, from 0.
     pub examples: Vec<usize>,
 }
 
@@ -85,7 +85,7 @@ pub fn step(
     let (sums, tokens) = sums(figures, &trained, group)?;
     if !grad_norm.is_finite() {
         let examples = trained.iter().flat_map(|of| &of.micro.examples).copied().collect();
-        return Err(NotFinite { what: "gradient", examples });
+        return Err(NotFinite { what: "gradient", examples: group.join(examples) });
     }
     let learner = match gradients {
         None => learner,
@@ -188,14 +188,15 @@ fn read(
 /// The sums of all processes' figures, and the tokens that they computed.
 ///
 /// # Errors
-/// What is not finite in this process, or else that something is in another.
+/// What is not finite, in any process.
 fn sums(
     own: Result<Sums, NotFinite>,
     trained: &[Trained],
     group: Group,
 ) -> Result<(Sums, usize), NotFinite> {
     if group.any(own.is_err()) {
-        return own.and(Err(NotFinite { what: "loss", examples: Vec::new() }));
+        let examples = own.err().map(|problem| problem.examples).unwrap_or_default();
+        return Err(NotFinite { what: "loss", examples: group.join(examples) });
     }
     let mut sums = own?;
     let tokens: usize = trained.iter().map(|of| of.micro.batch.tokens()).sum();
@@ -378,8 +379,8 @@ mod tests {
             false => Ok(vec![("loss", 1.0)]),
         };
         let told = in_group(2, |group| sums(lost(group.share().rank == 1), &[], group));
-        let elsewhere = NotFinite { what: "loss", examples: Vec::new() };
-        assert_eq!(told, [Err(elsewhere), Err(NotFinite { what: "loss", examples: vec![7] })]);
+        let found = NotFinite { what: "loss", examples: vec![7] };
+        assert_eq!(told, [Err(found.clone()), Err(found)]);
     }
 
     #[test]

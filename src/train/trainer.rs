@@ -494,13 +494,10 @@ fn not_finite(folder: &RunFolder, steps: usize, problem: &NotFinite) -> Error {
     let last = last.map_or("There is no checkpoint yet".into(), |path| {
         format!("The last good checkpoint is {}", path.display())
     });
-    let of = match numbers.is_empty() {
-        true => "another process says of which examples".into(),
-        false => format!("its batch holds the training examples {}", numbers.join(", ")),
-    };
     Error::Training(format!(
-        "the {} of optimizer step {} is not finite; {of}. {last}. Lower `lr`, or set `grad_clip: 1.0`.",
+        "the {} of optimizer step {} is not finite; its batch holds the training examples {}. {last}. Lower `lr`, or set `grad_clip: 1.0`.",
         problem.what,
         steps + 1,
+        numbers.join(", ")
     ))
 }

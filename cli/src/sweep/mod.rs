@@ -14,7 +14,7 @@ use self::{
     here::{Ended, Runner},
     launcher::Launcher,
 };
-use crate::verbs;
+use crate::{processes::refuse_several, verbs};
 use clap::Args;
 use coconut::{
     Error, Result,
@@ -69,6 +69,9 @@ fn share(text: &str) -> Result<f64, String> {
 
 impl Sweep {
     pub fn run(self) -> Result<()> {
+        refuse_several(
+            "a sweep starts its runs itself. Start it once, or train one run with several processes",
+        )?;
         let request = Request {
             set: self.set,
             over: self.over,
