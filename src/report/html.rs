@@ -70,8 +70,15 @@ struct AuditPart {
     words: Vec<String>,
     /// Captions and SVG.
     figures: Vec<(&'static str, String)>,
-    /// Tables: each one's title, heads and rows.
-    tables: Vec<(String, Vec<&'static str>, Vec<Vec<String>>)>,
+    tables: Vec<AuditTable>,
+}
+
+/// A table of an audit, as text.
+#[derive(Serialize)]
+struct AuditTable {
+    title: String,
+    head: &'static [&'static str],
+    rows: Vec<Vec<String>>,
 }
 
 /// Speed and memory of training at one stage, as text.
@@ -166,14 +173,15 @@ fn audit_part(record: &Record) -> AuditPart {
             "{}, {}: every intervention, over the n questions that it touched",
             model.name, model.method
         );
-        let own = (title, audit::HEAD.to_vec(), model.cells.iter().map(audit::row).collect());
-        let direct = model.direct.as_ref().map(|direct| {
-            let title = format!(
+        let rows = model.cells.iter().map(audit::row).collect();
+        let own = AuditTable { title, head: &audit::HEAD, rows };
+        let direct = model.direct.as_ref().map(|direct| AuditTable {
+            title: format!(
                 "{} beside {}, {}, trained without thoughts: of questions that stay right or fall, those that it has right too",
                 model.name, direct.name, direct.method
-            );
-            let rows = audit::direct_rows(direct, &direct.cells, true);
-            (title, audit::DIRECT_HEAD.to_vec(), rows)
+            ),
+            head: &audit::DIRECT_HEAD,
+            rows: audit::direct_rows(direct, &direct.cells, true),
         });
         std::iter::once(own).chain(direct).collect::<Vec<_>>()
     };
