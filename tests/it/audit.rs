@@ -486,3 +486,50 @@ fn a_model_without_thoughts_stands_beside_what_stays_right() {
     refused_with(&cot, &["--direct", "method: cot", "writes steps in words", "`method: no_cot`"]);
     refused_with(Path::new("nowhere"), &["nowhere"]);
 }
+
+/// A graph's prompt ends with the answer's mark, and one token is the answer, as in `eval`.
+#[test]
+fn graphs_are_answered_as_eval_has_them_answered() {
+    let graph = |method: &str| {
+        let place = Place::new();
+        let data = place.path("graphs.json");
+        let mut make = coconut(["data", "generate", "graph", "-n", "60", "-o"]);
+        make.arg(&data).args(["-s", "nodes=6", "-s", "distance=[1,2]"]).assert().success();
+        let keys = [
+            ("name", "r"),
+            ("method", method),
+            ("c_thought", "1"),
+            ("max_latent_stage", "2"),
+            ("pad_latent_to_max", "True"),
+            ("cot_epochs", "0"),
+            ("epochs_per_stage", "1"),
+            ("num_epochs", "5"),
+            ("lr", "1e-2"),
+        ];
+        train(&place.recipe_of_data(&data, &keys), &[]).assert().success();
+        let checkpoint = place.run().join("checkpoints/latest");
+        (place, checkpoint, data)
+    };
+    let evaluated = |checkpoint: &Path, data: &Path| -> Option<f64> {
+        let mut eval = coconut(["eval"]);
+        eval.arg(checkpoint).arg("--data").arg(data).arg("--json");
+        let evaluated = eval.assert().success();
+        let evaluated: Value = serde_json::from_slice(&evaluated.get_output().stdout).unwrap();
+        evaluated["eval_acc"].as_f64()
+    };
+    let (place, checkpoint, data) = graph("coconut");
+    let (_direct_place, direct, _) = graph("no_cot");
+    let folder = place.path("audit");
+    let mut audit = command(&checkpoint, &data, &folder);
+    audit.args(["--only=zero@all", "--shuffles=1", "--draws=0", "--direct"]).arg(&direct);
+    audit.assert().success();
+    let record = read(&folder);
+    let model = &record.models[0];
+    assert!(model.plain.hits > 0, "{:?}", model.plain);
+    assert_eq!(model.plain.rate(), evaluated(&checkpoint, &data));
+    assert!(model.cells.iter().all(|cell| (cell.tokens, cell.plain_tokens) == (1.0, 1.0)));
+    let beside = model.direct.as_ref().unwrap();
+    assert_eq!(beside.as_it_is.b().rate(), evaluated(&direct, &data));
+    let nodes = &model.readings.as_ref().unwrap().nodes;
+    assert!(nodes.iter().any(|of| of.class == "frontier"), "{nodes:?}");
+}
