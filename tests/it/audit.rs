@@ -503,7 +503,8 @@ fn graphs_are_answered_as_eval_has_them_answered() {
             ("pad_latent_to_max", "True"),
             ("cot_epochs", "0"),
             ("epochs_per_stage", "1"),
-            ("num_epochs", "5"),
+            ("num_epochs", "20"),
+            ("batch_size_training", "10"),
             ("lr", "1e-2"),
         ];
         train(&place.recipe_of_data(&data, &keys), &[]).assert().success();
