@@ -9,8 +9,8 @@ use clap::Args;
 use coconut::{
     Error, Result,
     audit::{
-        self, Intervention, ModelRecord, ReadingOptions, Readings, Record, Role, States, Store,
-        Subject, With,
+        self, Direct, Intervention, ModelRecord, ReadingOptions, Readings, Record, Role, States,
+        Store, Subject, With,
     },
     checkpoint::Checkpoint,
     data::Dataset,
@@ -39,6 +39,10 @@ pub struct Audit {
     /// given again.
     #[arg(long, value_name = "CKPT")]
     control: Vec<PathBuf>,
+    /// A model that was trained on the same task without thoughts (`method: no_cot`, or `no_thoughts` at its last stage):
+    /// how many of the questions that stay right under an intervention it has right as well.
+    #[arg(long, value_name = "CKPT")]
+    direct: Option<PathBuf>,
     /// Folders of runs with other seeds of the same recipe, or of controls': their latest checkpoints are audited too.
     #[arg(long, value_name = "RUN", num_args = 1..)]
     seeds_of: Vec<PathBuf>,
@@ -103,6 +107,13 @@ fn rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| "expected a number between 0 and 1".into())
 }
 
+/// A model without thoughts, and which questions it has right.
+struct Answered {
+    checkpoint: Checkpoint,
+    name: String,
+    right: Vec<bool>,
+}
+
 /// A model of an audit, opened.
 struct Opened {
     name: String,
@@ -120,6 +131,7 @@ impl Audit {
         let models = self.open()?;
         let data: Vec<Dataset> =
             models.iter().map(|model| self.questions(model)).collect::<Result<_>>()?;
+        let direct = self.direct.as_deref().map(|path| self.open_direct(path)).transpose()?;
         let folder = self.folder();
         let settings = self.settings(&models);
         if self.overwrite {
@@ -127,12 +139,13 @@ impl Audit {
         }
         let mut store = Store::open(&folder, &settings)?;
         let stop = stop_on_ctrl_c();
+        let direct = direct.map(|direct| self.answered(direct, &stop)).transpose()?;
         let mut records = Vec::new();
         for (model, data) in models.iter().zip(&data) {
-            records.push(self.audit(model, data, &mut store, &stop)?);
+            records.push(self.audit(model, data, direct.as_ref(), &mut store, &stop)?);
         }
         let record = Record {
-            settings,
+            settings: self.with_direct(settings),
             over_seeds: audit::over_seeds(&records),
             words: audit::words::words(&records),
             models: records,
@@ -227,6 +240,44 @@ impl Audit {
         Ok(data)
     }
 
+    /// The settings with the direct model, which changes nothing that is kept for an audit that goes on.
+    fn with_direct(&self, mut settings: serde_json::Value) -> serde_json::Value {
+        if let Some(direct) = &self.direct {
+            settings["direct"] = json!(direct);
+        }
+        settings
+    }
+
+    /// The model without thoughts and its questions; refused if it thinks or speaks before it answers.
+    fn open_direct(&self, path: &Path) -> Result<(Checkpoint, Dataset)> {
+        let checkpoint = self.other(path)?;
+        check_direct(&checkpoint, path)?;
+        let data = examples(&checkpoint, &self.data, self.max_size, false)?;
+        self.evaluator(&checkpoint, &data).check(
+            &checkpoint.model,
+            checkpoint.latent.stage,
+            &self.data,
+        )?;
+        Ok((checkpoint, data))
+    }
+
+    /// Which questions a model without thoughts has right.
+    fn answered(
+        &self,
+        (checkpoint, data): (Checkpoint, Dataset),
+        stop: &AtomicBool,
+    ) -> Result<Answered> {
+        let roomless = self.evaluator(&checkpoint, &data);
+        let (model, stage, seed) = (&checkpoint.model, checkpoint.latent.stage, self.seed);
+        let longest = Subject { evaluator: &roomless, model, stage, seed }.longest_right();
+        let max_new_tokens = self.max_new_tokens.unwrap_or(2 * longest + 8);
+        let evaluator = Evaluator { max_new_tokens, ..roomless.clone() };
+        let answers = evaluator.answers(model, stage, |_| unless(stop))?;
+        let right = answers.samples.iter().map(|sample| sample.correct).collect();
+        let name = self.direct.as_deref().unwrap_or(Path::new("")).display().to_string();
+        Ok(Answered { checkpoint, name, right })
+    }
+
     /// How a model is asked; it is given no room to answer yet.
     fn evaluator<'a>(&self, checkpoint: &'a Checkpoint, data: &'a Dataset) -> Evaluator<'a> {
         Evaluator {
@@ -246,6 +297,7 @@ impl Audit {
         &self,
         model: &Opened,
         data: &Dataset,
+        direct: Option<&Answered>,
         store: &mut Store,
         stop: &AtomicBool,
     ) -> Result<ModelRecord> {
@@ -256,12 +308,7 @@ impl Audit {
         let max_new_tokens = self.max_new_tokens.unwrap_or_else(|| 2 * subject.longest_right() + 8);
         let evaluator = Evaluator { max_new_tokens, ..roomless.clone() };
         let subject = Subject { evaluator: &evaluator, ..subject };
-        let stopped = || match stop.load(Ordering::Relaxed) {
-            true => Err(Error::Interrupted(
-                "Stopped. What was found is kept; the same command goes on from there.".into(),
-            )),
-            false => Ok(()),
-        };
+        let stopped = || unless(stop);
         let plain = subject.plain(|_| stopped())?;
         let plan = match self.only.is_empty() {
             true => audit::plan::standard(plain.most_thoughts(), subject.room(&plain), self.noise),
@@ -295,7 +342,12 @@ impl Audit {
         let method = checkpoint.latent.method.to_string();
         let method = if name == "untrained" { name } else { &method };
         let record = ModelRecord::new((name, *role, method), &subject, &plain, &effects, samples);
-        Ok(ModelRecord { readings, ..record })
+        let direct = direct.filter(|_| *role == Role::Audited).map(|of| {
+            let Checkpoint { latent, .. } = &of.checkpoint;
+            let named = (of.name.as_str(), latent.method.to_string(), latent.stage.0);
+            Direct::new((named.0, &named.1, named.2), &of.right, &plain.outcomes, &effects)
+        });
+        Ok(ModelRecord { readings, direct, ..record })
     }
 
     /// What can be read off a model's thoughts; writes the audited one's if they are asked for.
@@ -326,6 +378,35 @@ impl Audit {
         })?;
         Ok(Some(readings))
     }
+}
+
+/// An error once a person has asked to stop.
+fn unless(stop: &AtomicBool) -> Result<()> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Error::Interrupted(
+            "Stopped. What was found is kept; the same command goes on from there.".into(),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Refuses a model that has latents or words before its answer: what it has right says nothing of answering directly.
+fn check_direct(checkpoint: &Checkpoint, path: &Path) -> Result<()> {
+    let (stage, method) = (checkpoint.latent.stage, checkpoint.latent.method);
+    let curriculum = checkpoint.latent.curriculum();
+    let problem = if checkpoint.latent.plain {
+        "is a plain model, which was not trained on the task".to_owned()
+    } else if curriculum.n_latents(stage, curriculum.max_latent_stage) > 0 {
+        format!("was trained with `method: {method}` and has latents at stage {stage}")
+    } else if !curriculum.remaining_steps(stage, curriculum.max_latent_stage).is_empty() {
+        format!("was trained with `method: {method}` and writes steps in words at stage {stage}")
+    } else {
+        return Ok(());
+    };
+    Err(Error::Usage(format!(
+        "--direct {} {problem}; give a model that was trained to answer without thoughts (`method: no_cot`, or `no_thoughts` at its last stage).",
+        path.display()
+    )))
 }
 
 /// Refuses too few questions for any test, and says what cannot be done without steps.

@@ -13,12 +13,14 @@
 //! | how it is run | [`subject`] |
 //! | what is read off thoughts | [`readings`](mod@readings), of [`states`]; [`mod@probes`], [`mod@lens`], [`mod@tuned`], [`attention`], by [`pieces`] of text |
 //! | how it is counted | [`cell`], [`record`] |
+//! | what a model without thoughts has right of it | [`direct`] |
 //! | what is said of it | [`words`] |
 //! | how the field's figures come out when the wrong rows are counted | [`miscount`] |
 //! | how it goes on after it was stopped | [`store`] |
 
 pub mod attention;
 pub mod cell;
+pub mod direct;
 mod donors;
 pub mod intervention;
 pub mod lens;
@@ -37,6 +39,7 @@ pub mod values;
 pub mod words;
 
 pub use cell::{Cell, Sufficiency, cells, sufficiency};
+pub use direct::{Direct, DirectCell};
 pub use intervention::{Intervention, With, place_name};
 pub use readings::{ReadingOptions, Readings, readings};
 pub use record::{ModelRecord, OverSeeds, Record, Role, Samples, effects, over_seeds, samples};

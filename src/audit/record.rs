@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Cell, Effect, Intervention, Outcome, Plain, Readings, Store, Subject, Sufficiency, With, cells,
-    sufficiency,
+    Cell, Direct, Effect, Intervention, Outcome, Plain, Readings, Store, Subject, Sufficiency,
+    With, cells, sufficiency,
 };
 use crate::{
     Result,
@@ -62,6 +62,9 @@ pub struct ModelRecord {
     /// What can be read off its thoughts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readings: Option<Readings>,
+    /// A model trained without thoughts beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<Direct>,
     /// What several answers with other draws are worth, by what is drawn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<Samples>,
@@ -188,6 +191,7 @@ impl ModelRecord {
             cells: cells(effects, &plain.outcomes, subject.seed),
             sufficiency: sufficiency(effects, &plain.outcomes, &thoughts),
             readings: None,
+            direct: None,
             samples,
         }
     }

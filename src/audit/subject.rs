@@ -9,7 +9,9 @@ use crate::{
     Error, Result,
     data::{Curriculum, Encoded, Sequence, Stage},
     device,
-    eval::{Continuation, Evaluator, GenerationLoop, evaluate::answer_len, log_probs},
+    eval::{
+        Continuation, Evaluator, GenerateOptions, GenerationLoop, evaluate::answer_len, log_probs,
+    },
     latent::{
         self, Batch, Edit, LatentModel, PassPlan, Places, ReadSet, Replacement, Trace, batch::Row,
     },
@@ -313,7 +315,10 @@ impl Subject<'_> {
             .map(|Asked { right, scored, .. }| Continuation { ids: right, scored: *scored })
             .collect();
         let log_probs = log_probs(self.model, layout, &trace, &continuations)?;
+        let max_new_tokens =
+            self.evaluator.tokens_left(questions.iter().map(|&q| (&asked[q].prompt, q)));
         let options = self.evaluator.generation(self.evaluator.plan(self.model, self.stage));
+        let options = GenerateOptions { max_new_tokens, ..options };
         let mut speaking = GenerationLoop::after(self.model, layout, trace, options);
         while !speaking.step()?.is_empty() {}
         let said = questions.iter().zip(speaking.finish()).zip(log_probs);

@@ -1,9 +1,13 @@
 //! What an audit showed, what it did not, and what it could not tell, in sentences.
 
 use super::{
-    Cell, Intervention, ModelRecord, Role, Samples, With, place_name, probes::ProbeReading,
+    Cell, Direct, DirectCell, Intervention, ModelRecord, Role, Samples, With, place_name,
+    probes::ProbeReading,
 };
-use crate::{latent::Places, stats::LEVEL};
+use crate::{
+    latent::Places,
+    stats::{LEVEL, Rate},
+};
 
 /// The sentences of an audit, most important first.
 pub fn words(models: &[ModelRecord]) -> Vec<String> {
@@ -16,6 +20,8 @@ pub fn words(models: &[ModelRecord]) -> Vec<String> {
     words.extend(order(audited));
     words.extend(donors(audited));
     words.extend(necessity(audited));
+    words.extend(audited.direct.as_ref().map(directly));
+    words.extend(audited.direct.as_ref().and_then(robust));
     words.extend(audited.samples.iter().filter_map(samples));
     words.extend(readable(audited));
     words.extend(
@@ -193,10 +199,59 @@ fn necessity(model: &ModelRecord) -> Option<String> {
         )
     });
     Some(format!(
-        "Without latents and asked for the answer at once it gets {}. That is no proof that thoughts are needed: on such rows it was hardly trained, or not at all; a model trained without (`method: no_thoughts`) says what they are worth.{}",
+        "Without latents and asked for the answer at once it gets {}. That is no proof that thoughts are needed: on such rows it was hardly trained, or not at all; a model trained without{} says what they are worth.{}",
         rate(cell),
+        match model.direct {
+            Some(_) => ", below,",
+            None => " (`method: no_thoughts`), given as `--direct`,",
+        },
         words.unwrap_or_default()
     ))
+}
+
+/// What a model without thoughts gets of the same questions.
+fn directly(direct: &Direct) -> String {
+    let (thinking, without) = (direct.as_it_is.a(), direct.as_it_is.b());
+    let share = |rate: Rate| percent(rate.rate().unwrap_or(0.0));
+    let [low, high] = direct.as_it_is.interval().unwrap_or([-1.0, 1.0]);
+    format!(
+        "Trained without thoughts (`{}`, {}), a model answers {} % of the same {} questions rightly, where this one answers {} %, a difference of {} to {} points: {}.",
+        direct.method,
+        direct.name,
+        share(without),
+        without.n,
+        share(thinking),
+        points(low),
+        points(high),
+        match (direct.p < LEVEL, direct.as_it_is.only_a > direct.as_it_is.only_b) {
+            (true, true) => "so much the thoughts and their training are worth in these two runs",
+            (true, false) => "the one without thoughts is the better one",
+            (false, _) => "that thoughts are worth anything was not shown",
+        }
+    )
+}
+
+/// How much of what stays right under the harshest of what other questions' thoughts do, and without any, the direct
+/// model answers as well.
+fn robust(direct: &Direct) -> Option<String> {
+    let all = |with| direct.cell(Intervention::edit(with, Places::All));
+    let of_others = [With::Mean, With::Transplant].into_iter().filter_map(all);
+    let worst = of_others.min_by_key(|cell| cell.paired.a().hits);
+    let named = [worst, direct.cell(Intervention::Early(0))];
+    let cell = |cell: &DirectCell| {
+        format!(
+            "under `{}` {} stay right, of which {} are right without thoughts too, and {} fall, of which {} are",
+            cell.intervention, cell.stay.n, cell.stay.hits, cell.fall.n, cell.fall.hits
+        )
+    };
+    let named: Vec<String> = named.into_iter().flatten().map(cell).collect();
+    let right = direct.as_it_is.a().hits;
+    (right > 0 && !named.is_empty()).then(|| {
+        format!(
+            "Of the {right} questions that it has right as it is, {}. What the model without thoughts answers as well needs none: that it stays right is no sign of reasoning elsewhere.",
+            named.join("; ")
+        )
+    })
 }
 
 fn samples(samples: &Samples) -> Option<String> {
@@ -317,5 +372,32 @@ mod tests {
         let control = ModelRecord { role: Role::Control, ..model(&[]) };
         let said = words(&[model(&[]), control]).join(" ");
         assert!(said.contains("There is one run of each method"), "{said}");
+    }
+
+    #[test]
+    fn what_a_model_without_thoughts_answers_too_is_counted_apart() {
+        let cell = |intervention, paired, stay, fall| json!({"intervention": intervention, "paired": paired, "p": 0.0, "p_holm": 0.0, "stay": stay, "fall": fall});
+        let paired = |both, only_a, only_b, neither| json!({"both": both, "only_a": only_a, "only_b": only_b, "neither": neither});
+        let direct = json!({
+            "name": "d", "method": "no_cot", "stage": 0, "as_it_is": paired(30, 70, 0, 0), "p": 0.0,
+            "cells": [
+                cell("mean@all", paired(25, 15, 5, 55), json!({"hits": 25, "n": 40}), json!({"hits": 5, "n": 60})),
+                cell("transplant@all", paired(30, 60, 0, 10), json!({"hits": 30, "n": 90}), json!({"hits": 0, "n": 10})),
+            ],
+        });
+        let mut model = model(&[("noise[1.0]@question", 20), ("mean@all", 40), ("early[0]", 30)]);
+        let said = words(std::slice::from_ref(&model)).join(" ");
+        assert!(
+            said.contains("given as `--direct`") && !said.contains("Trained without"),
+            "{said}"
+        );
+        model.direct = serde_json::from_value(direct).unwrap();
+        let said = words(&[model]).join(" ");
+        for part in [
+            "Trained without thoughts (`no_cot`, d), a model answers 30.0 % of the same 100 questions rightly, where this one answers 100.0 %",
+            "Of the 100 questions that it has right as it is, under `mean@all` 40 stay right, of which 25 are right without thoughts too, and 60 fall, of which 5 are. ",
+        ] {
+            assert!(said.contains(part), "{part}\n{said}");
+        }
     }
 }

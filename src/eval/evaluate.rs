@@ -281,9 +281,7 @@ impl Evaluator<'_> {
         batch: &[usize],
         found: &mut Answering,
     ) -> Result<()> {
-        // A prompt that ends with a graph's answer mark leaves one token to say.
-        let marked = |i: &usize| self.ends_with_mark(&prompts[*i], *i);
-        let max_new_tokens = if batch.iter().all(marked) { 1 } else { self.max_new_tokens };
+        let max_new_tokens = self.tokens_left(batch.iter().map(|&i| (&prompts[i], i)));
         let options =
             GenerateOptions { max_new_tokens, ..self.generation(self.plan(model, stage)) };
         let rows: Vec<&[u32]> = batch.iter().map(|&i| prompts[i].ids.as_slice()).collect();
@@ -305,6 +303,16 @@ impl Evaluator<'_> {
             found.add(sample, generation.positions);
         }
         Ok(())
+    }
+
+    /// Most tokens that some questions' prompts leave to say: one where each ends with a graph's answer mark.
+    pub(crate) fn tokens_left<'b>(
+        &self,
+        prompts: impl IntoIterator<Item = (&'b Sequence, usize)>,
+    ) -> usize {
+        let mut prompts = prompts.into_iter();
+        let all_marked = prompts.all(|(prompt, index)| self.ends_with_mark(prompt, index));
+        if all_marked { 1 } else { self.max_new_tokens }
     }
 
     pub(crate) fn ends_with_mark(&self, prompt: &Sequence, index: usize) -> bool {

@@ -11,12 +11,12 @@ use super::{
 use crate::{
     Error, Result,
     audit::{
-        Cell, Intervention, ModelRecord, Readings, Record, Role, With, attention::AttentionReading,
-        pieces::TokenClass, place_name,
+        Cell, Direct, DirectCell, Intervention, ModelRecord, Readings, Record, Role, With,
+        attention::AttentionReading, pieces::TokenClass, place_name,
     },
     latent::Places,
     run::file,
-    stats::{LEVEL, Rate},
+    stats::{LEVEL, Paired, Rate},
 };
 
 /// The file that holds everything.
@@ -32,6 +32,17 @@ pub(crate) const HEAD: [&str; 9] = [
     "follow\n%",
     "log p\nnats",
     "p\nHolm",
+];
+/// Heads of the table beside a model trained without thoughts.
+pub(crate) const DIRECT_HEAD: [&str; 8] = [
+    "intervention",
+    "n",
+    "right\n%",
+    "direct\n%",
+    "difference\npoints, 95 %",
+    "p\nHolm",
+    "stay right,\ndirect too",
+    "fall,\ndirect too",
 ];
 /// Columns of places side by side on a terminal.
 const PLACES: usize = 9;
@@ -139,6 +150,56 @@ pub(crate) fn row(cell: &Cell) -> Vec<String> {
     ]
 }
 
+/// The figures beside a direct model under [`DIRECT_HEAD`]: as it is, then those of some cells. Shares with their
+/// intervals, or counts alone where there is no room.
+pub(crate) fn direct_rows<'a>(
+    direct: &'a Direct,
+    cells: impl IntoIterator<Item = &'a DirectCell>,
+    with_shares: bool,
+) -> Vec<Vec<String>> {
+    let too = |rate: Rate| match (rate.rate(), rate.interval()) {
+        (Some(share), Some([low, high])) if with_shares => format!(
+            "{} of {}: {:.1} % [{:.1}, {:.1}]",
+            rate.hits,
+            rate.n,
+            100.0 * share,
+            100.0 * low,
+            100.0 * high
+        ),
+        _ => format!("{} of {}", rate.hits, rate.n),
+    };
+    let line = |name: String, paired: Paired, p: String, stay: String, fall: String| {
+        let percent =
+            |rate: Rate| rate.rate().map_or("–".into(), |rate| format!("{:.1}", 100.0 * rate));
+        let [low, high] = paired.interval().unwrap_or([-1.0, 1.0]);
+        let change = 100.0 * paired.difference().unwrap_or(0.0);
+        vec![
+            name,
+            paired.n().to_string(),
+            percent(paired.a()),
+            percent(paired.b()),
+            format!(
+                "{} [{}, {}]",
+                signed(change, 1),
+                signed(100.0 * low, 1),
+                signed(100.0 * high, 1)
+            ),
+            p,
+            stay,
+            fall,
+        ]
+    };
+    let right = direct.as_it_is.a().hits;
+    let both = Rate { hits: direct.as_it_is.both, n: right };
+    let as_it_is =
+        line("as it is".into(), direct.as_it_is, p_value(direct.p), too(both), "–".into());
+    let of = |cell: &DirectCell| {
+        let (name, p) = (cell.intervention.to_string(), p_value(cell.p_holm));
+        line(name, cell.paired, p, too(cell.stay), too(cell.fall))
+    };
+    std::iter::once(as_it_is).chain(cells.into_iter().map(of)).collect()
+}
+
 /// Edits at single places and at all: a line for each that was made, with the change at each place.
 pub(crate) fn by_place(model: &ModelRecord) -> Vec<(With, Vec<(Places, &Cell)>)> {
     let mut lines: Vec<(With, Vec<(Places, &Cell)>)> = Vec::new();
@@ -166,8 +227,8 @@ pub(crate) fn columns(lines: &[(With, Vec<(Places, &Cell)>)]) -> Vec<Places> {
 }
 
 /// Whether a cell is in the short table: what is done everywhere or to the question, and no thoughts at all.
-fn is_main(cell: &&Cell) -> bool {
-    match cell.intervention {
+fn is_main(intervention: Intervention) -> bool {
+    match intervention {
         Intervention::Edit { places, .. } => matches!(places, Places::All | Places::Question),
         Intervention::Latents(n) | Intervention::Early(n) => n == 0,
     }
@@ -182,7 +243,7 @@ pub fn terminal(record: &Record, styled: bool) -> String {
             "{}, {}: {rate} of {} right as it is",
             model.name, model.method, model.plain.n
         ));
-        let rows = model.cells.iter().filter(is_main).map(|cell| {
+        let rows = model.cells.iter().filter(|cell| is_main(cell.intervention)).map(|cell| {
             let bold = cell.p_holm < LEVEL;
             let text = row(cell).into_iter().enumerate();
             text.map(|(at, text)| match bold && at == 4 {
@@ -194,6 +255,16 @@ pub fn terminal(record: &Record, styled: bool) -> String {
         parts.push(table::drawn(&HEAD, rows, &[0], styled));
         if model.role == Role::Audited {
             parts.extend(place_tables(model, styled));
+        }
+        if let Some(direct) = &model.direct {
+            parts.push(format!(
+                "beside {}, {}, trained without thoughts",
+                direct.name, direct.method
+            ));
+            let main = direct.cells.iter().filter(|cell| is_main(cell.intervention));
+            let rows = direct_rows(direct, main, false).into_iter();
+            let rows = rows.map(|row| row.into_iter().map(Drawn::new).collect());
+            parts.push(table::drawn(&DIRECT_HEAD, rows, &[0], styled));
         }
     }
     parts.push(record.words.iter().map(|words| wrapped(words, 100)).collect::<Vec<_>>().join("\n"));
@@ -412,6 +483,13 @@ pub fn markdown(record: &Record) -> String {
             for (name, caption, _) in figures(record) {
                 text += &format!("\n![{caption}]({name})\n");
             }
+        }
+        if let Some(direct) = &model.direct {
+            text += &format!(
+                "\nBeside {}, {}, stage {}, a model trained without thoughts, on the same questions. p is McNemar's of the two models, corrected by Holm over the interventions; as it is, alone. `stay right`: right as it is and under the intervention; `fall`: right as it is alone; of each, those that the model without thoughts has right too:\n\n",
+                direct.name, direct.method, direct.stage
+            );
+            text += &table::piped(&DIRECT_HEAD, direct_rows(direct, &direct.cells, true));
         }
         if let Some(sufficiency) = &model.sufficiency {
             text += "\nWith t thoughts, and with every number from there on, the answer is the one that all give:\n\n";

@@ -70,9 +70,15 @@ struct AuditPart {
     words: Vec<String>,
     /// Captions and SVG.
     figures: Vec<(&'static str, String)>,
-    head: [&'static str; 9],
-    /// Each model's title and table.
-    tables: Vec<(String, Vec<Vec<String>>)>,
+    tables: Vec<AuditTable>,
+}
+
+/// A table of an audit, as text.
+#[derive(Serialize)]
+struct AuditTable {
+    title: String,
+    head: &'static [&'static str],
+    rows: Vec<Vec<String>>,
 }
 
 /// Speed and memory of training at one stage, as text.
@@ -162,14 +168,27 @@ fn run_part<'a>(run: &'a Run, title: &'a str) -> RunPart<'a> {
 
 fn audit_part(record: &Record) -> AuditPart {
     let figures = audit::figures(record).into_iter().map(|(_, caption, svg)| (caption, svg));
-    let table = |model: &ModelRecord| {
-        (format!("{}, {}", model.name, model.method), model.cells.iter().map(audit::row).collect())
+    let tables = |model: &ModelRecord| {
+        let title = format!(
+            "{}, {}: every intervention, over the n questions that it touched",
+            model.name, model.method
+        );
+        let rows = model.cells.iter().map(audit::row).collect();
+        let own = AuditTable { title, head: &audit::HEAD, rows };
+        let direct = model.direct.as_ref().map(|direct| AuditTable {
+            title: format!(
+                "{} beside {}, {}, trained without thoughts: of questions that stay right or fall, those that it has right too",
+                model.name, direct.name, direct.method
+            ),
+            head: &audit::DIRECT_HEAD,
+            rows: audit::direct_rows(direct, &direct.cells, true),
+        });
+        std::iter::once(own).chain(direct).collect::<Vec<_>>()
     };
     AuditPart {
         words: record.words.clone(),
         figures: figures.collect(),
-        head: audit::HEAD,
-        tables: record.models.iter().map(table).collect(),
+        tables: record.models.iter().flat_map(tables).collect(),
     }
 }
 

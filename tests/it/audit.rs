@@ -424,3 +424,112 @@ fn a_continuation_is_as_likely_as_in_a_row_of_its_own() {
     let ours = log_probs(&model, &batch, &trace, &continuations).unwrap();
     assert!(ours[0].is_none() && ours[1].is_some() && ours[2].is_some());
 }
+
+/// Rule 4: what stays right under an intervention is held, question by question, against a model without thoughts.
+#[test]
+fn a_model_without_thoughts_stands_beside_what_stays_right() {
+    let (place, checkpoint, data) = trained("coconut");
+    let (direct_place, direct, _) = trained("no_cot");
+    let folder = place.path("audit");
+    let audit = |more: &[&str]| {
+        let mut audit = command(&checkpoint, &data, &folder);
+        audit.args(["--only=zero@all,mean@5,early[0]", "--shuffles=0", "--draws=0"]).args(more);
+        audit
+    };
+    audit(&[]).assert().success();
+    assert_eq!(read(&folder).models[0].direct, None);
+    // What was found without it is taken as it is: a store that had to be made anew would refuse.
+    let path = direct.to_str().unwrap();
+    let printed = audit(&["--direct", path]).assert().success();
+    let printed = String::from_utf8(printed.get_output().stdout.clone()).unwrap();
+    assert!(printed.lines().all(|line| line.chars().count() <= 100), "{printed}");
+    assert!(printed.contains("stay right,"), "{printed}");
+    let record = read(&folder);
+    assert_eq!(record.settings["direct"], path);
+    let model = &record.models[0];
+    let found = model.direct.as_ref().unwrap();
+    assert_eq!((found.method.as_str(), found.name.as_str()), ("no_cot", path));
+    // It answers as `eval` says.
+    let mut eval = coconut(["eval"]);
+    eval.arg(&direct).arg("--data").arg(&data).arg("--json");
+    let evaluated = eval.assert().success();
+    let evaluated: Value = serde_json::from_slice(&evaluated.get_output().stdout).unwrap();
+    assert_eq!(found.as_it_is.b().rate(), evaluated["eval_acc"].as_f64());
+    assert_eq!(found.as_it_is.a(), model.plain);
+    // Each line is over the questions of its cell, and the two kinds are all that were right.
+    assert_eq!(found.cells.len(), model.cells.len());
+    for (beside, cell) in found.cells.iter().zip(&model.cells) {
+        assert_eq!((beside.intervention, beside.paired.a()), (cell.intervention, cell.right));
+        assert_eq!(beside.stay.n + beside.fall.n, cell.plain.hits);
+    }
+    let with_latent_5 = steps(&data).iter().filter(|&&n| n == 3).count();
+    assert_eq!(found.cell("mean@5".parse().unwrap()).unwrap().paired.n(), with_latent_5);
+    assert!(record.words.iter().any(|words| words.starts_with("Trained without thoughts")));
+    let table = fs::read_to_string(folder.join("audit.md")).unwrap();
+    assert!(table.contains("| intervention | n | right % | direct % |"), "{table}");
+    fs::rename(&folder, place.run().join("audit")).unwrap();
+    coconut(["report"]).arg(place.run()).assert().success();
+    let html = fs::read_to_string(place.run().join("report.html")).unwrap();
+    assert!(html.contains("trained without thoughts: of questions that stay right"), "{html}");
+    drop(direct_place);
+
+    // Who thinks, or speaks, before answering is no direct model.
+    let folder = place.path("refused");
+    let refused_with = |given: &Path, names: &[&str]| {
+        let mut audit = command(&checkpoint, &data, &folder);
+        audit.arg("--direct").arg(given);
+        refused(audit, names);
+        assert!(!folder.join("audit.json").exists());
+    };
+    refused_with(&checkpoint, &["--direct", "method: coconut", "has latents", "`method: no_cot`"]);
+    let (_cot_place, cot, _) = trained("cot");
+    refused_with(&cot, &["--direct", "method: cot", "writes steps in words", "`method: no_cot`"]);
+    refused_with(Path::new("nowhere"), &["nowhere"]);
+}
+
+/// A graph's prompt ends with the answer's mark, and one token is the answer, as in `eval`.
+#[test]
+fn graphs_are_answered_as_eval_has_them_answered() {
+    let graph = |method: &str| {
+        let place = Place::new();
+        let data = place.path("graphs.json");
+        let mut make = coconut(["data", "generate", "graph", "-n", "60", "-o"]);
+        make.arg(&data).args(["-s", "nodes=6", "-s", "distance=[1,2]"]).assert().success();
+        let keys = [
+            ("name", "r"),
+            ("method", method),
+            ("c_thought", "1"),
+            ("max_latent_stage", "2"),
+            ("pad_latent_to_max", "True"),
+            ("cot_epochs", "0"),
+            ("epochs_per_stage", "1"),
+            ("num_epochs", "5"),
+            ("lr", "1e-2"),
+        ];
+        train(&place.recipe_of_data(&data, &keys), &[]).assert().success();
+        let checkpoint = place.run().join("checkpoints/latest");
+        (place, checkpoint, data)
+    };
+    let evaluated = |checkpoint: &Path, data: &Path| -> Option<f64> {
+        let mut eval = coconut(["eval"]);
+        eval.arg(checkpoint).arg("--data").arg(data).arg("--json");
+        let evaluated = eval.assert().success();
+        let evaluated: Value = serde_json::from_slice(&evaluated.get_output().stdout).unwrap();
+        evaluated["eval_acc"].as_f64()
+    };
+    let (place, checkpoint, data) = graph("coconut");
+    let (_direct_place, direct, _) = graph("no_cot");
+    let folder = place.path("audit");
+    let mut audit = command(&checkpoint, &data, &folder);
+    audit.args(["--only=zero@all", "--shuffles=1", "--draws=0", "--direct"]).arg(&direct);
+    audit.assert().success();
+    let record = read(&folder);
+    let model = &record.models[0];
+    assert!(model.plain.hits > 0, "{:?}", model.plain);
+    assert_eq!(model.plain.rate(), evaluated(&checkpoint, &data));
+    assert!(model.cells.iter().all(|cell| (cell.tokens, cell.plain_tokens) == (1.0, 1.0)));
+    let beside = model.direct.as_ref().unwrap();
+    assert_eq!(beside.as_it_is.b().rate(), evaluated(&direct, &data));
+    let nodes = &model.readings.as_ref().unwrap().nodes;
+    assert!(nodes.iter().any(|of| of.class == "frontier"), "{nodes:?}");
+}
