@@ -160,7 +160,7 @@ pub fn generate_misled(
 ) -> Result<Vec<Example>> {
     const AT_ONCE: usize = 10_000;
     /// Examples that are made at most for each that is asked for, beyond the first `AT_ONCE`.
-    const MOST: usize = 2_500;
+    const MOST: usize = 1_000;
 
     let most = AT_ONCE.max(MOST.saturating_mul(n));
     let name = task.name();
