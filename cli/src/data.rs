@@ -50,6 +50,7 @@ pub enum Data {
     ///   coconut data generate arithmetic -n 1000 -o test.json -s operations=[4,4]
     ///   coconut data generate pointer -n 1000 -o pointer.json -s entries=8 -s hops=[3,4]
     ///   coconut data generate graph -n 1000 -o dag.json --shift dag
+    ///   coconut data generate graph -n 400 -o misled.json --misled-by nearer
     ///
     /// A recipe in the task's place gives its settings. To test the quickstart beyond what it trained, give it room
     /// for longer questions first, since a model's context is as long as its data's if nothing else is said:
@@ -112,6 +113,10 @@ pub struct Generate {
     /// The setting that makes the shift is printed; with `-s` it does the same.
     #[arg(long, value_name = "NAME", value_parser = shift, verbatim_doc_comment)]
     shift: Option<Shift>,
+    /// Keep only examples that this trivial rule gets wrong, so that who follows it is found out. The rule is named by words
+    /// that only it has in the table that is printed, such as `nearer`.
+    #[arg(long, value_name = "RULE")]
+    misled_by: Option<String>,
     /// Write nothing if a trivial rule is right more often than chance, by more than so many points and than two standard
     /// errors.
     #[arg(long, value_name = "POINTS", value_parser = points)]
@@ -171,7 +176,10 @@ impl Generate {
         for path in &self.exclude {
             exclude.extend(tasks::keys(&read::load(path, None)?));
         }
-        let examples = tasks::generate(&task, self.n, self.seed, &exclude)?;
+        let examples = match &self.misled_by {
+            None => tasks::generate(&task, self.n, self.seed, &exclude)?,
+            Some(rule) => tasks::generate_misled(&task, self.n, self.seed, &exclude, rule)?,
+        };
         let shortcuts = Shortcuts::of(&examples);
         shortcuts.as_ref().map_or(Ok(()), |shortcuts| self.check(shortcuts))?;
         write::write_json(&self.output, &examples)?;

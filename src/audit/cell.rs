@@ -1,5 +1,6 @@
 //! Figures of one intervention, each with the number of questions behind it.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Effect, Intervention, Outcome, Touched};
@@ -44,7 +45,8 @@ pub struct Cell {
 
 /// The figures of some effects on a model whose plain answers are `plain`; effects that touched nothing have none.
 pub fn cells(effects: &[Effect], plain: &[Outcome], seed: u64) -> Vec<Cell> {
-    let touching = effects.iter().filter(|effect| !effect.touched.is_empty());
+    // Side by side, as resampling a cell's questions is a fifth of an audit's work.
+    let touching = effects.par_iter().filter(|effect| !effect.touched.is_empty());
     let mut cells: Vec<Cell> = touching.map(|effect| cell(effect, plain, seed)).collect();
     let corrected = holm(&cells.iter().map(|cell| cell.p).collect::<Vec<_>>());
     cells.iter_mut().zip(corrected).for_each(|(cell, p)| cell.p_holm = p);

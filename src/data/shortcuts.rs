@@ -39,27 +39,56 @@ pub const MARGIN: f64 = 0.05;
 /// How often a rule is right on each example: 0, 1, or a share where it leaves several answers open.
 type Hits = Vec<f64>;
 
+/// Chance, and the rules that fit a set that is not empty.
+fn tried(examples: &[Example]) -> (f64, Vec<(&'static str, Hits)>) {
+    let graphs: Option<Vec<&Graph>> =
+        examples.iter().map(|example| example.graph.as_ref()).collect();
+    let tables: Option<Vec<Table>> = examples.iter().map(Table::of).collect();
+    let (chance, mut rules) = match (graphs, tables) {
+        (Some(graphs), _) => (0.5, of_graphs(examples, &graphs)),
+        (None, Some(tables)) => {
+            let one_of = tables.iter().map(|table| 1.0 / (table.pairs.len() - 1) as f64);
+            (mean(&one_of.collect::<Vec<_>>()), of_tables(examples, &tables))
+        }
+        (None, None) => {
+            let answers: BTreeSet<&str> = examples.iter().map(|e| e.answer.as_str()).collect();
+            (1.0 / answers.len() as f64, of_texts(examples))
+        }
+    };
+    rules.push(("the most frequent answer", most_frequent(examples, |_| "")));
+    (chance, rules)
+}
+
+/// Which examples of a set a rule gets wrong, a tie not counted as wrong. The rule is the one whose answer is, or else has,
+/// these words.
+///
+/// # Errors
+/// What is the matter with the words: no rule that fits the set has them, or several have.
+pub fn misled(examples: &[Example], words: &str) -> Result<Vec<bool>, String> {
+    if examples.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (_, rules) = tried(examples);
+    let whole = rules.iter().any(|(answer, _)| *answer == words);
+    let has = |answer: &str| if whole { answer == words } else { answer.contains(words) };
+    let named: Vec<_> = rules.iter().filter(|(answer, _)| has(answer)).collect();
+    match named[..] {
+        [(_, hits)] => Ok(hits.iter().map(|&hit| hit == 0.0).collect()),
+        _ => {
+            let how = if named.is_empty() { "no rule has" } else { "more than one rule has" };
+            let all: Vec<&str> = rules.iter().map(|&(answer, _)| answer).collect();
+            Err(format!("{how} these words; the rules are: {}", all.join("; ")))
+        }
+    }
+}
+
 impl Shortcuts {
     /// Tries the rules that fit a set; `None` for an empty one.
     pub fn of(examples: &[Example]) -> Option<Self> {
         if examples.is_empty() {
             return None;
         }
-        let graphs: Option<Vec<&Graph>> =
-            examples.iter().map(|example| example.graph.as_ref()).collect();
-        let tables: Option<Vec<Table>> = examples.iter().map(Table::of).collect();
-        let (chance, mut rules) = match (graphs, tables) {
-            (Some(graphs), _) => (0.5, of_graphs(examples, &graphs)),
-            (None, Some(tables)) => {
-                let one_of = tables.iter().map(|table| 1.0 / (table.pairs.len() - 1) as f64);
-                (mean(&one_of.collect::<Vec<_>>()), of_tables(examples, &tables))
-            }
-            (None, None) => {
-                let answers: BTreeSet<&str> = examples.iter().map(|e| e.answer.as_str()).collect();
-                (1.0 / answers.len() as f64, of_texts(examples))
-            }
-        };
-        rules.push(("the most frequent answer", most_frequent(examples, |_| "")));
+        let (chance, rules) = tried(examples);
         let found = Self { n: examples.len(), chance, rules: Vec::new() };
         let rule = |(answer, hits): (&str, Hits)| {
             let accuracy = mean(&hits);
@@ -357,6 +386,16 @@ mod tests {
         ] {
             assert_eq!(accuracy(&found, answer), hits, "{answer}");
         }
+        // One hop from a is d, not b; from b it is c. "one hop back" has its words too, and is not meant.
+        assert_eq!(misled(&examples, "one hop"), Ok(vec![true, false]));
+        assert_eq!(misled(&examples, "back"), Ok(vec![true, true]));
+        let several = misled(&examples, "name of the table").unwrap_err();
+        assert!(several.starts_with("more than one rule has these words"), "{several}");
+        let none = misled(&examples, "nearer").unwrap_err();
+        assert!(
+            none.starts_with("no rule has these words; the rules are: the first name"),
+            "{none}"
+        );
     }
 
     #[test]

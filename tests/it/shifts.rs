@@ -246,3 +246,62 @@ fn a_shortcut_beyond_what_is_allowed_is_refused() {
     let told = String::from_utf8(wrong.get_output().stderr.clone()).unwrap();
     assert!(told.contains("0 to 100"), "{told}");
 }
+
+/// Steps from the root to a node where edges are taken both ways, by spreading along the edges until nothing is new.
+fn steps_both_ways(graph: &Graph, node: usize) -> usize {
+    let mut reached = std::collections::BTreeSet::from([graph.root]);
+    for steps in 0.. {
+        if reached.contains(&node) {
+            return steps;
+        }
+        let before = reached.clone();
+        for [from, to] in &graph.edges {
+            if before.contains(from) {
+                reached.insert(*to);
+            }
+            if before.contains(to) {
+                reached.insert(*from);
+            }
+        }
+        if reached == before {
+            break;
+        }
+    }
+    usize::MAX
+}
+
+#[test]
+fn only_questions_that_mislead_a_rule() {
+    let place = Place::new();
+    let output = place.path("misled.json");
+    let generate = |n: &str, rule: &str, settings: &[&str]| {
+        let mut command =
+            coconut(["data", "generate", "graph", "-n", n, "--misled-by", rule, "-o"]);
+        command.arg(&output).args(settings);
+        command
+    };
+    // Who goes for the nearer candidate is wrong each time, so that the opposite is right each time.
+    let made = generate("40", "nearer", &[]).assert().success();
+    let shown = String::from_utf8_lossy(&made.get_output().stdout).into_owned();
+    assert!(
+        shown.contains("the candidate farther from the root, edges taken both ways  100.0"),
+        "{shown}"
+    );
+    let examples = read::load(&output, None).unwrap();
+    assert_eq!((examples.len(), keys(&examples).len()), (40, 40));
+    for graph in examples.iter().map(|example| example.graph.as_ref().unwrap()) {
+        let [target, other] =
+            [graph.target, graph.neg_target].map(|node| steps_both_ways(graph, node));
+        assert!(other < target, "{graph:?}");
+    }
+
+    refused(
+        generate("2", "nearest", &[]),
+        &["the rule `nearest`: no rule has these words", "more ancestors"],
+    );
+    // In a tree only descendants of the root are connected with it.
+    refused(
+        generate("2", "nearer", &["-s", "graph_kind=tree"]),
+        &["the rule `nearer` is wrong on 0 of 10000 examples, and 2 were asked for"],
+    );
+}

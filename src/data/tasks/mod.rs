@@ -12,7 +12,7 @@ use std::collections::HashSet;
 
 use rand_chacha::ChaCha8Rng;
 
-use super::Example;
+use super::{Example, shortcuts};
 use crate::{Error, Result, rng};
 
 /// A task with its settings.
@@ -144,4 +144,43 @@ pub fn generate(
         }
     }
     Ok(examples)
+}
+
+/// Makes `n` examples that a trivial rule gets wrong ([`shortcuts::misled`], which says how it is named): many are made,
+/// as by [`generate`], and those are kept.
+///
+/// # Errors
+/// Also a rule that does not fit the task, and one that is wrong too seldom.
+pub fn generate_misled(
+    task: &Task,
+    n: usize,
+    seed: u64,
+    exclude: &HashSet<String>,
+    rule: &str,
+) -> Result<Vec<Example>> {
+    const AT_ONCE: usize = 10_000;
+    /// Examples that are made at most for each that is asked for, beyond the first `AT_ONCE`.
+    const MOST: usize = 1_000;
+
+    let most = AT_ONCE.max(MOST.saturating_mul(n));
+    let name = task.name();
+    let mut exclude = exclude.clone();
+    let mut kept = Vec::new();
+    for drawn in (0..most).step_by(AT_ONCE) {
+        let seed = rng::hash(seed, &[drawn as u64]);
+        let examples = generate(task, AT_ONCE, seed, &exclude)?;
+        exclude.extend(keys(&examples));
+        let misled = shortcuts::misled(&examples, rule).map_err(|problem| {
+            Error::Usage(format!("the task {name}: the rule `{rule}`: {problem}."))
+        })?;
+        kept.extend(examples.into_iter().zip(misled).filter(|of| of.1).map(|of| of.0));
+        if kept.len() >= n {
+            kept.truncate(n);
+            return Ok(kept);
+        }
+    }
+    Err(Error::Usage(format!(
+        "the task {name}: the rule `{rule}` is wrong on {} of {most} examples, and {n} were asked for. Ask for fewer, or change the task's settings.",
+        kept.len()
+    )))
 }
