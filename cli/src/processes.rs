@@ -2,6 +2,8 @@
 
 use std::num::NonZeroUsize;
 
+#[cfg(feature = "mpi")]
+use coconut::train::Network;
 use coconut::{Error, Result, train::Group};
 
 /// Variables in which a process that several were started with finds their number: of Open MPI, of MPICH and its kin,
@@ -13,6 +15,11 @@ const LOCAL: [&str; 2] = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"];
 /// The first of some variables that holds a number.
 fn number_in(names: &[&str]) -> Option<usize> {
     names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
+}
+
+/// The variable that says that this is one of several processes, if one does.
+fn one_of_several() -> Option<&'static str> {
+    WORLD.into_iter().find(|name| number_in(&[name]).is_some_and(|world| world > 1))
 }
 
 /// Divides this machine's cores among the processes that were started on it, unless RAYON_NUM_THREADS says how many
@@ -32,12 +39,11 @@ pub fn share_cores() {
 /// # Errors
 /// [`Error::Usage`].
 pub fn refuse_several(reason: &str) -> Result<()> {
-    match WORLD.iter().find(|name| number_in(&[name]).is_some_and(|world| world > 1)) {
-        None => Ok(()),
-        Some(name) => {
-            Err(Error::Usage(format!("this is one of several processes ({name}), and {reason}.")))
-        }
-    }
+    one_of_several().map_or(Ok(()), |name| Err(several(name, reason)))
+}
+
+fn several(name: &str, reason: &str) -> Error {
+    Error::Usage(format!("this is one of several processes ({name}), and {reason}."))
 }
 
 /// This process among those that train one model.
@@ -51,10 +57,17 @@ impl Processes {
     /// Joins the others, if there are any.
     ///
     /// # Errors
-    /// [`Error::Run`] if MPI does not start.
+    /// [`Error::Run`] if MPI does not start; [`Error::Usage`] if it does not know the others.
     pub fn join() -> Result<Self> {
-        let several = number_in(&WORLD).is_some_and(|world| world > 1);
-        Ok(Self { world: several.then(over_mpi::World::join).transpose()? })
+        let Some(name) = one_of_several() else { return Ok(Self { world: None }) };
+        let world = over_mpi::World::join()?;
+        match world.share().world {
+            1 => Err(several(
+                name,
+                "MPI finds no other: each would write the same run. Start them with the `mpirun` of the MPI that this program was built with, or with an `srun --mpi=…` that it knows (docs/cluster.md)",
+            )),
+            _ => Ok(Self { world: Some(world) }),
+        }
     }
 
     /// All processes.
@@ -86,7 +99,7 @@ impl Processes {
     /// [`Error::Usage`] if it was started as one of several.
     pub fn join() -> Result<Self> {
         refuse_several(
-            "this build of coconut cannot train with others: each would write the same run. Build it with `--features coconut-cli/mpi` (docs/cluster.md), or start it once",
+            "this build of coconut cannot train with others: each would write the same run. Build it with `--features coconut-cli/mpi` (docs/cluster.md), or start it once; where each has a recipe of its own, unset that variable",
         )?;
         Ok(Self {})
     }

@@ -83,6 +83,8 @@ impl Train {
         let run = group.first(|| Resolved::new(&config, beginning.checkpoint()))?;
         let data = group.heed(prepared(&run))?;
         agree_on_data(group, &data)?;
+        // Whatever may be refused is, before anything is cleared away or written.
+        let trainer = Trainer::new(&run, &data, folder.clone(), group)?;
         if group.leads() {
             self.open(&folder, &config)?;
         }
@@ -97,8 +99,7 @@ impl Train {
         }
 
         let (mut rows, mut watcher) = (Vec::new(), Watcher::default());
-        let mut train = |run: &Resolved, place: RunFolder| -> Result<()> {
-            let trainer = Trainer::new(run, &data, place, group)?;
+        let mut train = |trainer: Trainer| -> Result<()> {
             let results = trainer.run(&stop, &mut |event| {
                 if group.leads() {
                     watcher.see(event);
@@ -107,11 +108,13 @@ impl Train {
             rows.extend(results.rows);
             Ok(())
         };
-        train(&run, folder.clone())?;
+        train(trainer)?;
         for &method in &config.baselines {
             let place = folder.baseline(method.name());
             let beginning = begin(group, &place, || Beginning::wherever(&place))?;
-            train(&Resolved::new(&config.with_method(method)?, beginning.checkpoint())?, place)?;
+            let own = || Resolved::new(&config.with_method(method)?, beginning.checkpoint());
+            let run = group.first(own)?;
+            train(Trainer::new(&run, &data, place, group)?)?;
         }
         watcher.finish();
         if !group.leads() {

@@ -42,13 +42,13 @@ pub struct Trainer<'a> {
     learner: Learner,
     optimizer: AdamW,
     state: TrainerState,
-    /// `None` where another process writes them.
+    /// Open while the run goes on; `None` where another process writes them.
     metrics: Option<MetricsLog>,
     group: Group<'a>,
 }
 
 impl<'a> Trainer<'a> {
-    /// A run in `folder`, trained by all processes of a group, of which one writes.
+    /// A run in `folder`, trained by all processes of a group, of which one writes; nothing is written yet.
     ///
     /// # Errors
     /// Settings other than those it began with, everything that reading the model can report, and processes that cannot
@@ -61,23 +61,12 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         group.first(|| refuse_idle(run, group))?;
         let mut optimizer = optimizer(run);
-        let resumed = match &run.model {
-            ModelSource::Checkpoint(path) => {
-                refuse_other_settings(run, &folder)?;
-                Some(checkpoint::restore(path, &mut optimizer, &run.device)?)
-            }
-            ModelSource::Random(_) | ModelSource::Folder { .. } => None,
-        };
-        let learner = initial_model(run, data)?.with_precision(run.precision);
+        let (learner, resumed) = group.heed(start(run, data, &folder, &mut optimizer))?;
         group.agree([("starting weights", fingerprint(&learner))])?;
         let begun = || TrainerState { epoch: run.epochs.start, ..TrainerState::default() };
-        let is_resumed = resumed.is_some();
-        let state = resumed.unwrap_or_else(begun);
-        let metrics = match group.leads() {
-            true => Some(open_folder(run, &folder, &state, is_resumed)?),
-            false => None,
-        };
-        Ok(Self { run, data, folder, learner: learner.train(), optimizer, state, metrics, group })
+        let (state, learner) = (resumed.unwrap_or_else(begun), learner.train());
+        let metrics = None;
+        Ok(Self { run, data, folder, learner, optimizer, state, metrics, group })
     }
 
     /// Trains to the last epoch, evaluating and saving on the way, and tells `watch` of it. Once `stop`
@@ -87,6 +76,9 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// [`Error::Interrupted`] after `stop`; [`Error::Training`] if a loss or a gradient is not finite.
     pub fn run(mut self, stop: &AtomicBool, watch: &mut dyn FnMut(Event)) -> Result<Results> {
+        if self.group.leads() {
+            self.metrics = Some(open_folder(self.run, &self.folder, &self.state)?);
+        }
         self.warn(watch);
         let steps = self.run.batches.steps(self.data.train.encoded.len());
         watch(Event::Begun { done: self.state.step, total: steps * self.run.epochs.len() });
@@ -416,21 +408,37 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// A run's folder, ready to be written to after what `state` says.
-fn open_folder(
+/// The model that a run in `folder` starts from, and where it was left if it goes on.
+fn start(
     run: &Resolved,
+    data: &Data,
     folder: &RunFolder,
-    state: &TrainerState,
-    is_resumed: bool,
-) -> Result<MetricsLog> {
+    optimizer: &mut AdamW,
+) -> Result<(Learner, Option<TrainerState>)> {
+    let resumed = match &run.model {
+        ModelSource::Checkpoint(path) => {
+            refuse_other_settings(run, folder)?;
+            Some(checkpoint::restore(path, optimizer, &run.device)?)
+        }
+        ModelSource::Random(_) | ModelSource::Folder { .. } => None,
+    };
+    Ok((initial_model(run, data)?.with_precision(run.precision), resumed))
+}
+
+/// A run's folder, ready to be written to after what `state` says.
+fn open_folder(run: &Resolved, folder: &RunFolder, state: &TrainerState) -> Result<MetricsLog> {
     folder.write_config(&run.recipe.to_yaml()?)?;
     let checkpoints = folder.checkpoints();
     std::fs::create_dir_all(&checkpoints).map_err(Error::io("create", &checkpoints))?;
     // Killed before its last pruning, a run has one too many.
     checkpoint::prune(&checkpoints, run.saving.keep)?;
-    let metrics = match is_resumed {
-        true => MetricsLog::resume(folder.path(), &run.recipe, state.step as u64)?,
-        false => MetricsLog::create(folder.path(), &run.recipe)?,
+    let metrics = match run.model {
+        ModelSource::Checkpoint(_) => {
+            MetricsLog::resume(folder.path(), &run.recipe, state.step as u64)?
+        }
+        ModelSource::Random(_) | ModelSource::Folder { .. } => {
+            MetricsLog::create(folder.path(), &run.recipe)?
+        }
     };
     forget_samples(&folder.samples(), state.epoch)?;
     Ok(metrics)

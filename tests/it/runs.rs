@@ -53,6 +53,25 @@ fn one_of_several_processes_is_refused_without_mpi() {
     command.env("SLURM_STEP_NUM_TASKS", "1").assert().success();
 }
 
+/// What is refused leaves the run that it would have replaced.
+#[test]
+fn a_run_that_cannot_begin_does_not_clear_the_old_one_away() {
+    let place = Place::new();
+    let recipe = place.recipe(&[]);
+    train(&recipe, &[]).assert().success();
+    let log = || fs::read(place.run().join("log.txt")).unwrap();
+    let (model, before) = (place.path("model"), log());
+    // Found when the weights are read, after everything else.
+    fs::create_dir(&model).unwrap();
+    let checkpoint = place.run().join("checkpoints/latest");
+    for file in ["config.json", "tokenizer.json"] {
+        fs::copy(checkpoint.join(file), model.join(file)).unwrap();
+    }
+    let set = format!("model_id={}", model.display());
+    refused(train(&recipe, &["--overwrite", "-s", &set]), &["model.safetensors"]);
+    assert!(log() == before && place.run().join("results.json").exists(), "the old run is gone");
+}
+
 /// The words that a run's ids stand for are its checkpoint's, whatever its data have become.
 #[test]
 fn a_resumed_run_keeps_its_tokenizer() {
