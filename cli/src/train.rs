@@ -66,12 +66,14 @@ impl Train {
 
     fn train(&self, group: Group) -> Result<()> {
         let config = group.first(|| RunConfig::load(&self.recipe, &self.overrides()))?;
-        if self.dry_run || config.only_eval {
-            return match (group.leads(), self.dry_run) {
-                (false, _) => Ok(()),
-                (true, true) => dry_run::show(&config),
-                (true, false) => eval::evaluate_recipe(&config, self.json),
-            };
+        if (self.dry_run || config.only_eval) && !group.leads() {
+            return Ok(());
+        }
+        if self.dry_run {
+            return dry_run::show(&config);
+        }
+        if config.only_eval {
+            return eval::evaluate_recipe(&config, self.json);
         }
         agree_on_recipe(group, &config)?;
         let folder = RunFolder::new(config.run_dir());
@@ -166,9 +168,6 @@ fn begin(
     find: impl FnOnce() -> Result<Beginning>,
 ) -> Result<Beginning> {
     let mut own = None;
-    let goes_on = group.lead(|| {
-        let found = own.insert(find()?);
-        Ok(f64::from(u8::from(found.checkpoint().is_some())))
-    })?;
-    own.map_or_else(|| Beginning::told(folder, goes_on != 0.0), Ok)
+    let goes_on = group.decide(|| Ok(own.insert(find()?).checkpoint().is_some()))?;
+    own.map_or_else(|| Beginning::told(folder, goes_on), Ok)
 }

@@ -98,7 +98,7 @@ impl<'a> Group<'a> {
 
     /// Whether something holds in any process.
     pub fn any(self, own: bool) -> bool {
-        self.sums([f64::from(u8::from(own))]) != [0.0]
+        self.sums([number(own)]) != [0.0]
     }
 
     /// What the first process finds; the others wait for it.
@@ -114,6 +114,14 @@ impl<'a> Group<'a> {
         }
     }
 
+    /// As [`Group::lead`], of what is so or not.
+    ///
+    /// # Errors
+    /// As [`Group::lead`].
+    pub fn decide(self, find: impl FnOnce() -> Result<bool>) -> Result<bool> {
+        Ok(self.lead(|| find().map(number))? != 0.0)
+    }
+
     /// What this process found, unless the first one found none.
     ///
     /// # Errors
@@ -127,7 +135,7 @@ impl<'a> Group<'a> {
     }
 
     /// The lists of all processes as one.
-    pub fn join(self, own: Vec<usize>) -> Vec<usize> {
+    pub fn concat(self, own: Vec<usize>) -> Vec<usize> {
         let Some(network) = self.0 else { return own };
         let lengths = network.gather(&[own.len() as f64]);
         let most = lengths.iter().copied().fold(0.0, f64::max) as usize;
@@ -151,12 +159,17 @@ impl<'a> Group<'a> {
         found.map_or_else(find, Ok)
     }
 
-    /// Refuses to go on where processes differ in one of some things, each named and told as a number.
+    /// Refuses to go on where processes differ in one of some things, each named and told as a number. One process alone
+    /// works none of them out.
     ///
     /// # Errors
     /// [`Error::Usage`] in the first process, [`Error::Interrupted`] in the others.
-    pub fn agree<const N: usize>(self, things: [(&str, u64); N]) -> Result<()> {
+    pub fn agree<'t, const N: usize>(
+        self,
+        things: impl FnOnce() -> Result<[(&'t str, u64); N]>,
+    ) -> Result<()> {
         let Some(network) = self.0 else { return Ok(()) };
+        let things = things()?;
         // Halves, which an f64 holds exactly.
         let halves = |(_, number): (&str, u64)| [number >> 32, number & 0xffff_ffff];
         let own: Vec<f64> = things.into_iter().flat_map(halves).map(|half| half as f64).collect();
@@ -190,7 +203,7 @@ impl<'a> Group<'a> {
         let Some(network) = self.0 else { return own };
         let (mut own, parameters) = (own.unwrap_or_default(), parameters());
         let mut holders: Vec<f64> =
-            parameters.keys().map(|name| f64::from(u8::from(own.contains_key(name)))).collect();
+            parameters.keys().map(|name| number(own.contains_key(name))).collect();
         self.sum_all(&mut holders);
         let of_any = parameters.into_iter().zip(holders);
         let of_any = of_any.filter(|&(_, holders)| holders > 0.0).map(|(parameter, _)| parameter);
@@ -209,6 +222,10 @@ impl<'a> Group<'a> {
         sums.extend(sum_bucket(network, bucket, size));
         (!sums.is_empty()).then_some(sums)
     }
+}
+
+fn number(is_so: bool) -> f64 {
+    f64::from(u8::from(is_so))
 }
 
 /// What the first process says, if it has something to say.
@@ -403,19 +420,22 @@ pub(super) mod tests {
         });
         assert_eq!(heeded[0], "no file");
         assert!(heeded[1].contains("rank 0"), "{heeded:?}");
-        let lists = in_group(3, |group| group.join((0..group.share().rank).collect()));
+        let lists = in_group(3, |group| group.concat((0..group.share().rank).collect()));
         assert_eq!(lists, vec![vec![0, 0, 1]; 3]);
+        let decided = in_group(2, |group| group.decide(|| Ok(group.leads())).unwrap());
+        assert_eq!(decided, [true, true]);
         let any = in_group(2, |group| group.any(group.share().rank == 1));
         assert_eq!(any, [true, true]);
     }
 
     #[test]
     fn processes_that_differ_are_told_in_what() {
-        let same = in_group(2, |group| group.agree([("a recipe", u64::MAX), ("data", 3)]).is_ok());
+        let same =
+            in_group(2, |group| group.agree(|| Ok([("a recipe", u64::MAX), ("data", 3)])).is_ok());
         assert_eq!(same, [true, true]);
         let told = in_group(3, |group| {
             let data = u64::MAX - u64::from(group.share().rank == 2);
-            group.agree([("a recipe", 1), ("data", data)]).unwrap_err().to_string()
+            group.agree(|| Ok([("a recipe", 1), ("data", data)])).unwrap_err().to_string()
         });
         assert!(told.iter().all(|told| told.contains("process 2 of 3 has data other")), "{told:?}");
     }

@@ -90,9 +90,11 @@ impl Beginning {
 /// # Errors
 /// As [`Group::agree`].
 pub fn agree_on_recipe(group: Group, recipe: &RunConfig) -> Result<()> {
-    let recipe = RunConfig { device: Default::default(), ..recipe.clone() };
-    let program = hashed(&env!("CARGO_PKG_VERSION"));
-    group.agree([("a program", program), ("a recipe", hashed(&recipe.to_yaml()?))])
+    group.agree(|| {
+        let recipe = RunConfig { device: Default::default(), ..recipe.clone() };
+        let program = hashed(&env!("CARGO_PKG_VERSION"));
+        Ok([("a program", program), ("a recipe", hashed(&recipe.to_yaml()?))])
+    })
 }
 
 /// Refuses to begin where processes of a group read different data.
@@ -101,14 +103,22 @@ pub fn agree_on_recipe(group: Group, recipe: &RunConfig) -> Result<()> {
 /// As [`Group::agree`].
 pub fn agree_on_data(group: Group, data: &Data) -> Result<()> {
     let of = |set: &Dataset| hashed(&set.encoded);
-    group.agree([
-        ("training examples", of(&data.train)),
-        ("questions to evaluate on", of(&data.val)),
-    ])
+    group.agree(|| {
+        let (train, val) = (of(&data.train), of(&data.val));
+        Ok([("training examples", train), ("questions to evaluate on", val)])
+    })
+}
+
+/// Refuses to begin where processes of a group start from different weights.
+///
+/// # Errors
+/// As [`Group::agree`].
+pub(super) fn agree_on_weights(group: Group, learner: &Learner) -> Result<()> {
+    group.agree(|| Ok([("starting weights", fingerprint(learner))]))
 }
 
 /// A number that tells the weights of one model from another's.
-pub(super) fn fingerprint(learner: &Learner) -> u64 {
+fn fingerprint(learner: &Learner) -> u64 {
     let mut hasher = DefaultHasher::new();
     for (name, flat) in parameters::named(learner) {
         (name, flat.shape).hash(&mut hasher);

@@ -85,7 +85,7 @@ pub fn step(
     let (sums, tokens) = sums(figures, &trained, group)?;
     if !grad_norm.is_finite() {
         let examples = trained.iter().flat_map(|of| &of.micro.examples).copied().collect();
-        return Err(NotFinite { what: "gradient", examples: group.join(examples) });
+        return Err(NotFinite { what: "gradient", examples: group.concat(examples) });
     }
     let learner = match gradients {
         None => learner,
@@ -196,7 +196,7 @@ fn sums(
 ) -> Result<(Sums, usize), NotFinite> {
     if group.any(own.is_err()) {
         let examples = own.err().map(|problem| problem.examples).unwrap_or_default();
-        return Err(NotFinite { what: "loss", examples: group.join(examples) });
+        return Err(NotFinite { what: "loss", examples: group.concat(examples) });
     }
     let mut sums = own?;
     let tokens: usize = trained.iter().map(|of| of.micro.batch.tokens()).sum();

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::mpsc};
 
 use rand::seq::SliceRandom;
 
-use super::{Data, group::Share};
+use super::{Data, Share};
 use crate::{
     Error, Result,
     config::{Resolved, resolved::BatchSettings},

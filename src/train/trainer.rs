@@ -10,7 +10,7 @@ use burn::module::Module;
 
 use super::{
     Data, EpochSteps, Event, Group, StepOptions, StepReport, initial_model,
-    start::fingerprint,
+    start::agree_on_weights,
     step::{NotFinite, step},
 };
 use crate::{
@@ -62,7 +62,7 @@ impl<'a> Trainer<'a> {
         group.first(|| refuse_idle(run, group))?;
         let mut optimizer = optimizer(run);
         let (learner, resumed) = group.heed(start(run, data, &folder, &mut optimizer))?;
-        group.agree([("starting weights", fingerprint(&learner))])?;
+        agree_on_weights(group, &learner)?;
         let begun = || TrainerState { epoch: run.epochs.start, ..TrainerState::default() };
         let (state, learner) = (resumed.unwrap_or_else(begun), learner.train());
         let metrics = None;
@@ -92,7 +92,7 @@ impl<'a> Trainer<'a> {
             let ends_stage = self.run.schedule.ends_stage(stage, self.state.epoch, steps, &next);
             let group = self.group;
             let improved = match self.evaluation_is_due(ends_stage, &next) {
-                true => group.lead(|| self.evaluate(stage, stop, watch).map(number))? != 0.0,
+                true => group.decide(|| self.evaluate(stage, stop, watch))?,
                 false => true,
             };
             self.state.schedule = next;
@@ -456,10 +456,6 @@ fn refuse_idle(run: &Resolved, group: Group) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-fn number(is_so: bool) -> f64 {
-    f64::from(u8::from(is_so))
 }
 
 /// An error once the user has asked to stop.
