@@ -267,12 +267,9 @@ impl Audit {
         (checkpoint, data): (Checkpoint, Dataset),
         stop: &AtomicBool,
     ) -> Result<Answered> {
-        let roomless = self.evaluator(&checkpoint, &data);
-        let (model, stage, seed) = (&checkpoint.model, checkpoint.latent.stage, self.seed);
-        let longest = Subject { evaluator: &roomless, model, stage, seed }.longest_right();
-        let max_new_tokens = self.max_new_tokens.unwrap_or(2 * longest + 8);
-        let evaluator = Evaluator { max_new_tokens, ..roomless.clone() };
-        let answers = evaluator.answers(model, stage, |_| unless(stop))?;
+        let evaluator = self.roomy(&checkpoint, &data);
+        let stage = checkpoint.latent.stage;
+        let answers = evaluator.answers(&checkpoint.model, stage, |_| unless(stop))?;
         let right = answers.samples.iter().map(|sample| sample.correct).collect();
         let name = self.direct.as_deref().unwrap_or(Path::new("")).display().to_string();
         Ok(Answered { checkpoint, name, right })
@@ -293,6 +290,15 @@ impl Audit {
         }
     }
 
+    /// As [`Audit::evaluator`], with room to answer.
+    fn roomy<'a>(&self, checkpoint: &'a Checkpoint, data: &'a Dataset) -> Evaluator<'a> {
+        let roomless = self.evaluator(checkpoint, data);
+        let (model, stage) = (&checkpoint.model, checkpoint.latent.stage);
+        let subject = Subject { evaluator: &roomless, model, stage, seed: self.seed };
+        let max_new_tokens = self.max_new_tokens.unwrap_or_else(|| 2 * subject.longest_right() + 8);
+        Evaluator { max_new_tokens, ..roomless }
+    }
+
     fn audit(
         &self,
         model: &Opened,
@@ -302,12 +308,9 @@ impl Audit {
         stop: &AtomicBool,
     ) -> Result<ModelRecord> {
         let Opened { name, role, checkpoint } = model;
-        let roomless = self.evaluator(checkpoint, data);
+        let evaluator = self.roomy(checkpoint, data);
         let (stage, seed) = (checkpoint.latent.stage, self.seed);
-        let subject = Subject { evaluator: &roomless, model: &checkpoint.model, stage, seed };
-        let max_new_tokens = self.max_new_tokens.unwrap_or_else(|| 2 * subject.longest_right() + 8);
-        let evaluator = Evaluator { max_new_tokens, ..roomless.clone() };
-        let subject = Subject { evaluator: &evaluator, ..subject };
+        let subject = Subject { evaluator: &evaluator, model: &checkpoint.model, stage, seed };
         let stopped = || unless(stop);
         let plain = subject.plain(|_| stopped())?;
         let plan = match self.only.is_empty() {

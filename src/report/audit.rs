@@ -124,20 +124,12 @@ pub(crate) fn figures(record: &Record) -> Vec<(&'static str, &'static str, Strin
 
 /// The figures of a cell under [`HEAD`].
 pub(crate) fn row(cell: &Cell) -> Vec<String> {
-    let percent =
-        |share: Option<f64>| share.map_or("–".into(), |share| format!("{:.1}", 100.0 * share));
-    let [low, high] = cell.difference_interval;
     vec![
         cell.intervention.to_string(),
         cell.right.n.to_string(),
         percent(cell.right.rate()),
         percent(cell.plain.rate()),
-        format!(
-            "{} [{}, {}]",
-            signed(100.0 * cell.difference, 1),
-            signed(100.0 * low, 1),
-            signed(100.0 * high, 1)
-        ),
+        change(cell.difference, cell.difference_interval),
         percent(cell.changed.rate()),
         match cell.follows {
             Some(follows) if follows.n < cell.right.n => {
@@ -148,6 +140,17 @@ pub(crate) fn row(cell: &Cell) -> Vec<String> {
         cell.log_prob.map_or("–".into(), |change| signed(change, 2)),
         p_value(cell.p_holm),
     ]
+}
+
+/// A share in percent, if there is one.
+fn percent(share: Option<f64>) -> String {
+    share.map_or("–".into(), |share| format!("{:.1}", 100.0 * share))
+}
+
+/// A change of accuracy with its interval, in points.
+fn change(difference: f64, [low, high]: [f64; 2]) -> String {
+    let points = |share: f64| signed(100.0 * share, 1);
+    format!("{} [{}, {}]", points(difference), points(low), points(high))
 }
 
 /// The figures beside a direct model under [`DIRECT_HEAD`]: as it is, then those of some cells. Shares with their
@@ -169,21 +172,12 @@ pub(crate) fn direct_rows<'a>(
         _ => format!("{} of {}", rate.hits, rate.n),
     };
     let line = |name: String, paired: Paired, p: String, stay: String, fall: String| {
-        let percent =
-            |rate: Rate| rate.rate().map_or("–".into(), |rate| format!("{:.1}", 100.0 * rate));
-        let [low, high] = paired.interval().unwrap_or([-1.0, 1.0]);
-        let change = 100.0 * paired.difference().unwrap_or(0.0);
         vec![
             name,
             paired.n().to_string(),
-            percent(paired.a()),
-            percent(paired.b()),
-            format!(
-                "{} [{}, {}]",
-                signed(change, 1),
-                signed(100.0 * low, 1),
-                signed(100.0 * high, 1)
-            ),
+            percent(paired.a().rate()),
+            percent(paired.b().rate()),
+            change(paired.difference().unwrap_or(0.0), paired.interval().unwrap_or([-1.0, 1.0])),
             p,
             stay,
             fall,
@@ -319,8 +313,6 @@ fn wrapped(text: &str, width: usize) -> String {
 
 /// What was read off thoughts, as Markdown.
 fn readings_tables(readings: &Readings) -> String {
-    let percent =
-        |rate: Rate| rate.rate().map_or("–".into(), |rate| format!("{:.1}", 100.0 * rate));
     let mut text = String::from(
         "\nValues of steps by linear probes that never saw the question, at the layer that reads best; position 0 is the end of the question, 1 the first latent. p is of the permutation test, corrected by Benjamini and Hochberg over all layers, positions and steps:\n\n",
     );
@@ -329,8 +321,8 @@ fn readings_tables(readings: &Readings) -> String {
             format!("position {}, step {}", probe.position, probe.step),
             probe.layer.to_string(),
             probe.right.n.to_string(),
-            percent(probe.right),
-            percent(probe.most_frequent),
+            percent(probe.right.rate()),
+            percent(probe.most_frequent.rate()),
             format!("{:.1}", 100.0 * probe.shuffled),
             p_value(probe.p_corrected),
         ]
@@ -357,8 +349,8 @@ fn readings_tables(readings: &Readings) -> String {
         vec![
             format!("position {}, step {}", lens.position, lens.step),
             lens.top.n.to_string(),
-            percent(lens.top),
-            percent(lens.top_shuffled),
+            percent(lens.top.rate()),
+            percent(lens.top_shuffled.rate()),
             format!("{:.3}", lens.probability),
             format!("{:.3}", lens.shuffled),
             format!("{}", lens.rank),
@@ -404,7 +396,6 @@ fn tuned_tables(readings: &Readings) -> String {
     if readings.tuned.is_empty() {
         return String::new();
     }
-    let percent = |share: Option<f64>| share.map_or("–".into(), |x| format!("{:.1}", 100.0 * x));
     let mut text = String::from(
         "\nThe same through an affine map of each layer's states to the last layer's, fitted on other questions, and the share of the last states' variance that it explains of those it was not fitted on:\n\n",
     );
