@@ -30,9 +30,8 @@ from threading import Event, Thread
 
 CLIENTS = 64
 PATH = "/v1/completions"
-# Each thread of wrk asks one thing all the time; what must come back is every `text` or `content` in a row.
+# Each thread of wrk asks one thing all the time; what must come back is every `text` in a row.
 LUA = """
-local json_text = '"%s":"(.-[^\\\\])"'
 local kinds = {KINDS}
 local counter = 0
 threads = {}
@@ -44,12 +43,12 @@ end
 function init() wrong, checked, sample = 0, 0, "" end
 function request()
   local kind = kinds[(number - 1) % #kinds + 1]
-  return wrk.format("POST", kind.path, {["Content-Type"] = "application/json"}, kind.body)
+  return wrk.format("POST", "PATH", {["Content-Type"] = "application/json"}, kind.body)
 end
 function response(status, headers, body)
   local kind = kinds[(number - 1) % #kinds + 1]
   local said = ""
-  for text in body:gmatch('"' .. kind.key .. '":"([^"]*)"') do said = said .. text end
+  for text in body:gmatch('"text":"([^"]*)"') do said = said .. text end
   checked = checked + 1
   if status ~= 200 or said ~= kind.said then
     wrong = wrong + 1
@@ -91,8 +90,8 @@ class Server:
         self.process.terminate()
         self.process.wait(60)
 
-    def ask(self, body, path=PATH):
-        with urllib.request.urlopen(self.url + path, body.encode()) as answer:
+    def ask(self, body):
+        with urllib.request.urlopen(self.url + PATH, body.encode()) as answer:
             return answer.read().decode()
 
     def metric(self, name):
@@ -108,8 +107,8 @@ class Server:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
 
-def said(body, key):
-    return "".join(re.findall(f'"{key}":"([^"]*)"', body))
+def said(body):
+    return "".join(re.findall(r'"text":"([^"]*)"', body))
 
 
 def lua(text):
@@ -125,14 +124,14 @@ def kinds(server, questions, tokens, plain):
         extras[1:4] = [{"thoughts": 3}, {"edit": "zero@2"}, {"stream": True, "thoughts": 1}]
     for question, more in zip(questions, extras):
         bodies.append(json.dumps({"prompt": question, "max_tokens": tokens} | more))
-    return [{"path": PATH, "key": "text", "body": body, "said": said(server.ask(body), "text")} for body in bodies]
+    return [{"body": body, "said": said(server.ask(body))} for body in bodies]
 
 
 def wrk(server, kinds, seconds):
     """Answers checked, wrong ones, errors of sockets, seconds, milliseconds at the median and 99 of 100."""
-    written = ",".join(f'{{path="{k["path"]}",key="{k["key"]}",body={lua(k["body"])},said={lua(k["said"])}}}' for k in kinds)
+    written = ",".join(f'{{body={lua(k["body"])},said={lua(k["said"])}}}' for k in kinds)
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(LUA.replace("KINDS", written))
+        script.write(LUA.replace("PATH", PATH).replace("KINDS", written))
         script.flush()
         command = ["wrk", f"-t{min(len(kinds), CLIENTS)}", f"-c{CLIENTS}", f"-d{seconds}s", "--timeout=60s", "-s", script.name, server.url]
         found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -173,7 +172,7 @@ def throughput(options, plain):
         for question in questions[:CLIENTS]:
             # As `eval` puts a question to a plain model.
             body = json.dumps({"prompt": question + ("\n" if plain else ""), "max_tokens": options.tokens})
-            asked.append({"path": PATH, "key": "text", "body": body, "said": said(server.ask(body), "text")})
+            asked.append({"body": body, "said": said(server.ask(body))})
         # The same questions as often as the server was asked in a few seconds.
         copies = max(options.most // len(asked), 1)
         file, samples = Path(here) / "questions.json", Path(here) / "samples.jsonl"
@@ -224,7 +223,7 @@ def bad(options, plain):
     rng = random.Random(0)
     with Server(options.program, options.folder, "--rows=16", "--patience=5", "--max-body=64") as server, ThreadPoolExecutor(32) as pool:
         whole = json.dumps({"prompt": options.questions[0], "max_tokens": 8, "stop": ["#"], "logprobs": 2})
-        alone = said(server.ask(whole), "text")
+        alone = said(server.ask(whole))
 
         def broken(_):
             data = bytearray(whole.encode())
@@ -271,7 +270,7 @@ def bad(options, plain):
                         stream.sendall(b" ")
                     except OSError:
                         pass
-            assert said(server.ask(whole), "text") == alone, "among slow clients"
+            assert said(server.ask(whole)) == alone, "among slow clients"
             time.sleep(8)
             ended = 0
             for stream in streams:
@@ -299,7 +298,7 @@ def bad(options, plain):
         for kind, found in counts.items():
             print(f"bad: {kind}: " + ", ".join(f"{status}: {n}" for status, n in sorted(found.items())))
         print(f"bad: resident {memory / 1e6:.1f} MB before, {server.memory() / 1e6:.1f} after; {files} and {server.files()} open files")
-        assert said(server.ask(whole), "text") == alone
+        assert said(server.ask(whole)) == alone
         assert not {status for kind in counts for status in counts[kind] if status.startswith("5")}, counts
         assert set(counts["oversized"]) <= {"413", "-"}, counts
         assert server.memory() < 1.25 * memory
