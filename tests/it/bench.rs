@@ -1,10 +1,11 @@
-//! `coconut bench` of methods other than Coconut.
+//! `coconut bench`.
 
 use std::process::Command;
 
+use assert_cmd::assert::OutputAssertExt;
 use serde_json::Value;
 
-use crate::program::{coconut, refused};
+use crate::program::{coconut, refused, stderr};
 
 /// A tiny model, and examples of 10 tokens, 3 steps of 4 tokens and an answer of 5.
 const SHAPE: [&str; 8] = [
@@ -127,4 +128,80 @@ fn what_a_method_cannot_be_measured_with_is_said() {
         refused(tokens, &["--tokens", method, "--step-tokens"]);
     }
     refused(coconut(["bench", "--tokens=64", "--answer=4"]), &["--answer", "--tokens"]);
+}
+
+/// Stages are measured by processes that take turns; the numbers are a training step's.
+#[test]
+fn stages_are_measured_in_turns() {
+    let bench = |more: &[&str]| -> Vec<serde_json::Value> {
+        let data = crate::fixture("data/list.json").display().to_string();
+        let mut command =
+            coconut(["bench", "--data", &data, "--dim=16", "--layers=1", "--heads=2"]);
+        let output = command.args(["--stages=0,3", "--repeats=2", "--json"]).args(more).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let number = |row: &serde_json::Value, key: &str| row[key].as_f64().unwrap();
+    let turns = bench(&[]);
+    assert_eq!(turns.iter().map(|row| number(row, "stage")).collect::<Vec<_>>(), [0.0, 3.0]);
+    assert_eq!(number(&turns[0], "ratio"), 1.0);
+    for row in &turns {
+        for key in ["ms_per_step", "ratio", "gen_ms_per_question", "gen_batch_ms_per_question"] {
+            assert!(number(row, key) > 0.0, "{key}: {row}");
+        }
+    }
+    let narrow = bench(&["--in-sequence", "--bf16", "--steps-only"]);
+    for (row, narrow) in turns.iter().zip(&narrow) {
+        assert_eq!(row["tokens_last_batch"], narrow["tokens_last_batch"]);
+        let (loss, narrow) = (number(row, "loss"), number(narrow, "loss"));
+        assert!(loss != narrow && (narrow / loss - 1.0).abs() < 1e-2, "{loss} {narrow}");
+    }
+    refused(coconut(["bench", "--data", "nowhere.json"]), &["nowhere.json"]);
+}
+
+/// A mistake is found before any process starts, whichever stage it belongs to.
+#[test]
+fn a_mistake_in_a_bench_is_said_once() {
+    let shape = ["--dim=16", "--layers=1", "--heads=2"];
+    for (flags, names) in [
+        (&["--tokens=64", "--frozen-dtype=bf16"][..], &["--frozen-dtype", "--lora"][..]),
+        (&["--tokens=64", "--lora-targets=c_attn"], &["--lora-targets", "--lora"]),
+        (&["--tokens=64", "--lora=2", "--lora-targets=q_proj"], &["--lora-targets", "`c_attn`"]),
+        (&["--tokens=16", "--stages=0,3,14"], &["--tokens", "14 latents"]),
+        (&["--tokens=64", "--heads=3"], &["16", "3"]),
+    ] {
+        let mut command = coconut(["bench"]);
+        command
+            .args(shape.iter().filter(|flag| !flags.contains(&"--heads=3") || **flag != shape[2]));
+        command.args(flags);
+        let message = stderr(&command.assert().code(2));
+        assert_eq!(message.matches("error").count(), 1, "{message}");
+        names.iter().for_each(|name| assert!(message.contains(name), "{name}: {message}"));
+    }
+}
+
+/// One measurement a line of standard input, also under the flag's former name.
+#[test]
+fn a_bench_takes_steps_from_standard_input() {
+    let losses = ["--step-on-stdin", "--paced"].map(|flag| {
+        let mut command = assert_cmd::Command::from_std(coconut(["bench", flag, "--tokens=24"]));
+        command.args(["--dim=16", "--layers=1", "--heads=2", "--batch=2", "--stages=1"]);
+        let output = command.write_stdin("step\nstep\nsingle\n").output().unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let lines: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        // Other rows, of 24 tokens and with the answer's quarter labelled.
+        assert_ne!(lines[0]["ids"], lines[1]["ids"]);
+        for row in lines[0]["labels"].as_array().unwrap() {
+            let labels: Vec<i64> = serde_json::from_value(row.clone()).unwrap();
+            assert_eq!(labels.iter().filter(|&&label| label == -100).count(), 18, "{labels:?}");
+        }
+        assert_eq!(lines[2]["ids"].as_array().unwrap().len(), 1);
+        [&lines[0], &lines[1]].map(|line| line["loss"].as_f64().unwrap())
+    });
+    assert_eq!(losses[0], losses[1]);
+    // Random weights guess among 512 tokens.
+    assert!(losses[0].iter().all(|loss| (loss - 512f64.ln()).abs() < 0.5), "{losses:?}");
 }
