@@ -180,7 +180,7 @@ struct RowState<'a> {
     rng: Option<ChaCha8Rng>,
     generation: Generation,
     ended: bool,
-    /// For each column so far, whether it holds a token of this row.
+    /// For each column of the cache, whether it holds a token of this row.
     attention_mask: Vec<bool>,
 }
 
@@ -398,8 +398,9 @@ impl<'a> GenerationLoop<'a> {
     fn feed(&mut self) -> Tensor<2> {
         let n_rows = self.rows.len();
         let (mut ids, mut position_ids) = (vec![0i32; n_rows], vec![0i32; n_rows]);
+        let mut tokens = Vec::new();
         for (number, row) in self.rows.iter_mut().enumerate() {
-            row.attention_mask.push(!row.ended);
+            tokens.extend(row.attention_mask.iter().copied().chain([!row.ended]));
             if let (false, Some(&id)) = (row.ended, row.generation.ids.last()) {
                 ids[number] = id as i32;
                 position_ids[number] = row.generation.positions as i32;
@@ -408,14 +409,17 @@ impl<'a> GenerationLoop<'a> {
         }
         let device = self.model.device();
         let column = |values: Vec<i32>| TokenInts::new(values, [n_rows, 1]);
-        let tokens: Vec<bool> =
-            self.rows.iter().flat_map(|row| row.attention_mask.iter().copied()).collect();
-        let attention_mask =
-            TokenMask::new(n_rows, tokens.len() / n_rows, tokens).unpadded(self.unpadded);
+        let columns = tokens.len() / n_rows;
+        let attention_mask = TokenMask::new(n_rows, columns, tokens).unpadded(self.unpadded);
         let layout = PassLayout::whole(column(position_ids), attention_mask);
         let embeddings = self.model.embed(column(ids).tensor(&device));
         let (states, new) = self.model.forward(embeddings, &self.cache, &layout, None);
-        self.cache = std::mem::take(&mut self.cache).push(new);
+        let at = columns - 1 - self.cache.spare();
+        self.cache = std::mem::take(&mut self.cache).store(new);
+        for row in &mut self.rows {
+            row.attention_mask.resize(at + 1 + self.cache.spare(), false);
+            row.attention_mask[at] = !row.ended;
+        }
         states.last().squeeze_dim(1) // [batch, 1, d_model] → [batch, d_model]
     }
 }
