@@ -14,6 +14,7 @@ pub mod allocator;
 mod cpu;
 mod heads;
 pub mod reference;
+mod rows;
 mod table;
 mod token_mask;
 mod weight;
@@ -25,6 +26,7 @@ use cpu::{fusable, readable};
 pub use adamw::AdamW;
 pub use cpu::simd;
 pub use heads::Heads;
+pub use rows::RowNumbers;
 pub use table::{RowOverride, Table};
 pub use token_mask::TokenMask;
 pub use weight::{Precision, Weight};
@@ -182,6 +184,17 @@ pub fn embedding(table: impl Into<Table>, ids: Tensor<2, Int>) -> Tensor<3> {
     } else {
         reference::embedding(table, ids)
     }
+}
+
+/// Some rows of `x: [rows, width]`, in the order of their numbers: `[numbers, width]`. A row may be picked several times
+/// or never; its gradient is the sum over its places, first to last.
+///
+/// # Panics
+/// If a number is not below `rows`.
+pub fn pick(x: Tensor<2>, rows: &RowNumbers) -> Tensor<2> {
+    let [height, _] = x.dims();
+    assert!(rows.as_slice().iter().all(|&row| (row as usize) < height), "each row is there");
+    if fusable(&x) { cpu::pick(x, rows) } else { reference::pick(x, rows) }
 }
 
 /// Causal attention of the newest columns over all columns so far.

@@ -3,7 +3,9 @@
 mod common;
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
-use coconut_kernels::{self as kernels, Heads, RowOverride, Table, TokenMask, reference};
+use coconut_kernels::{
+    self as kernels, Heads, RowNumbers, RowOverride, Table, TokenMask, reference,
+};
 use common::{
     Body, Random, assert_close, check, constant, device, leaf, numbers, on_tested_device, run,
 };
@@ -315,6 +317,22 @@ fn embedding() {
 }
 
 /// One table at both ends of a model.
+/// Rows picked once, several times and never.
+#[test]
+fn pick() {
+    for (height, width, rows) in [
+        (1, 1, vec![0]),
+        (3, 5, vec![2, 0, 2, 2]),
+        (200, 33, (0..150).map(|i| i * 7 % 90).collect()),
+    ] {
+        let rows = RowNumbers::from(rows);
+        let x = Random(8).numbers(height * width);
+        check("pick", &[x], |x, body| {
+            call!(body, pick(x[0].clone().reshape([height, width]), &rows)).flatten(0, 1)
+        });
+    }
+}
+
 #[test]
 fn embedding_tied_to_the_head() {
     let weight = Random(13).numbers(90 * 6);

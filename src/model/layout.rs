@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use coconut_kernels::TokenMask;
+use coconut_kernels::{self as kernels, RowNumbers, TokenMask};
 
 /// Which tokens `(row, column)` of a pass a tensor `[_, _, d_model]` holds; columns count from the pass's
 /// first. Cloning is cheap.
@@ -52,12 +52,12 @@ impl TokenLayout {
                 // The first row's tokens are the first ones held.
                 number if row > 0 && number < shared => number,
                 _ => {
-                    held.push(place as i32);
+                    held.push(place as u32);
                     held.len() - 1
                 }
             };
             indices[row * columns + column] = index as u32;
-            spread.push(index as i32);
+            spread.push(index as u32);
         }
         let all = Self::unpadded(rows, columns, tokens);
         let layout = Self { rows, columns, indices: Some(indices.into()), held: held.len() };
@@ -104,12 +104,12 @@ impl TokenLayout {
     ///
     /// # Panics
     /// If one of them is not held.
-    fn indices(&self, tokens: &[(usize, usize)]) -> Vec<i32> {
+    fn indices(&self, tokens: &[(usize, usize)]) -> RowNumbers {
         let index = |&(row, column): &(usize, usize)| {
             let at = row * self.columns + column;
             let index = self.indices.as_ref().map_or(at as u32, |indices| indices[at]);
             assert!(index != NONE, "row {row}, column {column} was not computed");
-            index as i32
+            index
         };
         tokens.iter().map(index).collect()
     }
@@ -120,8 +120,7 @@ impl TokenLayout {
     /// If one of them is not held.
     pub fn pick(&self, x: Tensor<3>, tokens: &[(usize, usize)]) -> Tensor<2> {
         let [rows, columns, d_model] = x.dims();
-        let indices = Tensor::from_data(self.indices(tokens).as_slice(), &x.device());
-        x.reshape([rows * columns, d_model]).select(0, indices)
+        kernels::pick(x.reshape([rows * columns, d_model]), &self.indices(tokens))
     }
 
     /// As many columns of each row of `x`, named row after row: `[rows, columns.len() / rows, d_model]`.
@@ -164,10 +163,8 @@ impl TokenLayout {
         let [_, held, d_model] = x.dims();
         let zero = x.clone().narrow(1, 0, 1).zeros_like();
         let x = Tensor::cat(vec![x, zero], 1).reshape([held + 1, d_model]);
-        let indices: Vec<i32> =
-            indices.iter().map(|&index| (index as usize).min(held) as i32).collect();
-        let indices = Tensor::from_data(indices.as_slice(), &x.device());
-        x.select(0, indices).reshape([self.rows, self.columns, d_model])
+        let indices = indices.iter().map(|&index| index.min(held as u32)).collect();
+        kernels::pick(x, &indices).reshape([self.rows, self.columns, d_model])
     }
 }
 
@@ -203,22 +200,20 @@ pub struct SharedPrefix {
     /// Every row's own tokens: how the pass's keys and values lie.
     all: TokenLayout,
     /// For each of these, its index among the tokens held.
-    spread: Arc<[i32]>,
+    spread: RowNumbers,
     /// For each token held, its place among all.
-    held: Arc<[i32]>,
+    held: RowNumbers,
 }
 
 impl SharedPrefix {
     /// `[1, tokens held, width]` → `[1, tokens of all rows, width]`.
     pub fn spread(&self, x: Tensor<3>) -> Tensor<3> {
-        let indices = Tensor::from_data(&*self.spread, &x.device());
-        x.select(1, indices)
+        kernels::pick(x.squeeze_dim(0), &self.spread).unsqueeze()
     }
 
     /// `[1, tokens of all rows, width]` → `[1, tokens held, width]`.
     pub fn gather(&self, x: Tensor<3>) -> Tensor<3> {
-        let indices = Tensor::from_data(&*self.held, &x.device());
-        x.select(1, indices)
+        kernels::pick(x.squeeze_dim(0), &self.held).unsqueeze()
     }
 }
 
@@ -246,7 +241,7 @@ pub struct LastReads {
     /// Which columns hold tokens, and from which column of each row on attention's result is read.
     pub attention_mask: TokenMask,
     /// Where they lie among the pass's tokens.
-    indices: Vec<i32>,
+    indices: RowNumbers,
 }
 
 impl PassLayout {
@@ -297,7 +292,6 @@ impl LastReads {
     /// The vectors that are read, of those of the pass: `[1, tokens, d_model]`.
     pub fn pick(&self, x: Tensor<3>) -> Tensor<3> {
         let [rows, columns, d_model] = x.dims();
-        let indices = Tensor::<1, Int>::from_data(self.indices.as_slice(), &x.device());
-        x.reshape([rows * columns, d_model]).select(0, indices).unsqueeze()
+        kernels::pick(x.reshape([rows * columns, d_model]), &self.indices).unsqueeze()
     }
 }

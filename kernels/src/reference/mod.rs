@@ -5,7 +5,7 @@ mod attention;
 
 use burn::tensor::{Int, Tensor, activation};
 
-use crate::{AdamW, Heads, Table, Weight, weight::to_f32};
+use crate::{AdamW, Heads, RowNumbers, Table, Weight, weight::to_f32};
 
 pub use attention::attention;
 
@@ -96,6 +96,12 @@ pub fn embedding(table: impl Into<Table>, ids: Tensor<2, Int>) -> Tensor<3> {
     let table = table.into().whole();
     let [_, d_model] = table.dims();
     table.select(0, ids.reshape([batch * seq])).reshape([batch, seq, d_model])
+}
+
+/// See [`crate::pick`].
+pub fn pick(x: Tensor<2>, rows: &RowNumbers) -> Tensor<2> {
+    let rows = rows.tensor(&x.device());
+    x.select(0, rows)
 }
 
 /// See [`crate::cross_entropy`].
