@@ -24,7 +24,7 @@ use burn::tensor::{Int, Tensor};
 use cpu::{fusable, readable};
 
 pub use adamw::AdamW;
-pub use cpu::simd;
+pub use cpu::{Deferred, simd};
 pub use heads::Heads;
 pub use rows::RowNumbers;
 pub use table::{RowOverride, Table};

@@ -2,6 +2,8 @@
 
 use burn::tensor::{DType, Tensor};
 
+use crate::{Deferred, cpu};
+
 /// A matrix to multiply with, and the precision of these products.
 #[derive(Clone, Debug)]
 pub struct Weight {
@@ -9,11 +11,22 @@ pub struct Weight {
     pub values: Tensor<2>,
     /// What products with the matrix round their operands to.
     pub precision: Precision,
+    /// Where products of few rows leave their share of its gradient, if they do ([`Weight::defer`]).
+    pub deferred: Option<Deferred>,
+}
+
+impl Weight {
+    /// A weight for many products of few rows within one graph, whose shares of its gradient are added up in one product:
+    /// the weight to be used in its place, and where the shares wait. `None` where that gains nothing, or cannot be
+    /// done: on devices other than the CPU, for small weights, and for constants.
+    pub fn defer(values: &Tensor<2>) -> Option<(Tensor<2>, Deferred)> {
+        cpu::defer(values)
+    }
 }
 
 impl From<Tensor<2>> for Weight {
     fn from(values: Tensor<2>) -> Self {
-        Self { values, precision: Precision::F32 }
+        Self { values, precision: Precision::F32, deferred: None }
     }
 }
 

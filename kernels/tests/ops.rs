@@ -4,7 +4,7 @@ mod common;
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use coconut_kernels::{
-    self as kernels, Heads, RowNumbers, RowOverride, Table, TokenMask, reference,
+    self as kernels, Heads, RowNumbers, RowOverride, Table, TokenMask, Weight, reference,
 };
 use common::{
     Body, Random, assert_close, check, constant, device, leaf, numbers, on_tested_device, run,
@@ -245,6 +245,43 @@ fn linear_passes_share_their_weights() {
         let turned = (y + input).swap_dims(0, 1);
         call!(body, linear(turned, &weights, &[])).flatten(0, 2)
     });
+}
+
+/// Passes of few and of many rows through large weights: what the few give is added up in the end.
+#[test]
+fn shares_of_few_rows_may_wait() {
+    let (d_in, d_out) = (512, 513);
+    let mut random = Random(22);
+    let rows = [3, 70, 1, 64, 65];
+    let operands: Vec<Vec<f64>> = [d_in * d_out, d_out]
+        .into_iter()
+        .chain(rows.map(|rows| rows * d_in))
+        .map(|len| random.numbers(len))
+        .collect();
+    let passes = |x: &[Tensor<1>], defer: bool| {
+        let plain: [Tensor<2>; 2] = [[d_in, d_out], [d_out, d_in]].map(|s| x[0].clone().reshape(s));
+        let [map, turned] = plain.map(|values| match Weight::defer(&values).filter(|_| defer) {
+            Some((values, deferred)) => Weight { deferred: Some(deferred), ..values.into() },
+            None => values.into(),
+        });
+        let bias = || Some(x[1].clone());
+        let sums = x[2..].iter().zip(rows).map(|(x, rows)| {
+            let x = x.clone().reshape([1, rows, d_in]);
+            let y = kernels::conv1d(x.clone(), map.clone(), bias());
+            (y + kernels::linear(x, std::slice::from_ref(&turned), &[])).square().sum()
+        });
+        Tensor::cat(sums.collect(), 0)
+    };
+    let [(values, grads), (want_values, want_grads)] = [true, false]
+        .map(|defer| on_tested_device(|| run(&operands, DType::F32, |x| passes(x, defer))));
+    assert_eq!(values, want_values);
+    for (i, (got, want)) in grads.iter().zip(&want_grads).enumerate() {
+        assert_close(&format!("gradient {i}"), got, want, 1e-5);
+    }
+    let weight = leaf(&operands[0], DType::F32).reshape([d_in, d_out]);
+    assert!(Weight::defer(&weight).is_some(), "this one is on the CPU");
+    let weight = constant(&operands[0], DType::F32).reshape([d_in, d_out]);
+    assert!(Weight::defer(&weight).is_none(), "a constant has no gradient");
 }
 
 #[test]

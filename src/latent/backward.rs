@@ -77,9 +77,10 @@ fn kept<M: Module, T>(
     loss: impl FnOnce(&Trace) -> Option<(Tensor<1>, T)>,
 ) -> Option<(NamedTensors, T)> {
     let options = ForwardOptions { reads, tracked, seed: Some(seed), edit: None };
-    let trace = super::forward(model, batch, options);
+    let deferring = LatentModel { transformer: model.transformer.deferring(), ..model.clone() };
+    let trace = super::forward(&deferring, batch, options);
     let (loss, besides) = loss(&trace)?;
-    drop(trace);
+    drop((trace, deferring));
     Some((take_gradients(module, &mut loss.backward()), besides))
 }
 

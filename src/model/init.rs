@@ -35,6 +35,7 @@ impl Make<'_> {
             weight: self.param(&format!("{name}.weight"), [d_in, d_out]),
             bias: self.param(&format!("{name}.bias"), [d_out]),
             adapter: None,
+            deferred: None,
         }
     }
 
@@ -43,6 +44,7 @@ impl Make<'_> {
             weight: self.param(&format!("{name}.weight"), [d_out, d_in]),
             bias: bias.then(|| self.param(&format!("{name}.bias"), [d_out])),
             adapter: None,
+            deferred: None,
         }
     }
 

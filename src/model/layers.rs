@@ -4,7 +4,7 @@ use burn::{
     module::{Module, Param},
     tensor::{DType, Distribution, Int, Tensor, activation},
 };
-use coconut_kernels::{self as kernels, Precision, RowOverride, Table, Weight};
+use coconut_kernels::{self as kernels, Deferred, Precision, RowOverride, Table, Weight};
 
 use super::config::Activation;
 
@@ -39,7 +39,8 @@ impl Embedding {
             ids: own.ids.as_slice().into(),
             rows: own.trainable_tokens_delta.val(),
         });
-        Table { weight: Weight { values: self.weight.val(), precision }, overrides }
+        let weight = Weight { precision, ..self.weight.val().into() };
+        Table { weight, overrides }
     }
 }
 
@@ -76,7 +77,7 @@ impl Adapter {
     fn forward(&self, x: Tensor<3>, precision: Precision) -> Tensor<3> {
         let x = dropout(x, self.dropout);
         let [a, b] =
-            [&self.a, &self.b].map(|factor| Weight { values: factor.weight.val(), precision });
+            [&self.a, &self.b].map(|factor| Weight { precision, ..factor.weight.val().into() });
         let low = kernels::linear(x, &[a], &[]); // [batch, seq, r]
         kernels::linear(low * self.scale, &[b], &[])
     }
@@ -96,12 +97,16 @@ pub struct Conv1d {
     pub bias: Param<Tensor<1>>,
     /// A trained term, while weight and bias are frozen.
     pub adapter: Option<Adapter>,
+    /// Where passes of few rows leave their share of the weight's gradient, if they do.
+    #[module(skip)]
+    pub deferred: Option<Deferred>,
 }
 
 impl Conv1d {
     /// `[batch, seq, d_in]` → `[batch, seq, d_out]`.
     pub fn forward(&self, x: Tensor<3>, precision: Precision) -> Tensor<3> {
-        let weight = Weight { values: self.weight.val(), precision };
+        let deferred = self.deferred.clone();
+        let weight = Weight { values: self.weight.val(), precision, deferred };
         let y = kernels::conv1d(x.clone(), weight, Some(self.bias.val()));
         self.adapter.iter().fold(y, |y, adapter| y + adapter.forward(x.clone(), precision))
     }
@@ -116,6 +121,9 @@ pub struct Linear {
     pub bias: Option<Param<Tensor<1>>>,
     /// A trained term, while weight and bias are frozen.
     pub adapter: Option<Adapter>,
+    /// Where passes of few rows leave their share of the weight's gradient, if they do.
+    #[module(skip)]
+    pub deferred: Option<Deferred>,
 }
 
 impl Linear {
@@ -161,6 +169,16 @@ impl LinearMut<'_> {
         }
     }
 
+    /// Lets passes of few rows add up their shares of the weight's gradient in one product.
+    pub fn defer(&mut self) {
+        let Some((weight, deferred)) = Weight::defer(&self.weight().val()) else { return };
+        let weight = Param::initialized(self.weight().id, weight);
+        match self {
+            Self::Linear(linear) => (linear.weight, linear.deferred) = (weight, Some(deferred)),
+            Self::Conv1d(linear) => (linear.weight, linear.deferred) = (weight, Some(deferred)),
+        }
+    }
+
     /// Adds the adapter to the weight.
     pub fn merge(&mut self) {
         let Some(adapter) = self.adapter().take() else { return };
@@ -185,7 +203,10 @@ pub fn fused_linears<const N: usize>(
     linears: [&Linear; N],
     precision: Precision,
 ) -> Tensor<3> {
-    let weights = linears.map(|linear| Weight { values: linear.weight.val(), precision });
+    let weights = linears.map(|linear| {
+        let deferred = linear.deferred.clone();
+        Weight { values: linear.weight.val(), precision, deferred }
+    });
     let biases: Vec<_> =
         linears.iter().filter_map(|linear| Some(linear.bias.as_ref()?.val())).collect();
     let y = kernels::linear(x.clone(), &weights, &biases);

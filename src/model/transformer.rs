@@ -192,6 +192,14 @@ impl Transformer {
         short
     }
 
+    /// A copy for one graph of many passes: those of few rows add up what they give a large weight's gradient in one
+    /// product, as each by itself would read and write all of it. Gradients are those of this model's parameters.
+    pub fn deferring(&self) -> Self {
+        let mut copy = self.clone();
+        copy.linears().iter_mut().for_each(|(_, linear)| linear.defer());
+        copy
+    }
+
     /// The linear layers of the blocks, by name.
     pub(super) fn linears(&mut self) -> Vec<(String, LinearMut<'_>)> {
         match &mut self.body {

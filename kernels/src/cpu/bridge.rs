@@ -159,7 +159,8 @@ pub(crate) fn untracked(x: DispatchTensor) -> FlexTensor {
     }
 }
 
-fn tracked(x: DispatchTensor) -> Tracked {
+/// The same with its place in the graph, a constant's if it has none.
+pub(crate) fn tracked(x: DispatchTensor) -> Tracked {
     match x.kind {
         DispatchTensorKind::Autodiff(inner) => match *inner {
             DispatchTensorKind::Flex(BackendTensor::Autodiff(x)) => x,

@@ -5,13 +5,14 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
 use super::bridge::{Fused, GradSinks, apply, sizes, slice, tensor, uninit};
+use super::deferred::Columns;
 use super::matrix::{Dst, Matrix, fill_rows, sum_rows};
-use super::weight::{Side, multiply_weight, put_product};
-use crate::{Precision, Weight};
+use super::weight::{Share, Side, multiply_weight, put_share};
+use crate::{Deferred, Precision, Weight};
 
 /// [`crate::conv1d`] on operands that were found fit.
 pub(crate) fn conv1d(x: Tensor<3>, weight: Weight, bias: Option<Tensor<1>>) -> Tensor<3> {
-    let op = Conv1d { precision: weight.precision };
+    let op = Conv1d { precision: weight.precision, deferred: weight.deferred };
     let (x, weight) = (x.into_dispatch(), weight.values.into_dispatch());
     match bias {
         None => apply(op, [x, weight]),
@@ -23,6 +24,7 @@ pub(crate) fn conv1d(x: Tensor<3>, weight: Weight, bias: Option<Tensor<1>>) -> T
 #[derive(Debug)]
 struct Conv1d {
     precision: Precision,
+    deferred: Option<Deferred>,
 }
 
 impl<const N: usize> Fused<N> for Conv1d {
@@ -64,8 +66,10 @@ impl<const N: usize> Fused<N> for Conv1d {
             sinks.put(2, tensor(sum_rows(slice(&grad), d_out), [d_out]));
         }
         if let Some(x) = x {
-            let x = Matrix::new(slice(&x), rows, d_in);
-            put_product(sinks, 1, precision, x.t(), grad_y);
+            let all = |tensor, width| Columns { tensor, stride: width, first: 0, width };
+            let (lhs, rhs) = (all(x, d_in), all(grad.clone(), d_out));
+            let share = Share { precision, rows, lhs, rhs };
+            put_share(sinks, 1, share, self.deferred.as_ref());
         }
         if sinks.needs_grad(0) {
             let mut grad_x = uninit(rows * d_in);

@@ -5,13 +5,15 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
 use super::bridge::{Fused, GradSinks, apply, sizes, slice, tensor, uninit};
+use super::deferred::Columns;
 use super::matrix::{Dst, Matrix, fill_rows, sum_rows};
-use super::weight::{Side, multiply_weight, put_product};
-use crate::{Precision, Weight};
+use super::weight::{Share, Side, multiply_weight, put_share};
+use crate::{Deferred, Precision, Weight};
 
 /// [`crate::linear`] on operands that were found fit.
 pub(crate) fn linear(x: Tensor<3>, weights: Vec<Weight>, biases: &[Tensor<1>]) -> Tensor<3> {
-    let op = Linear { parts: weights.iter().map(|weight| weight.precision).collect() };
+    let part = |weight: &Weight| (weight.precision, weight.deferred.clone());
+    let op = Linear { parts: weights.iter().map(part).collect() };
     let n_operands = 1 + weights.len() + biases.len();
     let mut operands = [x.into_dispatch()]
         .into_iter()
@@ -37,8 +39,8 @@ pub(crate) fn linear(x: Tensor<3>, weights: Vec<Weight>, biases: &[Tensor<1>]) -
 /// `[d_out]` or none.
 #[derive(Debug)]
 struct Linear {
-    /// Precision of the products with each weight.
-    parts: Vec<Precision>,
+    /// Precision of the products with each weight, and where shares of its gradient wait.
+    parts: Vec<(Precision, Option<Deferred>)>,
 }
 
 impl Linear {
@@ -74,7 +76,7 @@ impl<const N: usize> Fused<N> for Linear {
             fill_rows(&mut y, &bias);
         }
         let parts = weights.iter().zip(&columns).zip(&self.parts);
-        for ((weight, &(first, _)), &precision) in parts {
+        for ((weight, &(first, _)), &(precision, _)) in parts {
             let mut y = Dst { slice: &mut y, stride: total, add: !biases.is_empty() };
             let x = Matrix::new(slice(x), rows, d_in);
             multiply_weight(precision, y.starting_at(first), x, weight, Side::Transposed);
@@ -106,15 +108,18 @@ impl<const N: usize> Fused<N> for Linear {
             }
         }
         if let Some(x) = x {
-            let x = Matrix::new(slice(&x), rows, d_in);
-            for (i, (&(first, width), &precision)) in columns.iter().zip(&self.parts).enumerate() {
-                put_product(sinks, 1 + i, precision, part(first, width).t(), x);
+            let parts = columns.iter().zip(&self.parts).enumerate();
+            for (i, (&(first, width), (precision, deferred))) in parts {
+                let lhs = Columns { tensor: grad.clone(), stride: total, first, width };
+                let rhs = Columns { tensor: x.clone(), stride: d_in, first: 0, width: d_in };
+                let share = Share { precision: *precision, rows, lhs, rhs };
+                put_share(sinks, 1 + i, share, deferred.as_ref());
             }
         }
         if sinks.needs_grad(0) {
             let mut grad_x = uninit(rows * d_in);
             let parts = weights.iter().zip(&columns).zip(&self.parts);
-            for (i, ((weight, &(first, width)), &precision)) in parts.enumerate() {
+            for (i, ((weight, &(first, width)), &(precision, _))) in parts.enumerate() {
                 let dst = Dst { slice: &mut grad_x, stride: d_in, add: i > 0 };
                 multiply_weight(precision, dst, part(first, width), weight, Side::Plain);
             }

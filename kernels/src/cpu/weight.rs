@@ -7,8 +7,9 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::bridge::{GradSinks, fusable, slice, slice_mut, tensor, uninit};
+use super::deferred::{Columns, FEW};
 use super::matrix::{Dst, Matrix, multiply_in};
-use crate::Precision;
+use crate::{Deferred, Precision};
 
 /// Number of elements widened at once: 16 MiB.
 const WIDENED: usize = 1 << 22;
@@ -81,30 +82,45 @@ pub(crate) fn multiply_weight(
     }
 }
 
-/// Gives a weight, operand `operand` of an operation that accumulates it, the gradient `lhs · rhs`.
+/// What a product gives its weight: the gradient `lhsᵀ · rhs`, of matrices of `rows` rows.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub precision: Precision,
+    pub rows: usize,
+    pub lhs: Columns,
+    pub rhs: Columns,
+}
+
+/// Gives a weight, operand `operand` of an operation that accumulates it, its share, now or when its time has come.
 ///
 /// Adding to what other passes gave spares a tensor and an addition the size of the weight, which is most of
 /// the cost of a pass of few rows.
-pub(crate) fn put_product<const N: usize>(
+pub(crate) fn put_share<const N: usize>(
     sinks: &mut GradSinks<'_, N>,
     operand: usize,
-    precision: Precision,
-    lhs: Matrix,
-    rhs: Matrix,
+    share: Share,
+    deferred: Option<&Deferred>,
 ) {
     if !sinks.needs_grad(operand) {
         return;
     }
-    let [rows, cols] = [lhs.rows(), rhs.cols()];
+    let (precision, rows) = (share.precision, share.rows);
+    let [height, width] = [share.lhs.width, share.rhs.width];
+    let product = |dst| {
+        multiply_in(precision, dst, share.lhs.matrix(rows).t(), share.rhs.matrix(rows));
+    };
     let sum = match sinks.take(operand) {
         Some(mut sum) => {
-            multiply_in(precision, Dst::add(slice_mut(&mut sum), cols), lhs, rhs);
+            match deferred.filter(|_| rows <= FEW) {
+                Some(deferred) => deferred.push(share),
+                None => product(Dst::add(slice_mut(&mut sum), width)),
+            }
             sum
         }
         None => {
-            let mut sum = uninit(rows * cols);
-            multiply_in(precision, Dst::set(&mut sum, cols), lhs, rhs);
-            tensor(sum, [rows, cols])
+            let mut sum = uninit(height * width);
+            product(Dst::set(&mut sum, width));
+            tensor(sum, [height, width])
         }
     };
     sinks.put(operand, sum);

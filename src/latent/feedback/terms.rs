@@ -75,7 +75,12 @@ impl Learned {
         let zeros = |n| Param::from_tensor(Tensor::<1>::zeros([n], device));
         let linear = |weight: Tensor<2>| {
             let [_, d_out] = weight.dims();
-            Conv1d { weight: Param::from_tensor(weight), bias: zeros(d_out), adapter: None }
+            Conv1d {
+                weight: Param::from_tensor(weight),
+                bias: zeros(d_out),
+                adapter: None,
+                deferred: None,
+            }
         };
         let norm = || LayerNorm { weight: ones(d), bias: zeros(d) };
         let mut mlp = |width: Option<f64>| {
