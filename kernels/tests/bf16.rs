@@ -77,7 +77,7 @@ fn at_every_level(check: impl Fn(Level)) {
 }
 
 fn narrow(values: Tensor<2>) -> Weight {
-    Weight { values, precision: Precision::Bf16 }
+    Weight { precision: Precision::Bf16, ..values.into() }
 }
 
 #[test]
