@@ -89,7 +89,7 @@ fn main() {
         bench!(format!("swiglu {shape}x4"), m => m::swiglu(wide.clone(), wide.clone()));
         let (up, up_bias) = (leaf([width, 4 * width]), leaf([4 * width]));
         bench!(format!("conv1d {shape} to x4"), m => m::conv1d(x.clone(), up.clone(), Some(up_bias.clone())));
-        let narrow = Weight { values: up.clone(), precision: Precision::Bf16 };
+        let narrow = Weight { precision: Precision::Bf16, ..up.clone().into() };
         bench!(format!("conv1d {shape} to x4 in bf16"), m => m::conv1d(x.clone(), narrow.clone(), Some(up_bias.clone())));
         let down = leaf([4 * width, width]);
         bench!(format!("linear {shape} to x4"), m => m::linear(x.clone(), std::slice::from_ref(&down), &[]));
@@ -120,6 +120,15 @@ fn main() {
         let shape = format!("{batch}x{seq}x{}", heads.qkv_width());
         bench!(format!("rotary {shape}"), m => m::rotary(qkv.clone(), angles.clone().cos(), angles.clone().sin(), heads));
         bench!(format!("head_norm {shape}"), m => m::head_norm(qkv.clone(), query.clone(), key.clone(), heads, 1e-6));
+    }
+    // More weights than a cache holds, and few rows: a generated token, or a latent.
+    for rows in [1, 2, 8, 16, 32, 64] {
+        let x = leaf([rows, 1, 576]);
+        let weights: Vec<_> = (0..60).map(|_| random([1536, 576])).collect();
+        bench!(format!("linear {rows} rows, 60 of 576 to 1536"), m => {
+            let out = weights.iter().map(|w| m::linear(x.clone(), std::slice::from_ref(w), &[]));
+            out.reduce(|a, b| a + b).unwrap_or_else(|| unreachable!("there are 60"))
+        });
     }
     // Six passes that share what came before, as latent passes do.
     for (batch, seq, heads, dim) in [(32, 64, 4, 32), (8, 128, 12, 64)] {

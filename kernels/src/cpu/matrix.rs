@@ -1,6 +1,7 @@
 //! Matrix products on strided views, so that no operand is ever transposed in memory.
 
 mod bf16;
+mod few;
 
 use rayon::prelude::*;
 
@@ -42,6 +43,11 @@ impl<'a> Matrix<'a> {
     /// Number of columns.
     pub(crate) fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// A row whose elements lie side by side.
+    fn row(&self, row: usize) -> &'a [f32] {
+        &self.data[row * self.row_stride..][..self.cols]
     }
 
     /// The same matrix with rows and columns exchanged.
@@ -115,6 +121,9 @@ pub(crate) fn multiply(dst: Dst, lhs: Matrix, rhs: Matrix, scale: f32, threads: 
     }
     if k == 0 || cfg!(miri) {
         return multiply_plainly(dst, lhs, rhs, scale);
+    }
+    if threads == Threads::All && scale == 1.0 && few::suits(lhs, rhs) {
+        return few::multiply(dst, lhs, rhs);
     }
     let parallelism = match threads {
         Threads::One => gemm::Parallelism::None,
