@@ -1,7 +1,7 @@
 //! The heads of attention.
 
 /// How many query heads and key/value heads there are, and how wide one is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Heads {
     /// Number of query heads.
     pub query: usize,

@@ -1,9 +1,9 @@
 //! Fused tensor operations for Burn, forward and backward.
 //!
 //! Every operation here is a plain function on [`Tensor`]. It checks shapes and chooses a body: the
-//! fused one where there is one for the tensors' device and type (the CPU, in f32), and the one made of
-//! Burn's primitive operations ([`mod@reference`]) everywhere else. Both give the same values and gradients
-//! to rounding.
+//! fused one where there is one for the tensors' device and type (the CPU, in f32; for [`attention`] GPUs too, if
+//! built in), and the one made of Burn's primitive operations ([`mod@reference`]) everywhere else. All give the same
+//! values and gradients to rounding.
 //!
 //! The matrix of [`conv1d`], [`linear`], [`embedding`] and [`cross_entropy`] ([`Weight`]) may be
 //! stored in bf16 if it is a constant: results are those of the same values in f32. Products with it
@@ -12,6 +12,8 @@
 mod adamw;
 pub mod allocator;
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 mod heads;
 pub mod reference;
 mod rows;
@@ -226,10 +228,13 @@ pub fn attention(
     assert!(shapes.iter().all(|shape| shape[2] == heads.qkv_width()), "width of a row");
     assert!(heads.query.is_multiple_of(heads.key_value), "query heads share key heads evenly");
     if dropout == 0.0 && fusable(&qkv) && past.iter().all(fusable) {
-        cpu::attention(qkv, past, heads, mask)
-    } else {
-        reference::attention(qkv, past, heads, mask, dropout)
+        return cpu::attention(qkv, past, heads, mask);
     }
+    #[cfg(feature = "cube")]
+    if dropout == 0.0 && cube::fusable(&qkv) && past.iter().all(cube::fusable) {
+        return cube::attention(qkv, past, heads, mask);
+    }
+    reference::attention(qkv, past, heads, mask, dropout)
 }
 
 /// The sum over rows of the cross entropy of `hidden · headᵀ` against `targets`.

@@ -14,6 +14,9 @@ pub struct TokenMask {
     unpadded: usize,
     queries_from: Option<Arc<[usize]>>,
     hidden: Option<Arc<[Range<usize>]>>,
+    /// What kernels on GPUs read of all this.
+    #[cfg(feature = "cube")]
+    table: crate::cube::CellTable,
 }
 
 impl TokenMask {
@@ -24,7 +27,16 @@ impl TokenMask {
     pub fn new(batch: usize, columns: usize, tokens: impl Into<Arc<[bool]>>) -> Self {
         let tokens = tokens.into();
         assert_eq!(tokens.len(), batch * columns, "one cell a row and column");
-        Self { batch, columns, tokens, unpadded: 0, queries_from: None, hidden: None }
+        Self {
+            batch,
+            columns,
+            tokens,
+            unpadded: 0,
+            queries_from: None,
+            hidden: None,
+            #[cfg(feature = "cube")]
+            table: Default::default(),
+        }
     }
 
     /// A mask of tokens only.
@@ -40,7 +52,7 @@ impl TokenMask {
     /// If there are not so many columns.
     pub fn unpadded(self, columns: usize) -> Self {
         assert!(columns <= self.columns, "unpadded columns are among the columns");
-        Self { unpadded: columns, ..self }
+        Self { unpadded: columns, ..self.without_table() }
     }
 
     /// The same mask where each row asks from a column of its own on, cached columns counted: results of
@@ -51,7 +63,7 @@ impl TokenMask {
     pub fn queries_from(self, columns: impl Into<Arc<[usize]>>) -> Self {
         let columns = columns.into();
         assert_eq!(columns.len(), self.batch, "one column a row");
-        Self { queries_from: Some(columns), ..self }
+        Self { queries_from: Some(columns), ..self.without_table() }
     }
 
     /// The same mask where some columns of each row are seen by nobody, though tensors hold their tokens.
@@ -61,7 +73,22 @@ impl TokenMask {
     pub fn hiding(self, columns: impl Into<Arc<[Range<usize>]>>) -> Self {
         let columns = columns.into();
         assert_eq!(columns.len(), self.batch, "one range a row");
-        Self { hidden: Some(columns), ..self }
+        Self { hidden: Some(columns), ..self.without_table() }
+    }
+
+    /// The same mask before another is made of it, whose table will be another.
+    fn without_table(self) -> Self {
+        Self {
+            #[cfg(feature = "cube")]
+            table: Default::default(),
+            ..self
+        }
+    }
+
+    /// What kernels on GPUs read of the mask.
+    #[cfg(feature = "cube")]
+    pub(crate) fn table(&self) -> &crate::cube::CellTable {
+        &self.table
     }
 
     /// Whether a column of a row is seen by nobody, though it may hold a token.

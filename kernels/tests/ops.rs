@@ -622,6 +622,56 @@ fn attention_to_columns_of_which_some_are_hidden() {
     }
 }
 
+/// Widths of heads as models have them, and one that no vector fits, with all that a mask can say.
+#[test]
+fn attention_at_widths_of_models() {
+    let rows = &["...xxxxxxxxxx", "xxxxxxxxxx...", "xx.x..xxxxx.x"];
+    for (heads, key_value) in [(2, 2), (4, 2), (3, 1)] {
+        for dim in [8, 32, 33, 64] {
+            for past in [&[][..], &[9], &[7, 2], &[6, 1, 3]] {
+                let new = 13 - past.iter().sum::<usize>();
+                let case = || Case::new((heads, key_value, dim), past, new, rows);
+                case().check();
+                case().unpadded().check();
+                if !past.is_empty() {
+                    let hidden = [4..6, 0..2, 3..4];
+                    case().unpadded().hiding(&hidden).queries_from(&[10, 5, 11]).check();
+                }
+            }
+        }
+    }
+}
+
+/// The fused bodies skip what does not ask: its result is zero, and so is its query's gradient. And they give the same
+/// bits each time.
+#[test]
+fn attention_skips_columns_that_do_not_ask() {
+    let rows = &["..xxxxxx", "xxxxxxxx"];
+    let heads = Heads { query: 4, key_value: 2, dim: 8 };
+    let case = Case::new((4, 2, 8), &[3], 5, rows).queries_from(&[6, 4]);
+    let attend = || {
+        run(&case.operands(), DType::F32, |x| {
+            let [past, new] = [3, 5].map(|len| [2, len, heads.qkv_width()]);
+            let past = x[0].clone().reshape(past);
+            kernels::attention(x[1].clone().reshape(new), &[past], heads, &case.mask, 0.0)
+                .flatten(0, 2)
+        })
+    };
+    let (values, grads) = on_tested_device(attend);
+    assert_eq!((&values, &grads), (&on_tested_device(attend).0, &on_tested_device(attend).1));
+    let q_width = heads.query * heads.dim;
+    for (row, first) in [6, 4].into_iter().enumerate() {
+        for column in 0..5 {
+            let cell = row * 5 + column;
+            let result = &values[cell * q_width..(cell + 1) * q_width];
+            let grad = &grads[1][cell * heads.qkv_width()..][..q_width];
+            for part in [result, grad] {
+                assert_eq!(part.iter().all(|&x| x == 0.0), column + 3 < first, "{row} {column}");
+            }
+        }
+    }
+}
+
 /// Unpadded or not, the same numbers.
 #[test]
 fn attention_does_not_mind_unpadding() {
