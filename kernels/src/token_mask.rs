@@ -76,7 +76,7 @@ impl TokenMask {
         Self { hidden: Some(columns), ..self.without_table() }
     }
 
-    /// The same mask before another is made of it, whose table will be another.
+    /// The same mask without its table, before another is made of it.
     fn without_table(self) -> Self {
         Self {
             #[cfg(feature = "cube")]

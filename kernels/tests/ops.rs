@@ -626,17 +626,15 @@ fn attention_to_columns_of_which_some_are_hidden() {
 #[test]
 fn attention_at_widths_of_models() {
     let rows = &["...xxxxxxxxxx", "xxxxxxxxxx...", "xx.x..xxxxx.x"];
-    for (heads, key_value) in [(2, 2), (4, 2), (3, 1)] {
-        for dim in [8, 32, 33, 64] {
-            for past in [&[][..], &[9], &[7, 2], &[6, 1, 3]] {
-                let new = 13 - past.iter().sum::<usize>();
-                let case = || Case::new((heads, key_value, dim), past, new, rows);
-                case().check();
-                case().unpadded().check();
-                if !past.is_empty() {
-                    let hidden = [4..6, 0..2, 3..4];
-                    case().unpadded().hiding(&hidden).queries_from(&[10, 5, 11]).check();
-                }
+    for heads in [(4, 2, 8), (2, 2, 32), (3, 1, 33), (4, 2, 64)] {
+        for past in [&[][..], &[9], &[7, 2], &[6, 1, 3]] {
+            let new = 13 - past.iter().sum::<usize>();
+            let case = || Case::new(heads, past, new, rows);
+            case().check();
+            case().unpadded().check();
+            if !past.is_empty() {
+                let hidden = [4..6, 0..2, 3..4];
+                case().unpadded().hiding(&hidden).queries_from(&[10, 5, 11]).check();
             }
         }
     }

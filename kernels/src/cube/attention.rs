@@ -11,7 +11,7 @@
 //!
 //! Sources: Milakov and Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135.
 
-#![allow(clippy::too_many_arguments)] // kernels have no other way to be given things
+#![allow(clippy::too_many_arguments)] // a kernel's operands are its arguments
 
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape, Tensor};
@@ -271,17 +271,29 @@ fn dot<N: Size>(
     sum.vector_sum()
 }
 
-/// `x[start..]`
+/// `x[start..] · factor`
 #[cube]
 fn load<N: Size>(
     x: &[Vector<f32, N>],
     start: usize,
+    factor: f32,
     #[comptime] dim: usize,
 ) -> Array<Vector<f32, N>> {
     let mut found = Array::<Vector<f32, N>>::new(dim);
     #[unroll]
     for d in 0..dim {
-        found[d] = x[start + d];
+        found[d] = x[start + d] * Vector::new(factor);
+    }
+    found
+}
+
+/// Zeros.
+#[cube]
+fn zeros<N: Size>(#[comptime] dim: usize) -> Array<Vector<f32, N>> {
+    let mut found = Array::<Vector<f32, N>>::new(dim);
+    #[unroll]
+    for d in 0..dim {
+        found[d] = Vector::new(0.0);
     }
     found
 }
@@ -309,8 +321,8 @@ fn place(cell: i32) -> usize {
 
 /// Online softmax over the keys of one chunk: `entries` of the table.
 ///
-/// `state`: the highest score so far, and the sum of all exponentials of scores less it; `sum`: that of the values
-/// times these exponentials.
+/// `q`: the query times the scale; `state`: the highest score so far, and the sum of all exponentials of scores less
+/// it; `sum`: that of the values times these exponentials.
 #[cube]
 fn attend<N: Size>(
     chunk: &[Vector<f32, N>],
@@ -319,7 +331,6 @@ fn attend<N: Size>(
     to: usize,
     q: &Array<Vector<f32, N>>,
     head: usize,
-    scale: f32,
     state: &mut Array<f32>,
     sum: &mut Array<Vector<f32, N>>,
     #[comptime] heads: Heads,
@@ -329,7 +340,7 @@ fn attend<N: Size>(
         if cell >= 0 {
             let k = cell as usize * width(heads) + (heads.query + head) * heads.dim;
             let v = k + heads.key_value * heads.dim;
-            let score = dot::<N>(q, chunk, k, heads.dim) * scale;
+            let score = dot::<N>(q, chunk, k, heads.dim);
             let before = state[0];
             let highest = max(before, score);
             let shrink = (before - highest).exp();
@@ -377,41 +388,17 @@ fn forward<N: Size>(
     let mut state = Array::<f32>::new(2usize);
     state[0] = -3.0e38f32;
     state[1] = 0.0f32;
-    let mut sum = Array::<Vector<f32, N>>::new(heads.dim);
-    #[unroll]
-    for d in 0..heads.dim {
-        sum[d] = Vector::new(0.0);
-    }
+    let mut sum = zeros::<N>(heads.dim);
     if cell >= 0 && column >= table[line] as usize {
-        let q = load::<N>(own, cell as usize * width(heads) + head * heads.dim, heads.dim);
+        let row = cell as usize * width(heads);
+        let q = load::<N>(own, row + head * heads.dim, scale, heads.dim);
         let kv = head / comptime!(heads.query / heads.key_value);
-        let later_cells = cells + later_start;
-        let own_cells = cells + own_start;
-        attend::<N>(first, table, cells, later_cells, &q, kv, scale, &mut state, &mut sum, heads);
-        attend::<N>(
-            later,
-            table,
-            later_cells,
-            own_cells,
-            &q,
-            kv,
-            scale,
-            &mut state,
-            &mut sum,
-            heads,
-        );
-        attend::<N>(
-            own,
-            table,
-            own_cells,
-            cells + column + 1,
-            &q,
-            kv,
-            scale,
-            &mut state,
-            &mut sum,
-            heads,
-        );
+        let later_at = cells + later_start;
+        let own_at = cells + own_start;
+        let end = cells + column + 1;
+        attend::<N>(first, table, cells, later_at, &q, kv, &mut state, &mut sum, heads);
+        attend::<N>(later, table, later_at, own_at, &q, kv, &mut state, &mut sum, heads);
+        attend::<N>(own, table, own_at, end, &q, kv, &mut state, &mut sum, heads);
         stats[2 * result] = state[0] + state[1].ln();
         store::<N>(y, result * heads.dim, &sum, 1.0 / state[1], heads.dim);
     } else {
@@ -431,7 +418,7 @@ fn means<N: Size>(
 ) {
     if ABSOLUTE_POS < units {
         let start = ABSOLUTE_POS * dim;
-        stats[2 * ABSOLUTE_POS + 1] = dot::<N>(&load::<N>(y, start, dim), grad, start, dim);
+        stats[2 * ABSOLUTE_POS + 1] = dot::<N>(&load::<N>(y, start, 1.0, dim), grad, start, dim);
     }
 }
 
@@ -445,7 +432,6 @@ fn gather<N: Size>(
     q: &Array<Vector<f32, N>>,
     grad: &Array<Vector<f32, N>>,
     head: usize,
-    scale: f32,
     log_sum: f32,
     mean: f32,
     sum: &mut Array<Vector<f32, N>>,
@@ -456,7 +442,7 @@ fn gather<N: Size>(
         if cell >= 0 {
             let k = cell as usize * width(heads) + (heads.query + head) * heads.dim;
             let v = k + heads.key_value * heads.dim;
-            let weight = (dot::<N>(q, chunk, k, heads.dim) * scale - log_sum).exp();
+            let weight = (dot::<N>(q, chunk, k, heads.dim) - log_sum).exp();
             let slope = weight * (dot::<N>(grad, chunk, v, heads.dim) - mean);
             #[unroll]
             for d in 0..heads.dim {
@@ -496,52 +482,20 @@ fn backward_queries<N: Size>(
         terminate!();
     }
     let at = place(cell) * width(heads) + head * heads.dim;
-    let mut sum = Array::<Vector<f32, N>>::new(heads.dim);
-    #[unroll]
-    for d in 0..heads.dim {
-        sum[d] = Vector::new(0.0);
-    }
+    let mut sum = zeros::<N>(heads.dim);
     if cell >= 0 && column >= table[line] as usize {
         let result = cell as usize * heads.query + head;
-        let q = load::<N>(own, at, heads.dim);
-        let grad = load::<N>(grad, result * heads.dim, heads.dim);
+        let q = load::<N>(own, at, scale, heads.dim);
+        let grad = load::<N>(grad, result * heads.dim, 1.0, heads.dim);
         let log_sum = stats[2 * result];
         let mean = stats[2 * result + 1];
         let kv = head / comptime!(heads.query / heads.key_value);
-        let later_cells = cells + later_start;
-        let own_cells = cells + own_start;
+        let later_at = cells + later_start;
+        let own_at = cells + own_start;
         let end = cells + column + 1;
-        gather::<N>(
-            first,
-            table,
-            cells,
-            later_cells,
-            &q,
-            &grad,
-            kv,
-            scale,
-            log_sum,
-            mean,
-            &mut sum,
-            heads,
-        );
-        gather::<N>(
-            later,
-            table,
-            later_cells,
-            own_cells,
-            &q,
-            &grad,
-            kv,
-            scale,
-            log_sum,
-            mean,
-            &mut sum,
-            heads,
-        );
-        gather::<N>(
-            own, table, own_cells, end, &q, &grad, kv, scale, log_sum, mean, &mut sum, heads,
-        );
+        gather::<N>(first, table, cells, later_at, &q, &grad, kv, log_sum, mean, &mut sum, heads);
+        gather::<N>(later, table, later_at, own_at, &q, &grad, kv, log_sum, mean, &mut sum, heads);
+        gather::<N>(own, table, own_at, end, &q, &grad, kv, log_sum, mean, &mut sum, heads);
     }
     store::<N>(found, at, &sum, scale, heads.dim);
 }
@@ -580,16 +534,11 @@ fn backward_keys<N: Size>(
     let row = place(cell) * width(heads);
     let key = row + (heads.query + head) * heads.dim;
     let value = key + heads.key_value * heads.dim;
-    let mut k_sum = Array::<Vector<f32, N>>::new(heads.dim);
-    let mut v_sum = Array::<Vector<f32, N>>::new(heads.dim);
-    #[unroll]
-    for d in 0..heads.dim {
-        k_sum[d] = Vector::new(0.0);
-        v_sum[d] = Vector::new(0.0);
-    }
+    let mut k_sum = zeros::<N>(heads.dim);
+    let mut v_sum = zeros::<N>(heads.dim);
     if cell >= 0 {
-        let k = load::<N>(chunk, key, heads.dim);
-        let v = load::<N>(chunk, value, heads.dim);
+        let k = load::<N>(chunk, key, scale, heads.dim);
+        let v = load::<N>(chunk, value, 1.0, heads.dim);
         for asking in max(max(column, own_start), table[line] as usize)..columns {
             let query = table[cells + asking];
             if query >= 0 {
@@ -597,15 +546,14 @@ fn backward_keys<N: Size>(
                     let query_head = head * group + member;
                     let q = query as usize * width(heads) + query_head * heads.dim;
                     let result = query as usize * heads.query + query_head;
-                    let upstream = result * heads.dim;
-                    let weight =
-                        (dot::<N>(&k, own, q, heads.dim) * scale - stats[2 * result]).exp();
-                    let slope =
-                        weight * (dot::<N>(&v, grad, upstream, heads.dim) - stats[2 * result + 1]);
+                    let up = result * heads.dim;
+                    let weight = (dot::<N>(&k, own, q, heads.dim) - stats[2 * result]).exp();
+                    let mean = stats[2 * result + 1];
+                    let slope = weight * (dot::<N>(&v, grad, up, heads.dim) - mean);
                     #[unroll]
                     for d in 0..heads.dim {
                         k_sum[d] += own[q + d] * Vector::new(slope);
-                        v_sum[d] += grad[upstream + d] * Vector::new(weight);
+                        v_sum[d] += grad[up + d] * Vector::new(weight);
                     }
                 }
             }
