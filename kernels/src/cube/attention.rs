@@ -11,7 +11,8 @@
 //!
 //! Sources: Milakov and Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135.
 
-#![allow(clippy::too_many_arguments)] // a kernel's operands are its arguments
+// A kernel's operands are its arguments, and its loops count.
+#![allow(clippy::too_many_arguments, clippy::needless_range_loop)]
 
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape, Tensor};
