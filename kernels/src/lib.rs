@@ -12,7 +12,10 @@
 mod adamw;
 pub mod allocator;
 mod cpu;
+#[cfg(feature = "gpu")]
+mod cube;
 mod heads;
+pub mod host;
 pub mod reference;
 mod rows;
 mod table;
@@ -226,10 +229,13 @@ pub fn attention(
     assert!(shapes.iter().all(|shape| shape[2] == heads.qkv_width()), "width of a row");
     assert!(heads.query.is_multiple_of(heads.key_value), "query heads share key heads evenly");
     if dropout == 0.0 && fusable(&qkv) && past.iter().all(fusable) {
-        cpu::attention(qkv, past, heads, mask)
-    } else {
-        reference::attention(qkv, past, heads, mask, dropout)
+        return cpu::attention(qkv, past, heads, mask);
     }
+    #[cfg(feature = "gpu")]
+    if dropout == 0.0 && cube::fusable(&qkv) && past.iter().all(cube::fusable) {
+        return cube::attention(qkv, past, heads, mask);
+    }
+    reference::attention(qkv, past, heads, mask, dropout)
 }
 
 /// The sum over rows of the cross entropy of `hidden · headᵀ` against `targets`.

@@ -14,7 +14,14 @@ pub struct TokenMask {
     unpadded: usize,
     queries_from: Option<Arc<[usize]>>,
     hidden: Option<Arc<[Range<usize>]>>,
+    pub(crate) kept: Kept,
 }
+
+#[cfg(feature = "gpu")]
+use crate::cube::Kept;
+/// What bodies keep with a mask.
+#[cfg(not(feature = "gpu"))]
+type Kept = ();
 
 impl TokenMask {
     /// A mask of `batch · columns` cells, row after row, true where a token is.
@@ -24,7 +31,15 @@ impl TokenMask {
     pub fn new(batch: usize, columns: usize, tokens: impl Into<Arc<[bool]>>) -> Self {
         let tokens = tokens.into();
         assert_eq!(tokens.len(), batch * columns, "one cell a row and column");
-        Self { batch, columns, tokens, unpadded: 0, queries_from: None, hidden: None }
+        Self {
+            batch,
+            columns,
+            tokens,
+            unpadded: 0,
+            queries_from: None,
+            hidden: None,
+            kept: Kept::default(),
+        }
     }
 
     /// A mask of tokens only.
@@ -40,7 +55,7 @@ impl TokenMask {
     /// If there are not so many columns.
     pub fn unpadded(self, columns: usize) -> Self {
         assert!(columns <= self.columns, "unpadded columns are among the columns");
-        Self { unpadded: columns, ..self }
+        Self { unpadded: columns, kept: Kept::default(), ..self }
     }
 
     /// The same mask where each row asks from a column of its own on, cached columns counted: results of
@@ -51,7 +66,7 @@ impl TokenMask {
     pub fn queries_from(self, columns: impl Into<Arc<[usize]>>) -> Self {
         let columns = columns.into();
         assert_eq!(columns.len(), self.batch, "one column a row");
-        Self { queries_from: Some(columns), ..self }
+        Self { queries_from: Some(columns), kept: Kept::default(), ..self }
     }
 
     /// The same mask where some columns of each row are seen by nobody, though tensors hold their tokens.
@@ -61,7 +76,7 @@ impl TokenMask {
     pub fn hiding(self, columns: impl Into<Arc<[Range<usize>]>>) -> Self {
         let columns = columns.into();
         assert_eq!(columns.len(), self.batch, "one range a row");
-        Self { hidden: Some(columns), ..self }
+        Self { hidden: Some(columns), kept: Kept::default(), ..self }
     }
 
     /// Whether a column of a row is seen by nobody, though it may hold a token.
