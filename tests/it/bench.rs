@@ -223,7 +223,6 @@ fn what_crosses_between_host_and_device_is_counted() {
         };
         lines(&output.stdout)[1..].iter().map(counts).collect()
     };
-    println!("{:?}", traffic(&["--stages=2"]));
     for method in ["coconut", "codi", "lotus"] {
         let [few, many] = ["--layers=1", "--layers=3"]
             .map(|layers| traffic(&["--method", method, "--stages=1", layers]));
