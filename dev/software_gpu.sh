@@ -26,5 +26,5 @@ if [ "${1:-}" = all ]; then
     decoder shared_prefix model_files)
 fi
 test() { cargo test --workspace --release --features coconut-cli/wgpu "$@"; }
-test --test ops
+test --test ops --test launches
 test --test it -- "${selection[@]}"

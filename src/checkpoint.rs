@@ -6,6 +6,7 @@ use std::{
 };
 
 use burn::tensor::{Device, Tensor};
+use coconut_kernels::host;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -439,7 +440,7 @@ pub fn restore(folder: &Path, optimizer: &mut AdamW, device: &Device) -> Result<
     let tensors = weights::read_tensors(&folder.join(OPTIMIZER_FILE))?;
     let moments: BTreeMap<String, Tensor<1>> = tensors
         .into_iter()
-        .map(|(name, (_, values))| (name, Tensor::from_data(values.as_slice(), device)))
+        .map(|(name, (_, values))| (name, host::upload(values.as_slice(), device)))
         .collect();
     optimizer.restore(state.optimizer_steps, moments);
     Ok(state)

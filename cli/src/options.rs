@@ -30,6 +30,11 @@ pub struct DeviceOptions {
 }
 
 impl DeviceOptions {
+    /// Whether it is not the CPU.
+    pub fn on_gpu(&self) -> bool {
+        self.device != DeviceName::Cpu
+    }
+
     /// The device, after its trial.
     pub fn open(self) -> Result<Device> {
         let device = self.device.open(!self.no_device_check);

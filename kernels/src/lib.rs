@@ -12,9 +12,10 @@
 mod adamw;
 pub mod allocator;
 mod cpu;
-#[cfg(feature = "cube")]
+#[cfg(feature = "gpu")]
 mod cube;
 mod heads;
+pub mod host;
 pub mod reference;
 mod rows;
 mod table;
@@ -230,7 +231,7 @@ pub fn attention(
     if dropout == 0.0 && fusable(&qkv) && past.iter().all(fusable) {
         return cpu::attention(qkv, past, heads, mask);
     }
-    #[cfg(feature = "cube")]
+    #[cfg(feature = "gpu")]
     if dropout == 0.0 && cube::fusable(&qkv) && past.iter().all(cube::fusable) {
         return cube::attention(qkv, past, heads, mask);
     }

@@ -4,6 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Device, Int, Tensor};
 
+use crate::host;
+
 /// The numbers of some rows of a tensor, in the order in which they are picked. Cloning is cheap.
 ///
 /// They are kept on the host, where they are made; a device other than the CPU is given them once, when they are first
@@ -34,7 +36,7 @@ impl RowNumbers {
     pub(crate) fn tensor(&self, device: &Device) -> Tensor<1, Int> {
         let upload = || {
             let numbers: Vec<i32> = self.numbers.iter().map(|&row| row as i32).collect();
-            Tensor::from_data(numbers.as_slice(), device)
+            host::upload(numbers.as_slice(), device)
         };
         let there = self.on_device.get_or_init(upload);
         if there.device() == *device { there.clone() } else { upload() }

@@ -15,7 +15,7 @@ pub struct TokenMask {
     queries_from: Option<Arc<[usize]>>,
     hidden: Option<Arc<[Range<usize>]>>,
     /// What kernels on GPUs read of all this.
-    #[cfg(feature = "cube")]
+    #[cfg(feature = "gpu")]
     table: crate::cube::CellTable,
 }
 
@@ -34,7 +34,7 @@ impl TokenMask {
             unpadded: 0,
             queries_from: None,
             hidden: None,
-            #[cfg(feature = "cube")]
+            #[cfg(feature = "gpu")]
             table: Default::default(),
         }
     }
@@ -79,14 +79,14 @@ impl TokenMask {
     /// The same mask without its table, before another is made of it.
     fn without_table(self) -> Self {
         Self {
-            #[cfg(feature = "cube")]
+            #[cfg(feature = "gpu")]
             table: Default::default(),
             ..self
         }
     }
 
     /// What kernels on GPUs read of the mask.
-    #[cfg(feature = "cube")]
+    #[cfg(feature = "gpu")]
     pub(crate) fn table(&self) -> &crate::cube::CellTable {
         &self.table
     }

@@ -1,6 +1,7 @@
 //! The logit lens on the steps' values: what the output head reads of each layer and position.
 
 use burn::tensor::{Tensor, TensorData};
+use coconut_kernels::host;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
@@ -60,7 +61,7 @@ pub(super) fn as_read(
 /// Vectors of width `d`, one after the other, `[rows, d]`.
 pub(super) fn tensor(subject: &Subject<'_>, vectors: &[f32], d: usize) -> Tensor<2> {
     let values = TensorData::new(vectors.to_vec(), [vectors.len() / d, d]);
-    Tensor::from_data(values, &subject.model.device())
+    host::upload(values, &subject.model.device())
 }
 
 /// What the head reads of every step's value at a layer and position, whose states belong to `questions` and are read

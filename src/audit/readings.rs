@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, TensorData};
+use coconut_kernels::host;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -183,10 +184,8 @@ fn nodes(
         let ends = graph.edges.iter().flatten().zip(pieces.edges.iter().flatten());
         let tokens: BTreeMap<usize, u32> = ends.map(|(&node, &token)| (node, token)).collect();
         let ids: Vec<i32> = tokens.values().map(|&id| id as i32).collect();
-        let ids = Tensor::<2, Int>::from_data(
-            TensorData::new(ids, [1, tokens.len()]),
-            &transformer.device(),
-        );
+        let ids =
+            host::upload::<2, Int>(TensorData::new(ids, [1, tokens.len()]), &transformer.device());
         let embeddings: Vec<f32> = device::to_host(transformer.embed(ids))?;
         for (place, thought) in thoughts.iter().enumerate() {
             // A thought that stands for step s knows nodes at distance s + 1.

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::TensorData;
+use coconut_kernels::host;
 use serde_json::json;
 
 use super::{Plain, States, Subject};
@@ -48,7 +49,7 @@ pub fn write_thoughts(
     let device = subject.model.device();
     let flat = |values: Vec<f32>, shape: Vec<usize>| {
         let n = values.len();
-        FlatTensor { values: Tensor::from_data(TensorData::new(values, [n]), &device), shape }
+        FlatTensor { values: host::upload(TensorData::new(values, [n]), &device), shape }
     };
     let named: NamedTensors = BTreeMap::from([
         ("thoughts".to_owned(), flat(thoughts, vec![n, most, d])),

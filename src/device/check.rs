@@ -3,8 +3,8 @@
 //! Drivers exist that multiply matrices wrongly without a word (docs/devices.md); training on one stands still at the
 //! loss of guessing.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use coconut_kernels::{self as kernels, Heads, TokenMask};
+use burn::tensor::{Device, Float, Int, Tensor, TensorData};
+use coconut_kernels::{self as kernels, Heads, TokenMask, host};
 
 use super::{cpu, to_host};
 use crate::{Result, quiet::caught, rng};
@@ -78,7 +78,7 @@ fn trial(device: &Device) -> Result<Vec<Part>> {
     let ids = |n: usize, bound: u64| -> Vec<i32> {
         (0..n as u64).map(|i| (rng::hash(7, &[i]) % bound) as i32).collect()
     };
-    let places = Tensor::<1, Int>::from_data(ids(96, 600).as_slice(), device);
+    let places = host::upload::<1, Int>(ids(96, 600).as_slice(), device);
     let rows = places.clone().reshape([2, 48]);
     Ok(vec![
         part("matrix products", device, [[4, 96, 160], [1, 320, 160]], |[x, weight]| {
@@ -124,7 +124,7 @@ fn part<const N: usize>(
         number += 1;
         let value = |i: u64| (rng::hash(number, &[i]) >> 40) as f32 / (1 << 23) as f32 - 1.0;
         let values = (0..shape.iter().product::<usize>() as u64).map(value).collect();
-        Tensor::<3>::from_data(TensorData::new(values, shape), &device)
+        host::upload::<3, Float>(TensorData::new(values, shape), &device)
     };
     let inputs = shapes.map(|shape| draw(shape).require_grad());
     let result = function(inputs.clone());

@@ -6,7 +6,7 @@ mod name;
 
 use burn::tensor::{Device, Element, Tensor, kind::Basic};
 use coconut_kernels::{
-    Precision,
+    Precision, host,
     simd::{self, Level},
 };
 
@@ -26,8 +26,7 @@ pub fn cpu() -> Device {
 /// # Errors
 /// [`Error::Internal`] if the device failed.
 pub fn to_host<E: Element, const D: usize, K: Basic>(tensor: Tensor<D, K>) -> Result<Vec<E>> {
-    let values = tensor.try_into_vec_as::<E>();
-    values.map_err(|problem| {
+    host::read(tensor).map_err(|problem| {
         Error::Internal(format!("the device's values cannot be read: {problem}"))
     })
 }

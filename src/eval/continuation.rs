@@ -1,7 +1,7 @@
 //! How likely a model finds a text after prompts that it has computed.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use coconut_kernels::TokenMask;
+use coconut_kernels::{TokenMask, host};
 
 use super::head::log_probs_by_rows;
 use crate::{
@@ -52,14 +52,14 @@ pub fn log_probs(
     }
     let device = hidden.device();
     let places: Vec<i32> = scored.iter().map(|&(row, at)| (row * columns + at) as i32).collect();
-    let places = Tensor::<1, Int>::from_data(places.as_slice(), &device);
+    let places = host::upload::<1, Int>(places.as_slice(), &device);
     let hidden = hidden.select(0, places); // [scored, d_model]
     log_probs_by_rows(&model.transformer, &hidden, |rows, log_probs| {
         let scored = &scored[rows];
         let ids: Vec<i32> =
             scored.iter().map(|&(row, at)| continuations[row].ids[at] as i32).collect();
         let ids = TensorData::new(ids, [scored.len(), 1]);
-        let ids = Tensor::<2, Int>::from_data(ids, &device);
+        let ids = host::upload::<2, Int>(ids, &device);
         let found: Vec<f32> = device::to_host(log_probs.gather(1, ids))?;
         for (&(row, _), log_prob) in scored.iter().zip(found) {
             if let Some(sum) = &mut sums[row] {

@@ -1,7 +1,7 @@
 //! Generation after latents: whole batches at once on the cache, a column of tokens at a time.
 
 use burn::tensor::{Int, Tensor, activation::log_softmax};
-use coconut_kernels::TokenMask;
+use coconut_kernels::{TokenMask, host};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -465,7 +465,7 @@ fn select(x: Tensor<2>, rows: &[usize]) -> Tensor<2> {
         return x;
     }
     let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-    let rows = Tensor::<1, Int>::from_data(rows.as_slice(), &x.device());
+    let rows = host::upload::<1, Int>(rows.as_slice(), &x.device());
     x.select(0, rows)
 }
 

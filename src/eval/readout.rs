@@ -1,7 +1,7 @@
 //! Thoughts read out as words by a step decoder.
 
 use burn::tensor::{Tensor, TensorData};
-use coconut_kernels::TokenMask;
+use coconut_kernels::{TokenMask, host};
 
 use super::generate::{GenerateOptions, argmax, forward_prompts};
 use crate::{
@@ -82,7 +82,7 @@ fn say(
             break;
         }
         let ids: Vec<i32> = chosen.into_iter().map(|id| id as i32).collect();
-        inputs = base.embed(Tensor::from_data(TensorData::new(ids, [slots, 1]), &device));
+        inputs = base.embed(host::upload(TensorData::new(ids, [slots, 1]), &device));
     }
     Ok(said)
 }

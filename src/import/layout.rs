@@ -11,7 +11,8 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Float, Tensor, TensorData};
+use coconut_kernels::host;
 
 use super::state_dict::StateDict;
 use crate::{
@@ -345,7 +346,7 @@ impl<'a> Weights<'a> {
         let matrix = |name: &str, device: &Device| -> Result<Option<Tensor<2>>> {
             let Some(&[rows, columns]) = self.layout.file.shape(name) else { return Ok(None) };
             let values = self.layout.file.read(name)?;
-            Ok(Some(Tensor::from_data(TensorData::new(values, [rows, columns]), device)))
+            Ok(Some(host::upload(TensorData::new(values, [rows, columns]), device)))
         };
         let (Some(a), Some(b)) = (matrix(halves[0], &device)?, matrix(halves[1], &device)?) else {
             return Err(self.misfit(halves));
@@ -359,7 +360,7 @@ impl<'a> Weights<'a> {
         }
         let product = b.matmul(a) * (self.alpha / rank as f64); // [d_out, d_in]
         let product = if transposed { product.transpose() } else { product };
-        let sum = Tensor::<2>::from_data(TensorData::new(weight, expected), &device) + product;
+        let sum = host::upload::<2, Float>(TensorData::new(weight, expected), &device) + product;
         device::to_host(sum)
     }
 

@@ -5,6 +5,7 @@
 //! they are the denominator of whatever is counted over it.
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
+use coconut_kernels::host;
 use rand::Rng;
 
 use super::batch::{Batch, Fed, Pass};
@@ -137,7 +138,7 @@ impl Edit {
             return Edited { thoughts, touched };
         }
         let mask = TensorData::new(mask, [rows, width, 1]);
-        let mask = Tensor::<3, Bool>::from_data(mask, &thoughts.device()).expand(thoughts.dims());
+        let mask = host::upload::<3, Bool>(mask, &thoughts.device()).expand(thoughts.dims());
         let replaced = match &self.replacement {
             Replacement::Given { thoughts: given, .. } => {
                 self::given(&thoughts, fed.first_thought, given)
@@ -179,7 +180,7 @@ impl Replacement {
             }
         }
         let values = TensorData::new(values, [rows.len(), most, d_model]);
-        Self::Given { thoughts: Box::new(Tensor::from_data(values, device)), counts }
+        Self::Given { thoughts: Box::new(host::upload(values, device)), counts }
     }
 
     /// What it gives in place of vectors `[_, _, d_model]` whose rows and places are `places`, in the tensor's order.
@@ -205,7 +206,7 @@ fn directions(x: &Tensor<3>, places: &[(usize, usize)], seeds: &[u64]) -> Tensor
         directions.extend(direction.into_iter().map(|x| (f64::from(x) / length) as f32));
     }
     let directions = TensorData::new(directions, x.dims());
-    let directions = constant_like(Tensor::from_data(directions, &x.device()), x);
+    let directions = constant_like(host::upload(directions, &x.device()), x);
     directions * x.clone().square().sum_dim(2).sqrt()
 }
 
@@ -218,7 +219,7 @@ fn kept(x: &Tensor<3>, places: &[(usize, usize)], seeds: &[u64], rate: f64) -> T
         let factor = |drawn: f64| if drawn < rate { 0.0 } else { (1.0 / (1.0 - rate)) as f32 };
         factors.extend((0..d).map(|_| factor(rng.random())));
     }
-    constant_like(Tensor::from_data(TensorData::new(factors, x.dims()), &x.device()), x)
+    constant_like(host::upload(TensorData::new(factors, x.dims()), &x.device()), x)
 }
 
 /// The given vectors at the places of `thoughts: [batch, thoughts, d_model]`, the first of which is thought `first` of
@@ -227,7 +228,7 @@ fn given(thoughts: &Tensor<3>, first: usize, given: &Tensor<3>) -> Tensor<3> {
     let [_, width, _] = thoughts.dims();
     let last = given.dims()[1] - 1;
     let places: Vec<i32> = (first..first + width).map(|index| index.min(last) as i32).collect();
-    let places = Tensor::from_data(places.as_slice(), &thoughts.device());
+    let places = host::upload(places.as_slice(), &thoughts.device());
     constant_like(given.clone(), thoughts).select(1, places)
 }
 

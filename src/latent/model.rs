@@ -4,6 +4,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, Tensor, TensorData},
 };
+use coconut_kernels::host;
 
 use super::{
     Feedback, LatentConfig, LatentPositions, Thinking,
@@ -65,7 +66,7 @@ impl LatentModel {
         let table = |rows: usize| {
             let mut rng = rng::stream(sizes.seed, &[rng::THOUGHTS, 1]);
             let data = TensorData::new(rng::normals(&mut rng, rows * d, std as f32), [rows, d]);
-            Embedding::from(Param::from_tensor(Tensor::from_data(data, &device)))
+            Embedding::from(Param::from_tensor(host::upload(data, &device)))
         };
         let learned = config.latent_positions == LatentPositions::Learned;
         let parameters = LatentParameters {
@@ -79,7 +80,7 @@ impl LatentModel {
     /// embedding of `latent`, the token that holds its place.
     pub fn pausing(mut self, latent: u32) -> Self {
         let feedback = Feedback::pause();
-        let id = Tensor::from_data([[latent as i32]], &self.device());
+        let id = host::upload([[latent as i32]], &self.device());
         let embedding = self.transformer.embed(id).squeeze_dims(&[0, 1]); // [d_model]
         self.parameters.reinject = Learned::of_pause(embedding);
         self.config = LatentConfig { thinking: Thinking::Sequential, feedback, ..self.config };

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use coconut_kernels::host;
 use serde::{Deserialize, Serialize};
 
 /// A thought's position.
@@ -72,5 +73,5 @@ pub fn sinusoid(index: usize, d_model: usize, device: &Device) -> Tensor<1> {
     let values: Vec<f64> = (0..d_model).map(wave).collect();
     let length = values.iter().map(|x| x * x).sum::<f64>().sqrt();
     let values: Vec<f32> = values.into_iter().map(|x| (x / length) as f32).collect();
-    Tensor::from_data(TensorData::new(values, [d_model]), device)
+    host::upload(TensorData::new(values, [d_model]), device)
 }

@@ -1,6 +1,7 @@
 //! Everything that a forward pass computed.
 
 use burn::tensor::Tensor;
+use coconut_kernels::host;
 
 use super::batch::{Batch, Branch, PassTargets, Target};
 use crate::model::{Cache, HiddenStates, NewColumns};
@@ -108,7 +109,7 @@ impl Trace {
         for (at, &(row, _)) in tokens.iter().enumerate() {
             order[row] = at as i32;
         }
-        let order = Tensor::from_data(order.as_slice(), &hidden.device());
+        let order = host::upload(order.as_slice(), &hidden.device());
         Some(hidden.select(0, order))
     }
 

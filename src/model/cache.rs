@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use burn::tensor::{Int, Tensor};
+use coconut_kernels::host;
 
 /// Per layer, the queries, keys and values of a pass's columns, side by side: `[batch, columns, qkv]`, or
 /// `[1, tokens, qkv]` without padding.
@@ -114,7 +115,7 @@ impl Cache {
         };
         let chunk = |chunks: &Vec<Tensor<3>>| {
             let first = chunks.first().filter(|_| !cells.is_empty())?;
-            let cells = Tensor::<1, Int>::from_data(cells, &first.device());
+            let cells = host::upload::<1, Int>(cells, &first.device());
             let all = Tensor::cat(chunks.iter().map(flat).collect(), 0);
             Some(all.select(0, cells).unsqueeze::<3>())
         };

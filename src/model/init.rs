@@ -4,6 +4,7 @@ use burn::{
     module::Param,
     tensor::{Device, Tensor, TensorData},
 };
+use coconut_kernels::host;
 
 use super::layers::{Conv1d, Embedding, LayerNorm, Linear, RmsNorm};
 
@@ -23,7 +24,7 @@ impl Make<'_> {
         shape: [usize; D],
     ) -> Param<Tensor<D>> {
         let data = (self.source)(name, &shape);
-        Param::from_tensor(Tensor::from_data(data, self.device))
+        Param::from_tensor(host::upload(data, self.device))
     }
 
     pub(super) fn embedding(&mut self, name: &str, rows: usize, d: usize) -> Embedding {

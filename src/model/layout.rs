@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use coconut_kernels::{self as kernels, RowNumbers, TokenMask};
+use coconut_kernels::{self as kernels, RowNumbers, TokenMask, host};
 
 /// Which tokens `(row, column)` of a pass a tensor `[_, _, d_model]` holds; columns count from the pass's
 /// first. Cloning is cheap.
@@ -154,7 +154,7 @@ impl TokenLayout {
                 (values, [1, tokens, 1])
             }
         };
-        Tensor::from_data(TensorData::new(values, shape), device)
+        host::upload(TensorData::new(values, shape), device)
     }
 
     /// The same tensor with padding: `[rows, columns, d_model]`, zero at tokens that are not held.
@@ -189,7 +189,7 @@ impl TokenInts {
 
     /// The same on a device.
     pub fn tensor(&self, device: &Device) -> Tensor<2, Int> {
-        Tensor::from_data(TensorData::new(self.values.clone(), self.shape), device)
+        host::upload(TensorData::new(self.values.clone(), self.shape), device)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use coconut_kernels::host;
 
 use super::{
     ModelConfig, TokenInts,
@@ -60,7 +61,7 @@ fn rotation(rotary: &Rotary, dim: usize, ids: &TokenInts, device: &Device) -> Ro
         sin.extend(turns.iter().map(|turn| turn.1));
     }
     let tensor = |values: Vec<f32>| {
-        Tensor::from_data(TensorData::new(values, [batch, new, frequencies.len()]), device)
+        host::upload(TensorData::new(values, [batch, new, frequencies.len()]), device)
     };
     [tensor(cos), tensor(sin)]
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use burn::tensor::{DType, bf16, f16};
+use coconut_kernels::host;
 use safetensors::{
     Dtype,
     tensor::{Metadata, TensorInfo},
@@ -315,7 +316,7 @@ pub fn write_tensors(path: &Path, named: &NamedTensors) -> Result<()> {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         for flat in named.values() {
-            let data = flat.values.clone().into_data().convert_dtype(DType::F32);
+            let data = host::data(flat.values.clone()).convert_dtype(DType::F32);
             file.write_all(data.as_bytes())?;
         }
         file.flush()

@@ -6,6 +6,7 @@ use burn::{
     module::Param,
     tensor::{Device, Tensor, TensorData},
 };
+use coconut_kernels::host;
 
 pub use super::tensors::{HostTensors, WEIGHTS_FILE, read_tensors, write_tensors};
 use super::{
@@ -296,7 +297,7 @@ fn nothing(shape: &[usize]) -> TensorData {
 fn init_rows(table: &mut Embedding, ids: &[u32], source: Option<u32>, rows: usize) {
     let before = table.weight.val().detach();
     let (device, dtype, [count, width]) = (before.device(), before.dtype(), before.dims());
-    let mut values: Vec<f32> = before.into_data().iter::<f32>().collect();
+    let mut values: Vec<f32> = host::data(before).iter::<f32>().collect();
     let row: Vec<f32> = match source {
         Some(source) => values[source as usize * width..][..width].to_vec(),
         None => mean_row(&values, width),
@@ -308,7 +309,7 @@ fn init_rows(table: &mut Embedding, ids: &[u32], source: Option<u32>, rows: usiz
         values[id as usize * width..][..width].copy_from_slice(&row);
     }
     let data = TensorData::new(values, [rows, width]);
-    let table_rows: Tensor<2> = Tensor::from_data(data, &device);
+    let table_rows: Tensor<2> = host::upload(data, &device);
     table.weight = Param::from_tensor(table_rows.cast(dtype));
 }
 

@@ -1,6 +1,7 @@
 //! Next-token cross entropy at the labelled positions.
 
 use burn::tensor::{Int, Tensor};
+use coconut_kernels::host;
 
 use crate::{
     latent::{
@@ -33,6 +34,6 @@ pub fn step_cross_entropy(model: &Transformer, batch: &Batch, trace: &Trace) -> 
 /// `hidden: [targets, d_model]` → `[1]`.
 fn of_hidden(model: &Transformer, hidden: Tensor<2>, targets: &[Target]) -> Tensor<1> {
     let tokens: Vec<i32> = targets.iter().map(|target| target.token as i32).collect();
-    let tokens = Tensor::<1, Int>::from_data(tokens.as_slice(), &hidden.device());
+    let tokens = host::upload::<1, Int>(tokens.as_slice(), &hidden.device());
     coconut_kernels::cross_entropy(hidden, model.head(), tokens)
 }

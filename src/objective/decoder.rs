@@ -2,7 +2,7 @@
 //! 2025, arXiv 2509.20317; docs/method.md 8.6).
 
 use burn::tensor::{Int, Tensor, TensorData};
-use coconut_kernels::TokenMask;
+use coconut_kernels::{TokenMask, host};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -164,7 +164,7 @@ pub fn decoder_loss(
         let hidden = states.pick(states.count() - 1, &tokens);
         let ids: Vec<i32> =
             texts.iter().flat_map(|(_, text)| &text.ids).map(|&id| id as i32).collect();
-        let ids = Tensor::<1, Int>::from_data(ids.as_slice(), &hidden.device());
+        let ids = host::upload::<1, Int>(ids.as_slice(), &hidden.device());
         let divisor = match style {
             DecoderStyle::Coconut => texts.len(),
             DecoderStyle::Codi => tokens.len(),
@@ -193,7 +193,7 @@ fn inputs(model: &LatentModel, slots: &[(usize, SlotText)], vectors: Tensor<3>) 
     };
     let picked: Vec<i32> = slots.iter().flat_map(own).collect();
     let width = picked.len() / slots.len().max(1);
-    let picked = Tensor::<1, Int>::from_data(picked.as_slice(), &device);
+    let picked = host::upload::<1, Int>(picked.as_slice(), &device);
     let vectors =
         vectors.reshape([rows * thoughts, d]).select(0, picked).reshape([slots.len(), width, d]);
     let columns = columns_of_text(slots);
@@ -205,7 +205,7 @@ fn inputs(model: &LatentModel, slots: &[(usize, SlotText)], vectors: Tensor<3>) 
         before.chain(std::iter::repeat(0)).take(columns).collect::<Vec<_>>()
     };
     let ids: Vec<i32> = slots.iter().flat_map(padded).collect();
-    let ids = Tensor::from_data(TensorData::new(ids, [slots.len(), columns]), &device);
+    let ids = host::upload(TensorData::new(ids, [slots.len(), columns]), &device);
     Tensor::cat(vec![vectors, model.transformer.embed(ids)], 1)
 }
 

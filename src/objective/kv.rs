@@ -2,7 +2,7 @@
 //! arXiv 2510.02312; docs/method.md 8.7).
 
 use burn::tensor::{Int, Tensor, TensorData, activation};
-use coconut_kernels::Heads;
+use coconut_kernels::{Heads, host};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -122,7 +122,7 @@ fn pick(
     let all = by_head(x.clone(), heads.dim, part);
     let index = |(row, head, column)| ((row * heads.key_value + head) * columns + column) as i32;
     let indices: Vec<i32> = at.map(index).collect();
-    let indices = Tensor::<1, Int>::from_data(indices.as_slice(), &x.device());
+    let indices = host::upload::<1, Int>(indices.as_slice(), &x.device());
     all.reshape([batch * heads.key_value * columns, heads.dim]).select(0, indices)
 }
 
@@ -163,7 +163,7 @@ impl TeacherLayer<'_> {
     fn kept(&self, importance: f64) -> Kept {
         let score = self.importance() * importance + self.diversity() * (1.0 - importance);
         let [_, heads, columns] = score.dims();
-        let scores: Vec<f32> = score.into_data().iter::<f32>().collect();
+        let scores: Vec<f32> = host::data(score).iter::<f32>().collect();
         let of_head = |row: usize, head: usize| {
             let Chain { steps, .. } = &self.batch.chains[row];
             let scores = &scores[(row * heads + head) * columns..][..columns];
@@ -247,6 +247,6 @@ impl TeacherLayer<'_> {
         let value = &value;
         let of_row = |row| (0..a).flat_map(move |a| (0..b).map(move |b| value(row, a, b)));
         let values: Vec<f32> = (0..batch).flat_map(of_row).collect();
-        Tensor::from_data(TensorData::new(values, shape), &self.own.device())
+        host::upload(TensorData::new(values, shape), &self.own.device())
     }
 }

@@ -2,12 +2,9 @@
 
 use std::path::Path;
 
-use burn::{
-    module::Module,
-    tensor::{Device, Tensor},
-};
+use burn::{module::Module, tensor::Device};
 
-use coconut_kernels::Precision;
+use coconut_kernels::{Precision, host};
 
 use super::ObjectiveParameters;
 use crate::{
@@ -120,7 +117,7 @@ fn fill<M: Module>(module: M, found: &mut weights::HostTensors, problems: &mut V
     let shapes = parameters::named(&module);
     parameters::map(module, |name, value| match found.remove(name) {
         Some((shape, values)) if shapes.get(name).is_some_and(|flat| flat.shape == shape) => {
-            Tensor::from_data(values.as_slice(), &value.device())
+            host::upload(values.as_slice(), &value.device())
         }
         other => {
             problems.push(match other {

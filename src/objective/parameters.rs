@@ -2,8 +2,9 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Device, Tensor, TensorData},
+    tensor::{Device, TensorData},
 };
+use coconut_kernels::host;
 
 use crate::{
     model::{Transformer, layers::Embedding},
@@ -28,7 +29,7 @@ impl ObjectiveParameters {
             let mut rng = rng::stream(seed, &[rng::THOUGHTS, 2]);
             let values = rng::normals(&mut rng, rows * d_model, std as f32);
             let data = TensorData::new(values, [rows, d_model]);
-            Embedding::from(Param::from_tensor(Tensor::from_data(data, device)))
+            Embedding::from(Param::from_tensor(host::upload(data, device)))
         };
         Self { seq_vcr: seq_vcr.map(table), decoder: None }
     }

@@ -1,7 +1,8 @@
 //! Seq-VCR: variance and covariance of the hidden states at each time step, so that they do not collapse
 //! (Arefin et al. 2024, arXiv 2411.02344; docs/method.md 9).
 
-use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, Float, Int, Tensor, TensorData, activation};
+use coconut_kernels::host;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -117,11 +118,11 @@ impl SeqVcr {
         let device = x.device();
         let time = steps.len();
         let picked: Vec<i32> = steps.iter().map(|&step| step as i32).collect();
-        let picked = Tensor::<1, Int>::from_data(picked.as_slice(), &device);
+        let picked = host::upload::<1, Int>(picked.as_slice(), &device);
         let x = x.select(1, picked).swap_dims(0, 1); // [time, rows, width]
         let like = x.clone();
         let constant = |values: Vec<f32>, shape: [usize; 3]| {
-            constant_like(Tensor::<3>::from_data(TensorData::new(values, shape), &device), &like)
+            constant_like(host::upload::<3, Float>(TensorData::new(values, shape), &device), &like)
         };
         let mask: Vec<f32> = (steps.iter())
             .flat_map(|&step| attention_mask.iter().map(move |row| f32::from(u8::from(row[step]))))
@@ -160,7 +161,7 @@ pub fn orthogonal(projected: usize, d_model: usize, seed: u64, device: &Device) 
         extend_basis(&mut basis, x, 0.0);
     }
     let values: Vec<f32> = basis.concat().into_iter().map(|x| x as f32).collect();
-    let x = Tensor::from_data(TensorData::new(values, [few, long]), device);
+    let x = host::upload(TensorData::new(values, [few, long]), device);
     if projected <= d_model { x } else { x.transpose() }
 }
 

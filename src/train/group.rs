@@ -1,6 +1,6 @@
 //! The processes that train one model together.
 
-use burn::tensor::Tensor;
+use coconut_kernels::host;
 
 use crate::{
     Error, Result,
@@ -258,7 +258,7 @@ fn sum_bucket(network: &dyn Network, bucket: Vec<Item>, size: usize) -> NamedTen
     let mut flat: Vec<f32> = Vec::with_capacity(chunk * world);
     for Item { like, gradient, .. } in &bucket {
         match gradient {
-            Some(gradient) => flat.extend(gradient.values.to_data().iter::<f32>()),
+            Some(gradient) => flat.extend(host::data(gradient.values.clone()).iter::<f32>()),
             None => flat.extend(std::iter::repeat_n(0.0, like.values.shape().num_elements())),
         }
     }
@@ -274,7 +274,7 @@ fn sum_bucket(network: &dyn Network, bucket: Vec<Item>, size: usize) -> NamedTen
     let summed = bucket.into_iter().map(|Item { name, like, .. }| {
         let values;
         (values, rest) = rest.split_at(like.values.shape().num_elements());
-        let values = Tensor::from_data(values, &like.values.device());
+        let values = host::upload(values, &like.values.device());
         (name, FlatTensor { shape: like.shape, values })
     });
     summed.collect()
@@ -373,7 +373,7 @@ pub(super) mod tests {
     fn tensors(of: &[(&str, &[f32])]) -> NamedTensors {
         let flat = |values: &[f32]| FlatTensor {
             shape: vec![values.len()],
-            values: Tensor::from_data(values, &Device::flex()),
+            values: host::upload(values, &Device::flex()),
         };
         of.iter().map(|&(name, values)| (name.to_owned(), flat(values))).collect()
     }

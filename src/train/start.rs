@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use coconut_kernels::host;
+
 use super::{Data, Group};
 use crate::{
     Error, Result, checkpoint,
@@ -122,7 +124,7 @@ fn fingerprint(learner: &Learner) -> u64 {
     let mut hasher = DefaultHasher::new();
     for (name, flat) in parameters::named(learner) {
         (name, flat.shape).hash(&mut hasher);
-        flat.values.into_data().as_bytes().hash(&mut hasher);
+        host::data(flat.values).as_bytes().hash(&mut hasher);
     }
     hasher.finish()
 }

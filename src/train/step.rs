@@ -1,6 +1,7 @@
 //! One optimizer step: learner in, learner and figures out.
 
 use burn::tensor::Tensor;
+use coconut_kernels::host;
 
 use super::{
     Group,
@@ -166,7 +167,7 @@ fn read(
             let figures = trained.iter().flat_map(|of| &of.figures);
             let figures = figures.map(|(_, value)| value.clone().cast(squared_norm.dtype()));
             let all = figures.chain([squared_norm.clone()]).collect();
-            Tensor::cat(all, 0).into_data().iter::<f64>().collect()
+            host::data(Tensor::cat(all, 0)).iter::<f64>().collect()
         }
     };
     let grad_norm = values.pop().map_or(0.0, f64::sqrt);

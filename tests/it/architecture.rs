@@ -217,6 +217,28 @@ fn no_cycle_between_files() {
     assert!(cycles.is_empty(), "cycles between files:\n{}", cycles.join("\n"));
 }
 
+/// What is uploaded or read past [`coconut_kernels::host`] is not counted.
+#[test]
+fn every_crossing_between_host_and_device_is_counted() {
+    let source = Path::new(crate::ROOT).join("src");
+    let mut problems = Vec::new();
+    for path in files(&source) {
+        let text = code(&fs::read_to_string(&path).unwrap());
+        let crossings = [
+            "::from_data(",
+            "::from_ints(",
+            "::from_floats(",
+            "into_data(",
+            ".to_data(",
+            "into_scalar",
+            "try_into_vec_as",
+        ];
+        let found = crossings.iter().filter(|crossing| text.contains(**crossing));
+        problems.extend(found.map(|crossing| format!("{}: {crossing}", path.display())));
+    }
+    assert!(problems.is_empty(), "not by `host`:\n{}", problems.join("\n"));
+}
+
 #[test]
 fn paths_are_read_as_the_compiler_reads_them() {
     let text = "use crate::{a::{self, B}, c};\nuse super::d::E; fn f() { crate::g::h(1) }";

@@ -205,3 +205,31 @@ fn a_bench_takes_steps_from_standard_input() {
     // Random weights guess among 512 tokens.
     assert!(losses[0].iter().all(|loss| (loss - 512f64.ln()).abs() < 0.5), "{losses:?}");
 }
+
+/// On the CPU these are counts of what would cross: one read a step, whatever the layers, thoughts and losses; one read
+/// of ids a generated token.
+#[test]
+fn what_crosses_between_host_and_device_is_counted() {
+    let traffic = |more: &[&str]| -> Vec<[u64; 4]> {
+        let command = bench(&[more, &["--step-on-stdin"]].concat());
+        let output = assert_cmd::Command::from_std(command)
+            .write_stdin("step\nstep\nsingle\nbatch\n")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let counts = |answer: &Value| {
+            ["reads", "bytes_read", "uploads", "bytes_uploaded"]
+                .map(|key| answer["traffic"][key].as_u64().unwrap())
+        };
+        lines(&output.stdout)[1..].iter().map(counts).collect()
+    };
+    for method in ["coconut", "codi", "lotus"] {
+        let [few, many] = ["--layers=1", "--layers=3"]
+            .map(|layers| traffic(&["--method", method, "--stages=1", layers]));
+        assert_eq!(few, many, "{method}: as much whatever the layers");
+        assert_eq!(few[0][0], 1, "{method}: one read a step");
+        let [alone, batch] = [few[1], few[2]];
+        assert_eq!([alone[0], batch[0]], [32, 32], "{method}: one read a token");
+        assert_eq!([alone[1], batch[1]], [32 * 8, 2 * 32 * 8], "{method}: of ids");
+    }
+}

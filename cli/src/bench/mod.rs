@@ -4,6 +4,7 @@ mod examples;
 mod workload;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     io::{BufRead, BufReader, Write},
     path::PathBuf,
@@ -24,7 +25,7 @@ use coconut::{
     report::table::drawn,
 };
 use comfy_table::Cell;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use workload::Workload;
 
@@ -156,6 +157,9 @@ impl Bench {
             rows.iter().for_each(print_json);
         } else {
             say!("{}", table(&rows));
+            if self.device.on_gpu() {
+                say!("{}", traffic_table(&rows));
+            }
         }
         Ok(())
     }
@@ -186,9 +190,7 @@ impl Bench {
                 progress.message(format!("{}, {what}", worker.variant));
                 let answer = worker.ask(what)?;
                 keep(measured, answer["ms"].as_f64().unwrap_or(f64::NAN));
-                if what == "step" {
-                    measured.last_step = answer;
-                }
+                measured.last.insert(what.to_owned(), answer);
                 progress.advance(1);
             }
             Ok(())
@@ -328,14 +330,14 @@ struct Measured {
     steps: Vec<f64>,
     single_questions: Vec<f64>,
     batches: Vec<f64>,
-    /// Everything that was answered to the last step.
-    last_step: Value,
+    /// Everything that was answered to the last `step`, `single` and `batch`.
+    last: Map<String, Value>,
 }
 
 impl Measured {
     fn new(variant: Variant) -> Self {
         let (steps, single_questions, batches) = (Vec::new(), Vec::new(), Vec::new());
-        Self { variant, steps, single_questions, batches, last_step: Value::Null }
+        Self { variant, steps, single_questions, batches, last: Map::new() }
     }
 
     /// The line of JSON of a stage; its ratio is the median of those to the steps that `first` took in the same
@@ -343,7 +345,8 @@ impl Measured {
     fn row(&self, first: &Self, bench: &Bench) -> Value {
         let batch = bench.batch.max(1) as f64;
         let step = median(self.steps.iter().copied());
-        let last = |key: &str| self.last_step[key].clone();
+        let last = |key: &str| self.last.get("step").map_or(Value::Null, |step| step[key].clone());
+        let traffic = self.last.iter().map(|(what, answer)| (what, &answer["traffic"]));
         json!({
             "stage": last("stage"),
             "ms_per_step": step,
@@ -356,6 +359,7 @@ impl Measured {
             "peak_gb": last("peak_gb"),
             "loss": last("loss"),
             "losses": last("losses"),
+            "traffic": traffic.collect::<BTreeMap<_, _>>(),
             "method": bench.method,
             "apart": self.variant.apart,
         })
@@ -382,10 +386,7 @@ fn table(rows: &[Value]) -> String {
         let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
         let first_peak = rows[0]["peak_gb"].as_f64().unwrap_or(f64::NAN);
         let cells = [
-            match row["apart"].as_bool() {
-                Some(true) => format!("{}, apart", row["stage"]),
-                _ => row["stage"].to_string(),
-            },
+            stage_name(row),
             rounded(number("ms_per_step"), 0),
             rounded(number("ratio"), 2),
             rounded(number("samples_per_s"), 1),
@@ -397,6 +398,33 @@ fn table(rows: &[Value]) -> String {
         cells.map(Cell::new).to_vec()
     };
     drawn(&HEAD, rows.iter().map(cells), &[], false)
+}
+
+/// What a step, a question alone and a batch of questions launch and carry between host and device, of the last ones
+/// measured.
+fn traffic_table(rows: &[Value]) -> String {
+    const HEAD: [&str; 7] =
+        ["stage", "", "launches", "reads", "bytes read", "uploads", "bytes uploaded"];
+    const KINDS: [(&str, &str); 3] =
+        [("step", "a step"), ("single", "a question alone"), ("batch", "a batch of questions")];
+    let of_row = |row: &Value| {
+        let stage = stage_name(row);
+        let measured = KINDS.map(|(key, name)| (name, row["traffic"][key].clone()));
+        let measured = measured.into_iter().filter(|(_, traffic)| traffic.is_object());
+        let cells = measured.map(|(name, traffic)| {
+            let counts = ["launches", "reads", "bytes_read", "uploads", "bytes_uploaded"];
+            let counts = counts.map(|key| traffic[key].to_string());
+            [stage.clone(), name.to_owned()].into_iter().chain(counts).map(Cell::new).collect()
+        });
+        cells.collect::<Vec<Vec<Cell>>>()
+    };
+    drawn(&HEAD, rows.iter().flat_map(of_row), &[0, 1], false)
+}
+
+/// What a row of measurements is of.
+fn stage_name(row: &Value) -> String {
+    let apart = row["apart"].as_bool() == Some(true);
+    format!("{}{}", row["stage"], if apart { ", apart" } else { "" })
 }
 
 fn median(values: impl IntoIterator<Item = f64>) -> f64 {

@@ -19,6 +19,7 @@ use coconut::{
         steps::{MicroBatch, lay_out},
     },
 };
+use coconut_kernels::host::{self, Traffic};
 use serde_json::{Map, Value, json};
 
 use super::{Bench, Variant, examples::Examples};
@@ -32,6 +33,7 @@ pub(super) struct Workload {
     stage: Stage,
     /// Whether rows and their teachers are batches of their own.
     apart: bool,
+    on_gpu: bool,
     recompute: Recompute,
     encoded: Vec<Encoded>,
     curriculum: Curriculum,
@@ -189,6 +191,7 @@ impl Workload {
         Ok(Self {
             stage,
             apart,
+            on_gpu: bench.device.on_gpu(),
             recompute: bench.recompute,
             encoded,
             curriculum: bench.curriculum(&recipe, stage),
@@ -204,8 +207,10 @@ impl Workload {
 
     /// Answers each line of standard input with one measurement.
     pub(super) fn on_stdin(mut self) -> Result<()> {
+        let counts_launches = self.on_gpu && host::count_launches();
         for line in std::io::stdin().lock().lines().map_while(|line| line.ok()) {
-            let answer = match line.trim() {
+            let before = Traffic::so_far();
+            let mut answer = match line.trim() {
                 "step" => {
                     let (workload, answer) = self.step()?;
                     self = workload;
@@ -225,6 +230,7 @@ impl Workload {
                     )));
                 }
             };
+            answer["traffic"] = traffic_json(Traffic::so_far().since(before), counts_launches);
             print_json(&answer);
         }
         Ok(())
@@ -337,4 +343,15 @@ impl Workload {
         let seconds = start.elapsed().as_secs_f64();
         Ok((ids, seconds))
     }
+}
+
+/// What crossed between host and device while one thing was measured; launches are not known of the CPU.
+fn traffic_json(traffic: Traffic, counts_launches: bool) -> Value {
+    json!({
+        "reads": traffic.reads,
+        "bytes_read": traffic.bytes_read,
+        "uploads": traffic.uploads,
+        "bytes_uploaded": traffic.bytes_uploaded,
+        "launches": counts_launches.then_some(traffic.launches),
+    })
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use burn_cubecl::cubecl::{client::Client, prelude::*, server::Handle};
 use burn_cubecl::{CubeDevice, tensor::CubeTensor};
 
-use crate::TokenMask;
+use crate::{TokenMask, host};
 
 /// What kernels read of a [`TokenMask`]: made and sent to the device when it is first used there, and shared by the
 /// mask's clones, however many layers use them.
@@ -32,7 +32,11 @@ struct Uploaded {
 impl CellTable {
     /// The table of [`table`] on the device of a tensor.
     pub(super) fn on_device_of(&self, x: &CubeTensor, mask: &TokenMask, lens: &[usize]) -> Handle {
-        let upload = |client: &Client| client.create_from_slice(i32::as_bytes(&table(mask, lens)));
+        let upload = |client: &Client| {
+            let table = table(mask, lens);
+            host::uploaded(size_of_val(table.as_slice()));
+            client.create_from_slice(i32::as_bytes(&table))
+        };
         let there = self.0.get_or_init(|| Uploaded {
             device: x.device.clone(),
             lens: lens.to_vec(),

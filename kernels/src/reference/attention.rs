@@ -2,7 +2,7 @@
 
 use burn::tensor::{Distribution, Int, Tensor, TensorData, activation};
 
-use crate::{Heads, TokenMask};
+use crate::{Heads, TokenMask, host};
 
 /// See [`crate::attention`].
 pub fn attention(
@@ -64,8 +64,8 @@ fn unpadded_attention(
 ) -> Tensor<3> {
     let columns = mask.unpadded_columns();
     let (numbers, cells) = unpad_indices(mask, columns);
-    let [numbers, cells] = [numbers, cells]
-        .map(|indices| Tensor::<1, Int>::from_data(indices.as_slice(), &qkv.device()));
+    let [numbers, cells] =
+        [numbers, cells].map(|indices| host::upload::<1, Int>(indices.as_slice(), &qkv.device()));
     let pad = |x: Tensor<3>| {
         let [_, n, width] = x.dims();
         let rows = x.reshape([n, width]).select(0, numbers.clone());
@@ -113,5 +113,5 @@ fn causal_bias(mask: &TokenMask, new: usize, like: &Tensor<3>) -> Tensor<4> {
         }
     }
     let options = (&like.device(), like.dtype());
-    Tensor::from_data(TensorData::new(bias, [batch, 1, new, columns]), options)
+    host::upload(TensorData::new(bias, [batch, 1, new, columns]), options)
 }

@@ -7,9 +7,9 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Device, Tensor, TensorData, activation},
+    tensor::{Device, Float, Tensor, TensorData, activation},
 };
-use coconut_kernels as kernels;
+use coconut_kernels::{self as kernels, host};
 
 use super::{Feedback, LearnedParts, Term};
 use crate::{
@@ -69,7 +69,7 @@ impl Learned {
         let mut rng = rng::stream(seed, &[rng::THOUGHTS]);
         let mut normal = |shape: [usize; 2], std: f64| {
             let values: Vec<f32> = rng::normals(&mut rng, shape[0] * shape[1], std as f32);
-            Tensor::<2>::from_data(TensorData::new(values, shape), device)
+            host::upload::<2, Float>(TensorData::new(values, shape), device)
         };
         let ones = |n| Param::from_tensor(Tensor::<1>::ones([n], device));
         let zeros = |n| Param::from_tensor(Tensor::<1>::zeros([n], device));
@@ -257,11 +257,11 @@ pub fn row_space(model: &Transformer) -> Option<Tensor<2>> {
     let head = model.head().whole();
     let [vocab, d] = head.dims();
     let some = head.clone().narrow(0, 0, vocab.min(d + SPARE));
-    let some = some.into_data().convert::<f32>().try_into_vec::<f32>().ok()?;
+    let some = host::data(some).convert::<f32>().try_into_vec::<f32>().ok()?;
     if surely_span(&some, d) {
         return None;
     }
-    let values = head.clone().into_data().convert::<f64>().try_into_vec::<f64>().ok()?;
+    let values = host::data(head.clone()).convert::<f64>().try_into_vec::<f64>().ok()?;
     let mut basis: Vec<Vec<f64>> = Vec::new();
     for row in values.chunks(d) {
         if basis.len() == d {
@@ -277,6 +277,6 @@ pub fn row_space(model: &Transformer) -> Option<Tensor<2>> {
     }
     let rank = basis.len();
     let values: Vec<f32> = basis.concat().into_iter().map(|x| x as f32).collect();
-    let basis = Tensor::from_data(TensorData::new(values, [rank, d]), &head.device());
+    let basis = host::upload(TensorData::new(values, [rank, d]), &head.device());
     Some(constant_like(basis, &head))
 }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::TensorData;
+use coconut_kernels::host;
 use rand::Rng;
 
 use super::config::{ALL_LINEAR, Lora, Targets, Tokens, names};
@@ -41,8 +42,8 @@ impl Transformer {
         let starts: BTreeMap<String, TensorData> = (self.tables().into_iter())
             .map(|(name, table)| {
                 let ids: Vec<i32> = tokens.iter().map(|&id| id as i32).collect();
-                let ids = Tensor::from_data(ids.as_slice(), &table.weight.device());
-                let rows = table.weight.val().select(0, ids).into_data();
+                let ids = host::upload(ids.as_slice(), &table.weight.device());
+                let rows = host::data(table.weight.val().select(0, ids));
                 (format!("{name}.{TOKENS}"), rows)
             })
             .collect();

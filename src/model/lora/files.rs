@@ -5,10 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::{
-    module::Param,
-    tensor::{Tensor, TensorData},
-};
+use burn::{module::Param, tensor::TensorData};
+use coconut_kernels::host;
 use serde_json::{Value, json};
 
 use super::{
@@ -163,7 +161,7 @@ impl Transformer {
             };
             let Some(values) = whole else { continue };
             let data = TensorData::new(values.clone(), [values.len() / width, width]);
-            table.weight = Param::from_tensor(Tensor::from_data(data, &device));
+            table.weight = Param::from_tensor(host::upload(data, &device));
             rows.remove(&name);
         }
         let sizes: Vec<usize> =

@@ -75,8 +75,9 @@ fn sums(dst: Dst, lhs: Matrix, rhs: Matrix) {
         for from in turns(task, rhs.rows) {
             let rows = from.map(|row| rhs.row(row.unwrap_or(task * TASK)));
             for (top, sums) in (0..).step_by(HIGH).zip(sum.chunks_exact_mut(HIGH * width)) {
-                let times = |row: usize| match lhs.row((lhs.rows - 1).min(row)) {
-                    x => from.map(|row| row.map_or(0.0, |row| x[row])),
+                let times = |row: usize| {
+                    let x = lhs.row((lhs.rows - 1).min(row));
+                    from.map(|row| row.map_or(0.0, |row| x[row]))
                 };
                 let (first, second) = sums.split_at_mut(width);
                 add_rows(std::array::from_fn(|i| times(top + i)), rows, [first, second]);
