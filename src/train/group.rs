@@ -389,7 +389,7 @@ pub(super) mod tests {
                 _ => Some(tensors(&[("a", &[0.5; 5]), ("d", &[7.0, 8.0, 9.0])])),
             };
             let sums = group.sum_gradients(own, parameters).unwrap();
-            let values = |flat: FlatTensor| flat.values.into_data().iter().collect::<Vec<f32>>();
+            let values = |flat: FlatTensor| host::data(flat.values).iter().collect::<Vec<f32>>();
             sums.into_iter().map(|(name, flat)| (name, values(flat))).collect::<Vec<_>>()
         });
         let expected = vec![

@@ -211,7 +211,9 @@ fn a_bench_takes_steps_from_standard_input() {
 #[test]
 fn what_crosses_between_host_and_device_is_counted() {
     let traffic = |more: &[&str]| -> Vec<[u64; 4]> {
-        let command = bench(&[more, &["--step-on-stdin"]].concat());
+        let mut command = coconut(["bench", "--step-on-stdin"]);
+        let shape = SHAPE.iter().filter(|flag| !flag.starts_with("--layers"));
+        command.args(shape).args(more);
         let output = assert_cmd::Command::from_std(command)
             .write_stdin("step\nstep\nsingle\nbatch\n")
             .output()
