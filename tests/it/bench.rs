@@ -232,6 +232,6 @@ fn what_crosses_between_host_and_device_is_counted() {
         assert_eq!(few[0][0], 1, "{method}: one read a step");
         let [alone, batch] = [few[1], few[2]];
         assert_eq!([alone[0], batch[0]], [32, 32], "{method}: one read a token");
-        assert_eq!([alone[1], batch[1]], [32 * 8, 2 * 32 * 8], "{method}: of ids");
+        assert_eq!([alone[1], batch[1]], [32 * 4, 2 * 32 * 4], "{method}: of ids");
     }
 }
